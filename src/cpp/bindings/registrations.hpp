@@ -1,0 +1,14 @@
+// One registration function a family; module.cpp calls them.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace flatcore::bindings {
+
+void bind_lapack(pybind11::module_& module);
+void bind_block_vectors(pybind11::module_& module);
+void bind_chain(pybind11::module_& module);
+void bind_hessian(pybind11::module_& module);
+void bind_weights(pybind11::module_& module);
+
+}  // namespace flatcore::bindings

@@ -1,0 +1,166 @@
+#include "core/matrix_product.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "core/errors.hpp"
+#include "core/lapack.hpp"
+#include "core/parallel.hpp"
+
+namespace flatcore {
+
+namespace {
+
+constexpr double kFlopsBetweenCheckpoints = 1e10;
+
+int blas_int(Index n) {
+    require(n <= std::numeric_limits<int>::max(), "a dimension of ", n, " exceeds BLAS's 32-bit integers");
+    return static_cast<int>(n);
+}
+
+void gemm(char ta, char tb, int m, int n, int k, float alpha, const float* a, int lda, const float* b, int ldb,
+          float beta, float* c, int ldc) {
+    lapack().sgemm(&ta, &tb, &m, &n, &k, &alpha, const_cast<float*>(a), &lda, const_cast<float*>(b), &ldb, &beta, c,
+                   &ldc);
+}
+void gemm(char ta, char tb, int m, int n, int k, double alpha, const double* a, int lda, const double* b, int ldb,
+          double beta, double* c, int ldc) {
+    lapack().dgemm(&ta, &tb, &m, &n, &k, &alpha, const_cast<double*>(a), &lda, const_cast<double*>(b), &ldb, &beta, c,
+                   &ldc);
+}
+
+// One operand as column-major BLAS sees it: its flag and leading dimension.
+struct Operand {
+    char flag;
+    int leading;
+};
+
+// 'N' where the view is column-major (row_stride 1), 'T' where it is row-major. A vector may be both.
+template <class T>
+Operand operand(MatrixView<T> A) {
+    const bool column_major = A.row_stride == 1 && (A.col_stride >= A.rows || A.cols == 1);
+    if (column_major) return {'N', blas_int(std::max({A.col_stride, A.rows, Index{1}}))};
+    require((A.col_stride == 1 || A.cols == 1) && (A.row_stride >= A.cols || A.rows == 1),
+            "a matrix product needs a view with one unit stride, got strides ", A.row_stride, ", ", A.col_stride);
+    return {'T', blas_int(std::max({A.row_stride, A.cols, Index{1}}))};
+}
+
+}  // namespace
+
+template <class T>
+void multiply(T alpha, ConstMatrixView<T> A, ConstMatrixView<T> B, T beta, MatrixView<T> C, RunControl& control) {
+    require(A.cols == B.rows && A.rows == C.rows && B.cols == C.cols, "matrix product of ", A.rows, "x", A.cols,
+            " and ", B.rows, "x", B.cols, " into ", C.rows, "x", C.cols);
+    if (C.empty()) return;
+    const Operand c = operand(C);
+    if (c.flag == 'T') {  // row-major C: column-major BLAS computes Cᵀ = Bᵀ Aᵀ
+        multiply<T>(alpha, B.transposed(), A.transposed(), beta, C.transposed(), control);
+        return;
+    }
+    if (A.cols == 0) {
+        if (beta == T(0))
+            C.eigen().setZero();
+        else
+            C.eigen() *= beta;
+        return;
+    }
+    const Operand a = operand(A), b = operand(B);
+    const double flops_per_column = 2.0 * static_cast<double>(A.rows) * static_cast<double>(A.cols);
+    const Index panel = std::max<Index>(1, static_cast<Index>(kFlopsBetweenCheckpoints / flops_per_column));
+    for (Index j = 0; j < C.cols; j += panel) {
+        const Index width = std::min(panel, C.cols - j);
+        gemm(a.flag, b.flag, blas_int(C.rows), blas_int(width), blas_int(A.cols), alpha, A.data, a.leading,
+             B.col_block(j, width).data, b.leading, beta, C.col_block(j, width).data, c.leading);
+        control.checkpoint();
+    }
+}
+
+template <class T>
+Matrix<T> StoredMatrix::converted() const {
+    Matrix<T> out(rows, cols);
+    const auto copy = [&](auto source) {
+        parallel_ranges(rows, std::max<Index>(1, (Index{1} << 16) / std::max<Index>(1, cols)),
+                        [&](Index first, Index last) {
+                            out.view().row_block(first, last - first).eigen() =
+                                source.row_block(first, last - first).eigen().template cast<T>();
+                        });
+    };
+    if (scalar == Scalar::f32)
+        copy(as<float>());
+    else
+        copy(as<double>());
+    return out;
+}
+
+template <class T>
+void multiply_stored(ConstMatrixView<T> A, const StoredMatrix& W, T beta, MatrixView<T> C, RunControl& control) {
+    if (W.scalar == scalar_of<T>()) {
+        multiply<T>(T(1), A, W.as<T>(), beta, C, control);
+        return;
+    }
+    // Convert along the long stride, so that each panel is one contiguous piece of the stored weights.
+    const auto piece = [&](Index row, Index rows, Index col, Index cols) {
+        const std::size_t size = W.scalar == Scalar::f32 ? sizeof(float) : sizeof(double);
+        const auto* start =
+            static_cast<const char*>(W.data) + static_cast<std::size_t>(row * W.row_stride + col * W.col_stride) * size;
+        return StoredMatrix{start, W.scalar, rows, cols, W.row_stride, W.col_stride}.converted<T>();
+    };
+    if (W.col_stride == 1 && W.rows > 0) {
+        const Index panel = std::max<Index>(1, kPanelEntries / std::max<Index>(1, W.cols));
+        for (Index i = 0; i < W.rows; i += panel) {
+            const Index rows = std::min(panel, W.rows - i);
+            const Matrix<T> converted = piece(i, rows, 0, W.cols);
+            multiply<T>(T(1), A.col_block(i, rows), converted.view(), i == 0 ? beta : T(1), C, control);
+        }
+    } else {
+        const Index panel = std::max<Index>(1, kPanelEntries / std::max<Index>(1, W.rows));
+        for (Index j = 0; j < W.cols; j += panel) {
+            const Index cols = std::min(panel, W.cols - j);
+            const Matrix<T> converted = piece(0, W.rows, j, cols);
+            multiply<T>(T(1), A, converted.view(), beta, C.col_block(j, cols), control);
+        }
+    }
+}
+
+template <class T>
+double spectral_norm(ConstMatrixView<T> A, RunControl& control) {
+    if (A.empty()) return 0.0;
+    const StoredMatrix stored{A.data, scalar_of<T>(), A.rows, A.cols, A.row_stride, A.col_stride};
+    Matrix<double> wide = (A.rows <= A.cols ? stored : stored.transposed()).template converted<double>();
+    const double scale = wide.view().eigen().cwiseAbs().maxCoeff();
+    if (!(scale > 0.0)) return 0.0;
+    wide.view().eigen() /= scale;  // so that the squares neither overflow nor vanish
+    const ConstMatrixView<double> scaled = wide.view();
+    Matrix<double> gram(wide.rows(), wide.rows());
+    multiply<double>(1.0, scaled, scaled.transposed(), 0.0, gram.view(), control);
+    char job = 'N', uplo = 'U';
+    int n = blas_int(gram.rows()), lwork = -1, liwork = -1, info = 0, iwork_size = 0;
+    double work_size = 0.0;
+    std::vector<double> values(static_cast<std::size_t>(n));
+    lapack().dsyevd(&job, &uplo, &n, gram.data(), &n, values.data(), &work_size, &lwork, &iwork_size, &liwork, &info);
+    lwork = static_cast<int>(work_size);
+    liwork = iwork_size;
+    std::vector<double> work(static_cast<std::size_t>(lwork));
+    std::vector<int> iwork(static_cast<std::size_t>(liwork));
+    lapack().dsyevd(&job, &uplo, &n, gram.data(), &n, values.data(), work.data(), &lwork, iwork.data(), &liwork, &info);
+    if (info != 0) throw NumericalFailure("dsyevd did not converge (info " + std::to_string(info) + ")");
+    control.checkpoint();
+    return scale * std::sqrt(std::max(0.0, values.back()));
+}
+
+template void multiply<float>(float, ConstMatrixView<float>, ConstMatrixView<float>, float, MatrixView<float>,
+                              RunControl&);
+template void multiply<double>(double, ConstMatrixView<double>, ConstMatrixView<double>, double, MatrixView<double>,
+                               RunControl&);
+template Matrix<float> StoredMatrix::converted<float>() const;
+template Matrix<double> StoredMatrix::converted<double>() const;
+template void multiply_stored<float>(ConstMatrixView<float>, const StoredMatrix&, float, MatrixView<float>,
+                                     RunControl&);
+template void multiply_stored<double>(ConstMatrixView<double>, const StoredMatrix&, double, MatrixView<double>,
+                                      RunControl&);
+template double spectral_norm<float>(ConstMatrixView<float>, RunControl&);
+template double spectral_norm<double>(ConstMatrixView<double>, RunControl&);
+
+}  // namespace flatcore
