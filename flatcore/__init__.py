@@ -1,1 +1,48 @@
-"""placeholder"""
+"""Curvature, spectra and flat minima of wide linear networks, exactly and with certificates.
+
+>>> import numpy as np, flatcore as fc
+>>> chain = fc.LinearChain([np.eye(3)] * 4)
+>>> loss = fc.QuadraticLoss(np.eye(3) * 3**0.5, np.eye(3) * 3**0.5)
+>>> fc.sharpness(chain, loss).values.round(9), round(fc.flattest_sharpness(chain, loss), 9)
+(array([8.]), 8.0)
+"""
+
+try:
+    from flatcore import _core
+except ImportError as error:
+    raise ImportError(
+        "flatcore's compiled extension cannot be imported. In a clone, install the package first "
+        "(pip install .) and run Python from another folder or with the installed package ahead on the path."
+    ) from error
+
+from flatcore.linear import (
+    CrossEntropyLoss,
+    Hessian,
+    LinearChain,
+    MaskedQuadraticLoss,
+    QuadraticLoss,
+    analyze,
+    balance,
+    coupling,
+    flattest_sharpness,
+    gains,
+    sharpness,
+)
+from flatcore.spectral import eigsh
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CrossEntropyLoss",
+    "Hessian",
+    "LinearChain",
+    "MaskedQuadraticLoss",
+    "QuadraticLoss",
+    "analyze",
+    "balance",
+    "coupling",
+    "eigsh",
+    "flattest_sharpness",
+    "gains",
+    "sharpness",
+]

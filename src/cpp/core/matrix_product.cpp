@@ -37,10 +37,12 @@ struct Operand {
     int leading;
 };
 
-// 'N' where the view is column-major (row_stride 1), 'T' where it is row-major. A vector may be both.
+// 'N' where the view is column-major (row_stride 1), 'T' where it is row-major. A vector may have any stride; its
+// stride along the dimension of size 1 means nothing.
 template <class T>
 Operand operand(MatrixView<T> A) {
-    const bool column_major = A.row_stride == 1 && (A.col_stride >= A.rows || A.cols == 1);
+    const bool one_row = A.rows == 1 && A.col_stride != 1;
+    const bool column_major = (A.row_stride == 1 || one_row) && (A.col_stride >= A.rows || A.cols == 1);
     if (column_major) return {'N', blas_int(std::max({A.col_stride, A.rows, Index{1}}))};
     require((A.col_stride == 1 || A.cols == 1) && (A.row_stride >= A.cols || A.rows == 1),
             "a matrix product needs a view with one unit stride, got strides ", A.row_stride, ", ", A.col_stride);
@@ -100,6 +102,8 @@ void multiply_stored(ConstMatrixView<T> A, const StoredMatrix& W, T beta, Matrix
         multiply<T>(T(1), A, W.as<T>(), beta, C, control);
         return;
     }
+    require(A.cols == W.rows && A.rows == C.rows && W.cols == C.cols, "matrix product of ", A.rows, "x", A.cols,
+            " and ", W.rows, "x", W.cols, " into ", C.rows, "x", C.cols);
     // Convert along the long stride, so that each panel is one contiguous piece of the stored weights.
     const auto piece = [&](Index row, Index rows, Index col, Index cols) {
         const std::size_t size = W.scalar == Scalar::f32 ? sizeof(float) : sizeof(double);
@@ -129,8 +133,8 @@ double spectral_norm(ConstMatrixView<T> A, RunControl& control) {
     if (A.empty()) return 0.0;
     const StoredMatrix stored{A.data, scalar_of<T>(), A.rows, A.cols, A.row_stride, A.col_stride};
     Matrix<double> wide = (A.rows <= A.cols ? stored : stored.transposed()).template converted<double>();
-    const double scale = wide.view().eigen().cwiseAbs().maxCoeff();
-    if (!(scale > 0.0)) return 0.0;
+    const double scale = wide.view().eigen().cwiseAbs().maxCoeff<Eigen::PropagateNaN>();
+    if (scale == 0.0 || !std::isfinite(scale)) return scale;
     wide.view().eigen() /= scale;  // so that the squares neither overflow nor vanish
     const ConstMatrixView<double> scaled = wide.view();
     Matrix<double> gram(wide.rows(), wide.rows());

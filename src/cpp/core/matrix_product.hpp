@@ -47,7 +47,8 @@ constexpr Index kPanelEntries = Index{1} << 20;
 template <class T>
 void multiply_stored(ConstMatrixView<T> A, const StoredMatrix& W, T beta, MatrixView<T> C, RunControl& control);
 
-// Largest singular value of A (p × q) from the smaller Gram matrix in float64, relative error of order eps.
+// Largest singular value of A (p × q) from the smaller Gram matrix in float64, relative error of order eps; NaN or
+// infinity where A holds one.
 // cost 2·p·q·min(p, q) + (4/3)·min(p, q)³ flops.
 template <class T>
 double spectral_norm(ConstMatrixView<T> A, RunControl& control);

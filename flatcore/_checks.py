@@ -1,0 +1,136 @@
+"""Argument checks and conversions, shared by every room; imports nothing of flatcore."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[Any]  # float32 or float64
+_ROWS_PER_CHECK = 1 << 22  # entries looked at together, so that no check allocates much
+
+
+def is_tensor(value: object) -> bool:
+    """Tell a torch tensor without importing torch."""
+    return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach")
+
+
+def as_numpy(name: str, value: Any) -> NDArray[Any]:
+    """A NumPy view of an array, a CPU tensor (detached) or nested sequences."""
+    if is_tensor(value):
+        tensor = value.detach()
+        if tensor.device.type != "cpu":
+            raise ValueError(f"{name} lives on {tensor.device}; expected a CPU tensor (use .cpu())")
+        if tensor.dtype.itemsize < 4 and tensor.dtype.is_floating_point:
+            tensor = tensor.float()
+        return np.asarray(tensor.numpy())
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is no array: {error}") from None
+
+
+def as_float_array(name: str, value: Any, ndim: int) -> FloatArray:
+    """A float32 or float64 array of `ndim` dimensions, native and aligned; copied only where that is needed.
+
+    Integers and booleans become float64, half precision becomes float32; complex and other types are refused.
+    """
+    array = as_numpy(name, value)
+    if array.ndim != ndim:
+        raise ValueError(f"{name} has shape {array.shape}; expected {ndim} dimension{'s' * (ndim != 1)}")
+    if array.dtype.kind == "c":
+        raise ValueError(f"{name} is complex ({array.dtype}); expected real numbers")
+    if array.dtype.kind in "biu":
+        dtype = np.dtype(np.float64)
+    elif array.dtype.kind == "f" or array.dtype.name == "bfloat16":
+        dtype = np.dtype(np.float32 if array.dtype.itemsize <= 4 else np.float64)
+    else:
+        raise ValueError(f"{name} has dtype {array.dtype}; expected real numbers")
+    return np.require(array.astype(dtype, copy=False), requirements="A")
+
+
+def with_unit_stride(array: FloatArray) -> FloatArray:
+    """The matrix itself where BLAS can read it (row- or column-major, any leading dimension), else a copy."""
+    rows, cols = (stride // array.itemsize for stride in array.strides)
+    exact = all(stride % array.itemsize == 0 for stride in array.strides)
+    row_major = cols == 1 and rows >= array.shape[1]
+    column_major = rows == 1 and cols >= array.shape[0]
+    return array if exact and (row_major or column_major) else np.ascontiguousarray(array)
+
+
+def check_not_empty(name: str, array: FloatArray) -> None:
+    """Refuse an array without entries."""
+    if array.size == 0:
+        raise ValueError(f"{name} has shape {array.shape}; expected at least one entry")
+
+
+def check_finite(name: str, array: FloatArray) -> None:
+    """Refuse NaN and Inf, by name and first position."""
+    rows = max(1, _ROWS_PER_CHECK // max(1, array[:1].size))
+    for first in range(0, array.shape[0], rows):
+        bad = ~np.isfinite(array[first : first + rows])
+        if bad.any():
+            index = np.argwhere(bad)[0]
+            index[0] += first
+            value = array[tuple(index)]
+            position = ", ".join(str(int(i)) for i in index)
+            raise ValueError(f"{name} contains {value} at index ({position}); expected finite numbers")
+
+
+def check_count(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
+    """An integer in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise ValueError(f"{name} is {value!r}; expected an integer")
+    if value < low or (high is not None and value > high):
+        span = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ValueError(f"{name} is {value}; expected {span}")
+    return int(value)
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """One of the strings `choices`."""
+    if value not in choices:
+        expected = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} is {value!r}; expected one of {expected}")
+    return str(value)
+
+
+def available_memory() -> int | None:
+    """Bytes that can be allocated without swapping, or None where the system does not tell."""
+    try:
+        with open("/proc/meminfo") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        return None
+    return None
+
+
+def check_memory(what: str, needed: int) -> None:
+    """Say how much memory is missing before an allocation that cannot succeed."""
+    available = available_memory()
+    if available is not None and needed > available:
+        raise MemoryError(f"{what} needs {needed / 1e9:.1f} GB; {available / 1e9:.1f} GB are available")
+
+
+def like_input(value: Any, out: NDArray[Any]) -> Any:
+    """`out` as a tensor where `value` was one."""
+    return sys.modules["torch"].from_numpy(out) if is_tensor(value) else out
+
+
+def human(count: float) -> str:
+    """A count with a unit prefix: 18.4 M."""
+    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e4, " k")):
+        if count >= size:
+            return f"{count / (1e3 if unit == ' k' else size):.3g}{unit}"
+    return f"{count:g}"
+
+
+def chunks(total: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most `size` that cover range(total)."""
+    for first in range(0, total, size):
+        yield slice(first, min(total, first + size))

@@ -1,0 +1,25 @@
+"""Deep linear chains: their losses, curvature, flatness, balance, coupling and gains."""
+
+from flatcore.linear.analysis import analyze, balance, coupling, gains
+from flatcore.linear.chain import LinearChain
+from flatcore.linear.flattest import flattest_sharpness
+from flatcore.linear.hessian import GaussNewton, Hessian, StaleWeightsError
+from flatcore.linear.losses import CrossEntropyLoss, Loss, MaskedQuadraticLoss, QuadraticLoss
+from flatcore.linear.sharpness import sharpness
+
+__all__ = [
+    "CrossEntropyLoss",
+    "GaussNewton",
+    "Hessian",
+    "LinearChain",
+    "Loss",
+    "MaskedQuadraticLoss",
+    "QuadraticLoss",
+    "StaleWeightsError",
+    "analyze",
+    "balance",
+    "coupling",
+    "flattest_sharpness",
+    "gains",
+    "sharpness",
+]

@@ -1,0 +1,5 @@
+"""Spectra of any symmetric operator: extreme eigenpairs with certificates."""
+
+from flatcore.spectral._eigsh import eigsh
+
+__all__ = ["eigsh"]

@@ -1,0 +1,37 @@
+r"""How far beyond the last value returned a missed eigenvalue can still lie.
+
+A random Gaussian block of b vectors, q block Lanczos steps in the complement (dimension N) of what was found, whose
+spectrum has width w: an eigenvalue ≥ θ_k + δ stays unseen with probability at most
+
+    (e·N·w / (b·δ·T²))^{b/2},    T = cosh((q − 1)·arccosh(1 + 2δ/w)),
+
+a block version of Kuczyński & Woźniakowski (1992); see docs/theory.md.
+"""
+
+from __future__ import annotations
+
+import math
+
+from scipy.optimize import brentq
+
+
+def log_miss_probability(relative_gap: float, dimension: int, block: int, steps: int) -> float:
+    """The bound's logarithm at δ/w = relative_gap."""
+    x = (steps - 1) * math.acosh(1.0 + 2.0 * relative_gap)
+    log_cosh = x + math.log1p(math.exp(-2.0 * x)) - math.log(2.0)
+    return block / 2 * (1.0 + math.log(dimension / (block * relative_gap)) - 2.0 * log_cosh)
+
+
+def certified_gap(dimension: int, block: int, steps: int, width: float, probability: float) -> float:
+    """The smallest δ for which the bound is at most `probability`; 0 where the probe spanned the whole complement."""
+    if dimension <= block * steps or width <= 0.0:
+        return 0.0
+    target = math.log(probability)
+
+    def excess(log_gap: float) -> float:
+        return log_miss_probability(math.exp(log_gap), dimension, block, steps) - target
+
+    low, high = math.log(1e-12), math.log(1e6)
+    if excess(low) <= 0.0:
+        return width * math.exp(low)
+    return width * math.exp(brentq(excess, low, high, xtol=1e-6))
