@@ -8,7 +8,7 @@
 """
 
 try:
-    from flatcore import _core
+    import flatcore._core  # noqa: F401
 except ImportError as error:
     raise ImportError(
         "flatcore's compiled extension cannot be imported. In a clone, install the package first "

@@ -52,9 +52,7 @@ def balance(chain: LinearChain) -> BalanceResult:
     return balance_of(chain.core)
 
 
-def coupling(
-    chain: LinearChain, k: int = 8, *, progress: Callable[[float], None] | None = None
-) -> CouplingResult:
+def coupling(chain: LinearChain, k: int = 8, *, progress: Callable[[float], None] | None = None) -> CouplingResult:
     """Overlaps of consecutive layers' top singular vectors, beside chance, and the strongest path.
 
     Parameters
@@ -117,9 +115,7 @@ def gains(chain: LinearChain, loss: Loss | None = None) -> GainsResult:
     partial, partial_top, sigma = normalised_partial_norms(chain.core)
     depth = chain.depth
     along, residuals = direction_gains(chain.core, phi.Vt[0])
-    status = (
-        "computed" if sigma > 0.0 else "the end-to-end matrix is zero: normalised quantities are undefined"
-    )
+    status = "computed" if sigma > 0.0 else "the end-to-end matrix is zero: normalised quantities are undefined"
     if sigma <= 0.0:
         along, residuals = np.full(depth, np.nan), np.full(depth, np.nan)
     weighted = _weighted_gains(weights_only, loss) if sigma > 0.0 else None
@@ -205,9 +201,7 @@ def analyze(
         "dims": chain.dims,
         "num_parameters": chain.num_parameters,
         "balance": balance(chain),
-        "coupling": coupling(
-            chain, k, progress=lambda f: report("singular value decompositions", 0.1 + 0.5 * f)
-        ),
+        "coupling": coupling(chain, k, progress=lambda f: report("singular value decompositions", 0.1 + 0.5 * f)),
         "gains": gains(chain, loss),
     }
     if loss is None:

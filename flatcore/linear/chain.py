@@ -119,7 +119,7 @@ class LinearChain:
         return LinearChain(weights, biases, self.skip)
 
     def blocks(self, vector: FloatArray) -> Iterator[FloatArray]:
-        """Views of a parameter vector's blocks, shaped as W_1, b_1, W_2, …"""
+        """Views of a parameter vector's blocks, in the order W_1, b_1, W_2, b_2 and so on."""
         if vector.shape != (self.num_parameters,):
             raise ValueError(f"v has shape {vector.shape}; expected ({self.num_parameters},)")
         first = 0
@@ -202,7 +202,5 @@ def _checked_skip(skip: bool | Sequence[bool], weights: list[FloatArray]) -> tup
         if not isinstance(flag, (bool, np.bool_)):
             raise ValueError(f"skip[{j}] is {flag!r}; expected True or False")
         if flag and W.shape[0] != W.shape[1]:
-            raise ValueError(
-                f"skip[{j}] is True but weights[{j}] has shape {W.shape}; a skip link needs a square one"
-            )
+            raise ValueError(f"skip[{j}] is True but weights[{j}] has shape {W.shape}; a skip link needs a square one")
     return tuple(bool(flag) for flag in flags)

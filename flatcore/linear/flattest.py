@@ -82,9 +82,7 @@ def flattest_minimum(chain: LinearChain, loss: Any, at: str) -> FlattestMinimum:
             f"loss is a {type(loss).__name__}; the flattest sharpness is known for QuadraticLoss only"
         )
     if chain.has_biases:
-        raise BoundDoesNotApplyError(
-            "the chain has biases; the flattest sharpness is proved without them only"
-        )
+        raise BoundDoesNotApplyError("the chain has biases; the flattest sharpness is proved without them only")
     check_loss_shape(loss, (chain.dims[-1], chain.num_inputs), False)
     form = loss.whitened(False)
     L = form.factor

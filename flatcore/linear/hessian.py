@@ -126,9 +126,7 @@ class CurvatureOperator(LinearOperator):  # type: ignore[misc]
         if array.dtype.kind == "c":
             raise ValueError(f"v is complex ({array.dtype}); expected real numbers")
         if array.ndim not in (1, 2) or array.shape[0] != self.shape[1]:
-            raise ValueError(
-                f"v has shape {array.shape}; expected ({self.shape[1]},) or ({self.shape[1]}, k)"
-            )
+            raise ValueError(f"v has shape {array.shape}; expected ({self.shape[1]},) or ({self.shape[1]}, k)")
         return like_input(other, self.matvec(array) if array.ndim == 1 else self.matmat(array))
 
     def _rows(self, rows: FloatArray) -> FloatArray:
@@ -156,8 +154,7 @@ class CurvatureOperator(LinearOperator):  # type: ignore[misc]
         end = "output" if self._products.narrow_output else "input"
         width = self.chain.dims[-1] if self._products.narrow_output else self._products.end_to_end.shape[1]
         return (
-            f"{type(self).__name__}({human(self.shape[0])} parameters, {self.dtype}, "
-            f"narrow end: {end}, {width} rows)"
+            f"{type(self).__name__}({human(self.shape[0])} parameters, {self.dtype}, narrow end: {end}, {width} rows)"
         )
 
 

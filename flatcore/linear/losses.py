@@ -31,6 +31,7 @@ from flatcore._checks import (
     check_not_empty,
     chunks,
 )
+from flatcore._linalg import matmul
 
 HessianProduct = Callable[[FloatArray], FloatArray]
 _ROWS_PER_CHUNK = 4096
@@ -89,7 +90,7 @@ class WhitenedQuadratic:
         """Its gradient with respect to Ψ."""
         return 2.0 * self.scale * (Psi - self.target)
 
-    def hessian_product(self, Psi: FloatArray, dPsi: FloatArray) -> FloatArray:  # noqa: ARG002
+    def hessian_product(self, Psi: FloatArray, dPsi: FloatArray) -> FloatArray:
         """Twice the scale times dΨ."""
         return 2.0 * self.scale * dPsi
 
@@ -220,9 +221,7 @@ class QuadraticLoss:
         form = self.whitened(homogeneous)
         L = form.factor
         return (
-            np.asarray(form.target @ scipy.linalg.pinv(L))
-            if L.shape[1]
-            else np.zeros((self.num_outputs, L.shape[0]))
+            np.asarray(form.target @ scipy.linalg.pinv(L)) if L.shape[1] else np.zeros((self.num_outputs, L.shape[0]))
         )
 
     def check_shape(self, shape: tuple[int, int], homogeneous: bool) -> None:
@@ -240,17 +239,17 @@ class QuadraticLoss:
     def value(self, Phi: FloatArray) -> float:
         """The loss at Φ."""
         form = self._form(Phi)
-        return form.value(Phi @ form.factor)
+        return form.value(matmul(Phi, form.factor))
 
     def excess(self, Phi: FloatArray) -> float:
         """The loss at Φ above its minimum, without cancellation."""
         form = self._form(Phi)
-        return form.excess(Phi @ form.factor)
+        return form.excess(matmul(Phi, form.factor))
 
     def gradient(self, Phi: FloatArray) -> FloatArray:
         """2·scale·(ΦL − T)Lᵀ."""
         form = self._form(Phi)
-        return form.gradient(Phi @ form.factor) @ form.factor.T
+        return matmul(form.gradient(matmul(Phi, form.factor)), form.factor.T)
 
     def hessian_product(self, Phi: FloatArray, dPhi: FloatArray) -> FloatArray:
         """2·scale·dΦ·S."""
@@ -264,7 +263,7 @@ class QuadraticLoss:
         def product(dPhi: FloatArray) -> FloatArray:
             if dPhi.dtype not in casts:
                 casts[dPhi.dtype] = matrix.astype(dPhi.dtype)
-            return np.asarray(dPhi @ casts[dPhi.dtype])
+            return matmul(dPhi, casts[dPhi.dtype])
 
         return product
 
@@ -300,8 +299,8 @@ def _moments_of(batches: Iterable[Any]) -> _Moments:
             )
         for rows in chunks(X.shape[0], _ROWS_PER_CHUNK):
             x, y = X[rows].astype(np.float64, copy=False), Y[rows].astype(np.float64, copy=False)
-            S += x.T @ x
-            C += y.T @ x
+            S += matmul(x.T, x)
+            C += matmul(y.T, x)
             mean_x += x.sum(axis=0)
             mean_y += y.sum(axis=0)
             syy += float(np.sum(y * y))
@@ -317,9 +316,7 @@ def _checked_pair(inputs: Any, targets: Any, suffix: str = "") -> tuple[FloatArr
     check_not_empty(f"inputs{suffix}", X)
     check_not_empty(f"targets{suffix}", Y)
     if X.shape[0] != Y.shape[0]:
-        raise ValueError(
-            f"inputs{suffix} has {X.shape[0]} rows and targets{suffix} has {Y.shape[0]}; expected as many"
-        )
+        raise ValueError(f"inputs{suffix} has {X.shape[0]} rows and targets{suffix} has {Y.shape[0]}; expected as many")
     check_finite(f"inputs{suffix}", X)
     check_finite(f"targets{suffix}", Y)
     return X, Y
@@ -333,9 +330,7 @@ def _checked_means(mean_x: Any, mean_y: Any, shape: tuple[int, ...]) -> tuple[Fl
     x = as_float_array("mean_x", mean_x, 1).astype(np.float64)
     y = as_float_array("mean_y", mean_y, 1).astype(np.float64)
     if (y.shape[0], x.shape[0]) != shape:
-        raise ValueError(
-            f"mean_x and mean_y have {x.shape[0]} and {y.shape[0]} entries; syx has shape {shape}"
-        )
+        raise ValueError(f"mean_x and mean_y have {x.shape[0]} and {y.shape[0]} entries; syx has shape {shape}")
     check_finite("mean_x", x)
     check_finite("mean_y", y)
     return x, y
@@ -351,9 +346,7 @@ def _whiten(S: FloatArray, C: FloatArray, syy: float, scale: float) -> WhitenedQ
     asymmetry = float(np.abs(S - S.T).max())
     size = float(np.abs(S).max())
     if asymmetry > 1e-8 * size:
-        raise ValueError(
-            f"sxx is not symmetric (largest difference {asymmetry:.3g}); no data have such moments"
-        )
+        raise ValueError(f"sxx is not symmetric (largest difference {asymmetry:.3g}); no data have such moments")
     values, vectors = scipy.linalg.eigh((S + S.T) / 2)
     top = max(float(values[-1]), 0.0)
     cutoff = d * np.finfo(np.float64).eps * top
@@ -412,9 +405,7 @@ class CrossEntropyLoss:
         """Refuse an end-to-end matrix the data do not fit."""
         outputs, inputs = shape[0], shape[1] - homogeneous
         if inputs != self.num_inputs:
-            raise ValueError(
-                f"the chain takes {inputs} inputs; the loss has data of {self.num_inputs} columns"
-            )
+            raise ValueError(f"the chain takes {inputs} inputs; the loss has data of {self.num_inputs} columns")
         if self.labels.ndim == 2 and self.labels.shape[1] != outputs:
             raise ValueError(f"the chain has {outputs} outputs; labels has shape {self.labels.shape}")
         if self.labels.ndim == 1 and self.labels.max() >= outputs:
@@ -440,7 +431,7 @@ class CrossEntropyLoss:
         """The loss at Φ."""
         total = 0.0
         for rows, x in self._chunks(self._homogeneous(Phi), np.float64):
-            logits = x @ Phi.T
+            logits = matmul(x, Phi.T)
             target = self._targets(rows, Phi.shape[0])
             total += float(np.sum(target * (scipy.special.logsumexp(logits, axis=1, keepdims=True) - logits)))
         return self.scale * total
@@ -449,7 +440,8 @@ class CrossEntropyLoss:
         """scale·Σ(p − y)xᵀ."""
         out = np.zeros(Phi.shape)
         for rows, x in self._chunks(self._homogeneous(Phi), np.float64):
-            out += (scipy.special.softmax(x @ Phi.T, axis=1) - self._targets(rows, Phi.shape[0])).T @ x
+            p = scipy.special.softmax(matmul(x, Phi.T), axis=1)
+            out += matmul((p - self._targets(rows, Phi.shape[0])).T, x)
         return self.scale * out
 
     def hessian_product(self, Phi: FloatArray, dPhi: FloatArray) -> FloatArray:
@@ -459,25 +451,23 @@ class CrossEntropyLoss:
     def linearize(self, Phi: FloatArray) -> HessianProduct:
         """𝓗 at Φ with the probabilities kept."""
         homogeneous = self._homogeneous(Phi)
-        parts = [scipy.special.softmax(x @ Phi.T, axis=1) for _, x in self._chunks(homogeneous, np.float64)]
+        parts = [scipy.special.softmax(matmul(x, Phi.T), axis=1) for _, x in self._chunks(homogeneous, np.float64)]
         probabilities = np.concatenate(parts)
 
         def product(dPhi: FloatArray) -> FloatArray:
             out = np.zeros(dPhi.shape, dPhi.dtype)
             for rows, x in self._chunks(homogeneous, dPhi.dtype):
                 p = probabilities[rows].astype(dPhi.dtype, copy=False).T  # classes × samples
-                Z = p * (dPhi @ x.T)
+                Z = p * matmul(dPhi, x.T)
                 Z -= p * Z.sum(axis=-2, keepdims=True)
-                out += Z @ x
+                out += matmul(Z, x)
             out *= self.scale
             return out
 
         return product
 
     def __repr__(self) -> str:
-        return (
-            f"CrossEntropyLoss({self.num_inputs} inputs, n={self.num_samples}, reduction={self.reduction!r})"
-        )
+        return f"CrossEntropyLoss({self.num_inputs} inputs, n={self.num_samples}, reduction={self.reduction!r})"
 
 
 def _checked_labels(labels: Any, n: int) -> FloatArray:
@@ -490,16 +480,12 @@ def _checked_labels(labels: Any, n: int) -> FloatArray:
         sums = P.sum(axis=1)
         if (P < 0).any() or not np.allclose(sums, 1.0, rtol=0, atol=1e-5):
             row = int(np.argmax(np.maximum(np.abs(sums - 1.0), -P.min(axis=1))))
-            raise ValueError(
-                f"labels[{row}] is no probability vector (sum {sums[row]:.6g}, least {P[row].min():.3g})"
-            )
+            raise ValueError(f"labels[{row}] is no probability vector (sum {sums[row]:.6g}, least {P[row].min():.3g})")
         return P
     if array.shape != (n,):
         raise ValueError(f"labels has shape {array.shape}; expected ({n},) or ({n}, classes)")
     if array.dtype.kind not in "iu":
-        raise ValueError(
-            f"labels has dtype {array.dtype}; expected integers, or probabilities of shape ({n}, classes)"
-        )
+        raise ValueError(f"labels has dtype {array.dtype}; expected integers, or probabilities of shape ({n}, classes)")
     if array.min() < 0:
         at = int(np.argmin(array))
         raise ValueError(f"labels[{at}] is {array[at]}; expected class numbers from 0")
@@ -531,7 +517,7 @@ class MaskedQuadraticLoss:
         self.target = np.where(M, T, 0.0)
         check_finite("target", self.target)
 
-    def check_shape(self, shape: tuple[int, int], homogeneous: bool) -> None:  # noqa: ARG002
+    def check_shape(self, shape: tuple[int, int], homogeneous: bool) -> None:
         """Refuse an end-to-end matrix of another shape."""
         if shape != self.target.shape:
             raise ValueError(f"the end-to-end matrix has shape {shape}; target has {self.target.shape}")
@@ -544,7 +530,7 @@ class MaskedQuadraticLoss:
         """Twice the masked difference."""
         return 2.0 * self.mask * (Phi - self.target)
 
-    def hessian_product(self, Phi: FloatArray, dPhi: FloatArray) -> FloatArray:  # noqa: ARG002
+    def hessian_product(self, Phi: FloatArray, dPhi: FloatArray) -> FloatArray:
         """Twice the masked dΦ."""
         return 2.0 * self.mask.astype(dPhi.dtype) * dPhi
 

@@ -44,9 +44,7 @@ class Operator:
     def __init__(self, operator: Any) -> None:
         shape = getattr(operator, "shape", None)
         if shape is None or not hasattr(operator, "__matmul__"):
-            raise ValueError(
-                f"operator is a {type(operator).__name__}; expected something with shape, dtype and @"
-            )
+            raise ValueError(f"operator is a {type(operator).__name__}; expected something with shape, dtype and @")
         if len(shape) != 2 or shape[0] != shape[1]:
             raise ValueError(f"operator has shape {tuple(shape)}; expected a square one")
         if shape[0] < 1:
@@ -280,9 +278,7 @@ def _dense(run: _Run) -> _Found:
     return _Found(np.ascontiguousarray(vectors.T, dtype=run.operator.dtype), values, residuals)
 
 
-def _converge(
-    run: _Run, process: BlockLanczos, wanted: Callable[[FloatArray], FloatArray], tol: float
-) -> FloatArray:
+def _converge(run: _Run, process: BlockLanczos, wanted: Callable[[FloatArray], FloatArray], tol: float) -> FloatArray:
     """Step until the Ritz pairs that `wanted` picks from the sorted values converge; returns their indices."""
     while True:
         process.step()
@@ -307,7 +303,7 @@ def _converge(
 def _certified(
     run: _Run, k: int, block: int, capacity: int, *, start: FloatArray | None, locked: FloatArray | None
 ) -> _Found:
-    """k eigenpairs orthogonal to `locked`, their residuals measured with fresh products in float64."""
+    """K eigenpairs orthogonal to `locked`, their residuals measured with fresh products in float64."""
     tol = 0.5 * run.tol
     for _ in range(_ATTEMPTS):
         process = BlockLanczos(
@@ -372,11 +368,7 @@ def _probe(run: _Run, k: int, found: _Found) -> tuple[_Found, Certificate]:
                     return found, certificate(process, np.inf)
         missed = int((run.beyond(process.values, limit) > margin).sum())
         if missed == 0:
-            width = (
-                2.0 * abs(limit)
-                if run.which == "LM"
-                else abs(limit - (run.low if run.which == "LA" else run.high))
-            )
+            width = 2.0 * abs(limit) if run.which == "LM" else abs(limit - (run.low if run.which == "LA" else run.high))
             gap = certified_gap(N - len(found.rows), PROBE_BLOCK, process.steps, width, MISS_PROBABILITY)
             return found, certificate(process, max(gap, margin))
         missed = min(missed, k)
@@ -396,10 +388,5 @@ def _message(run: _Run, converged: FloatArray, limited: bool) -> str:
         return "the callback stopped the run; values and residuals are the best so far." + floor
     missing = int((~converged).sum())
     if run.status == "max_iterations":
-        return (
-            f"{missing} pairs did not converge in {run.steps} steps; raise maxiter or tol, or pass v0."
-            + floor
-        )
-    return (
-        f"{missing} pairs stopped at the rounding of {run.operator.dtype}; raise tol, or use float64." + floor
-    )
+        return f"{missing} pairs did not converge in {run.steps} steps; raise maxiter or tol, or pass v0." + floor
+    return f"{missing} pairs stopped at the rounding of {run.operator.dtype}; raise tol, or use float64." + floor

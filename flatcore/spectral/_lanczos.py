@@ -168,7 +168,7 @@ class BlockLanczos:
         return self._with_random(rows, known, max(0, self.block - len(rows)))
 
     def _normalised(self, W: Any, relative_to: float) -> tuple[FloatArray, Any]:
-        """C, Q with W = C Q and unit rows Q, nearly orthogonal; directions that are rounding of a larger scale drop out.
+        """C, Q with W = C Q and unit rows Q, nearly orthogonal; directions below the rounding of `relative_to` drop out.
 
         W is rotated to the eigenvectors of its Gram matrix and its norms are measured afterwards: the Gram matrix's own
         eigenvalues are noise below eps times the largest. A second call makes the rows orthonormal to rounding.
@@ -180,9 +180,7 @@ class BlockLanczos:
         self._vectors.combine(W, U)
         norms = np.sqrt(np.diag(self._vectors.gram(W, W)))
         eps = float(np.finfo(self._vectors.dtype).eps)
-        kept = norms > max(
-            2.0 * eps * relative_to, 10.0 * eps * float(norms.max()), np.finfo(np.float32).tiny
-        )
+        kept = norms > max(2.0 * eps * relative_to, 10.0 * eps * float(norms.max()), np.finfo(np.float32).tiny)
         self._vectors.combine(W, np.eye(len(W))[:, kept] / norms[kept])
         return U[:, kept] * norms[kept], W[: int(kept.sum())]
 

@@ -44,9 +44,7 @@ class HostVectors:
 
     def empty(self, count: int) -> FloatArray:
         """Room for `count` vectors; refuses what memory cannot hold."""
-        check_memory(
-            f"a basis of {count} vectors of {self.length}", count * self.length * self.dtype.itemsize
-        )
+        check_memory(f"a basis of {count} vectors of {self.length}", count * self.length * self.dtype.itemsize)
         return np.empty((count, self.length), self.dtype)
 
     def random(self, rows: FloatArray, seed: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from scipy.special import betaincinv
 
@@ -34,12 +36,12 @@ def angle_chance(dimension: int, k: int) -> float:
 
 def coupling_of(svds: list[Svd], k: int, phi: Svd) -> CouplingResult:
     """Coupling of layers given by their top singular triplets; `phi` decomposes the end-to-end matrix."""
-    overlaps = [_core.overlaps(a.U, b.Vt) for a, b in zip(svds[:-1], svds[1:], strict=True)]
+    overlaps = [_core.overlaps(a.U, b.Vt) for a, b in itertools.pairwise(svds)]
     dims = [a.U.shape[0] for a in svds[:-1]]
     chance = np.array([overlap_chance(d, o.size) for d, o in zip(dims, overlaps, strict=True)])
     chance_95 = np.array([overlap_chance(d, o.size, 0.95) for d, o in zip(dims, overlaps, strict=True)])
     largest = np.array([o.max() for o in overlaps])
-    angles = tuple(read_only(_cosines(a, b)) for a, b in zip(svds[:-1], svds[1:], strict=True))
+    angles = tuple(read_only(_cosines(a, b)) for a, b in itertools.pairwise(svds))
     angle_levels = [angle_chance(d, min(o.shape)) for d, o in zip(dims, overlaps, strict=True)]
     indices, log_strength = _core.strongest_path([_usable(svd) for svd in svds], overlaps)
     agreement = (float("nan"), float("nan"))
@@ -84,9 +86,7 @@ def _usable(svd: Svd) -> list[float]:
 def _status(svds: list[Svd], has_path: bool) -> str:
     if any(svd.s[0] <= 0.0 for svd in svds):
         return "a layer is zero: its singular vectors mean nothing"
-    tied = [
-        j + 1 for j, svd in enumerate(svds) if np.count_nonzero(_usable(svd)) < np.count_nonzero(svd.s > 0)
-    ]
+    tied = [j + 1 for j, svd in enumerate(svds) if np.count_nonzero(_usable(svd)) < np.count_nonzero(svd.s > 0)]
     if tied:
         layers = ", ".join(str(j) for j in tied)
         note = "" if has_path else "; no path is left"

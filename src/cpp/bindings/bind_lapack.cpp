@@ -7,7 +7,9 @@
 
 #include <string>
 
+#include "bindings/numpy_views.hpp"
 #include "bindings/registrations.hpp"
+#include "bindings/signals.hpp"
 #include "core/errors.hpp"
 #include "core/lapack.hpp"
 #include "core/parallel.hpp"
@@ -16,8 +18,6 @@
 #include <dlfcn.h>
 #define FLATCORE_HAS_DLFCN 1
 #endif
-
-namespace py = pybind11;
 
 namespace flatcore::bindings {
 
@@ -134,12 +134,28 @@ py::dict build_info() {
     return info;
 }
 
+py::array matmul(const py::array& A, const py::array& B) {
+    RunControl control = python_control();
+    const auto run = [&](auto t) -> py::array {
+        using T = decltype(t);
+        const auto a = const_view<T>(A), b = const_view<T>(B);
+        Matrix<T> out(a.rows, b.cols);
+        {
+            const py::gil_scoped_release release;
+            multiply<T>(T(1), a, b, T(0), out.view(), control);
+        }
+        return to_numpy(std::move(out));
+    };
+    return scalar_of_array(A) == Scalar::f32 ? run(float{}) : run(double{});
+}
+
 }  // namespace
 
 void bind_lapack(py::module_& module) {
     install_from_scipy();
     module.def("normalised_signature", &normalised, py::arg("signature"),
                "A capsule's C signature with Cython's type names resolved and spaces removed.");
+    module.def("matmul", &matmul, py::arg("A"), py::arg("B"), "A B of two matrices with a unit stride each.");
     module.def("max_threads", &max_threads, "OpenMP threads a parallel loop may use.");
     module.def("set_threads", &set_threads, py::arg("threads"), "Set the number of OpenMP threads.");
     module.def("get_blas_threads", &get_blas_threads, "BLAS threads, 0 where unknown.");

@@ -53,7 +53,7 @@ class Chain {
     template <class T>
     std::vector<T> bias(Index j) const;  // empty where absent
 
-    // A hash of up to kSamples evenly spread entries of every weight and bias (all of them in small layers): cheap
+    // A hash of about kSamples evenly spread entries of every weight and bias (all of them in small layers): cheap
     // enough to take with every product, and any training step changes it.
     static constexpr Index kSamples = 1024;
     std::uint64_t fingerprint() const;

@@ -29,13 +29,13 @@ GainProfile gain_profile(const Chain& chain, const std::vector<double>& v, RunCo
     for (Index j = 1; j <= linear.depth(); ++j) {
         const AffineRows<double> image = move_up(linear, j, single_row(z), control);
         Eigen::VectorXd next = image.body.view().eigen().row(0).transpose();
-        const double gain = next.norm();
+        const double gain = next.stableNorm();
         out.gains[static_cast<std::size_t>(j - 1)] = gain;
         if (!(gain > 0.0)) return out;
         next /= gain;
         const AffineRows<double> back = move_down(linear, j, single_row(next), control);
         const Eigen::VectorXd returned = back.body.view().eigen().row(0).transpose();
-        out.residuals[static_cast<std::size_t>(j - 1)] = (returned - gain * z).norm() / gain;
+        out.residuals[static_cast<std::size_t>(j - 1)] = (returned - gain * z).stableNorm() / gain;
         z = next;
     }
     return out;

@@ -33,6 +33,8 @@ ThinSvd<T> thin_svd(Matrix<T> A, RunControl& control) {
     };
     call(&size);
     // A float32 work size loses its last digits above 2^24: round up.
+    require(static_cast<double>(size) < 2e9, "the decomposition of a ", p, "x", q, " matrix needs a workspace of ",
+            size, " entries, more than LAPACK's 32-bit integers can say");
     lwork = static_cast<int>(static_cast<double>(size) * (1.0 + 4.0 * std::numeric_limits<float>::epsilon())) + 1;
     std::vector<T> work(static_cast<std::size_t>(lwork));
     call(work.data());

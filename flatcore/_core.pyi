@@ -1,0 +1,137 @@
+"""
+C++ kernels of flatcore; arguments are checked by the Python layer above.
+"""
+from __future__ import annotations
+import collections.abc
+import numpy
+import numpy.typing
+import typing
+__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'layer_balance', 'layer_svd', 'matmul', 'max_threads', 'normalised_signature', 'overlaps', 'partial_norms', 'set_blas_threads', 'set_threads', 'strongest_path', 'thin_svd', 'update']
+class Chain:
+    """
+    Read-only views of a chain's weights.
+    """
+    def __init__(self, weights: collections.abc.Sequence[numpy.ndarray], biases: collections.abc.Sequence[numpy.ndarray | None], skips: collections.abc.Sequence[bool]) -> None:
+        ...
+    def fingerprint(self) -> int:
+        """
+        A hash of a sample of the weights' entries.
+        """
+class ChainHessian64:
+    """
+    Narrow-end gradient, Hessian and Gauss–Newton products.
+    """
+    def end_to_end(self) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        Φ (m, q), or its transpose in whitened coordinates, at the far end.
+        """
+    def gradient(self) -> numpy.typing.NDArray[numpy.float64]:
+        ...
+    def product(self, directions: numpy.ndarray, out: numpy.ndarray, gauss_newton: bool, loss: collections.abc.Callable) -> None:
+        """
+        Rows of `out` (k, P) become the products of the rows of `directions`.
+        """
+    def set_loss_gradient(self, G: numpy.ndarray) -> None:
+        ...
+    @property
+    def narrow_width(self) -> int:
+        ...
+class ChainHessian32:
+    """
+    Narrow-end gradient, Hessian and Gauss–Newton products.
+    """
+    def end_to_end(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Φ (m, q), or its transpose in whitened coordinates, at the far end.
+        """
+    def gradient(self) -> numpy.typing.NDArray[numpy.float32]:
+        ...
+    def product(self, directions: numpy.ndarray, out: numpy.ndarray, gauss_newton: bool, loss: collections.abc.Callable) -> None:
+        """
+        Rows of `out` (k, P) become the products of the rows of `directions`.
+        """
+    def set_loss_gradient(self, G: numpy.ndarray) -> None:
+        ...
+    @property
+    def narrow_width(self) -> int:
+        ...
+def build_info() -> dict:
+    """
+    How the extension was compiled.
+    """
+def chain_hessian(chain: Chain, narrow_output: bool, factor: typing.Any) -> ChainHessian64:
+    """
+    Partial products in float64 whatever the weights' precision.
+    """
+def combine(V: numpy.ndarray, C: numpy.ndarray) -> None:
+    """
+    First rows of V become Cᵀ V, in place.
+    """
+def fill_normal(V: numpy.ndarray, seed: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Fill V with standard normal entries.
+    """
+def gain_profile(chain: Chain, v: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]) -> tuple:
+    """
+    Gains and residuals along v.
+    """
+def get_blas_threads() -> int:
+    """
+    BLAS threads, 0 where unknown.
+    """
+def gram(V: numpy.ndarray, W: numpy.ndarray) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    V Wᵀ in float64; rows are vectors.
+    """
+def in_float32(hessian: ChainHessian64) -> ChainHessian32:
+    """
+    The same partial products, rounded to float32.
+    """
+def layer_balance(chain: Chain, progress: typing.Any = None) -> tuple:
+    """
+    Gaps and relative gaps of consecutive layers.
+    """
+def layer_svd(chain: Chain, layer: typing.SupportsInt | typing.SupportsIndex) -> tuple:
+    """
+    U, s, Vt of one layer's link.
+    """
+def matmul(A: numpy.ndarray, B: numpy.ndarray) -> numpy.ndarray:
+    """
+    A B of two matrices with a unit stride each.
+    """
+def max_threads() -> int:
+    """
+    OpenMP threads a parallel loop may use.
+    """
+def normalised_signature(signature: str) -> str:
+    """
+    A capsule's C signature with Cython's type names resolved and spaces removed.
+    """
+def overlaps(U: numpy.ndarray, Vt: numpy.ndarray) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    |Uᵀ V|, columns of U against rows of Vt.
+    """
+def partial_norms(chain: Chain) -> tuple:
+    """
+    Norms of bottom and top partial products.
+    """
+def set_blas_threads(threads: typing.SupportsInt | typing.SupportsIndex) -> bool:
+    """
+    Set the BLAS threads; True where it worked.
+    """
+def set_threads(threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Set the number of OpenMP threads.
+    """
+def strongest_path(sigma: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]], overlaps: collections.abc.Sequence[numpy.ndarray]) -> tuple:
+    """
+    Indices and logarithm of the strength of the strongest path.
+    """
+def thin_svd(A: numpy.ndarray) -> tuple:
+    """
+    U, s, Vt of a matrix.
+    """
+def update(W: numpy.ndarray, V: numpy.ndarray, C: numpy.ndarray) -> None:
+    """
+    W -= Cᵀ V in place.
+    """

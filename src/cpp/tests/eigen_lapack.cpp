@@ -1,0 +1,139 @@
+#include "eigen_lapack.hpp"
+
+#include <Eigen/Dense>
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+namespace flatcore::testing {
+
+namespace {
+
+template <class T>
+using ColMajor = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::ColMajor>;
+template <class T>
+using FortranMatrix = Eigen::Map<ColMajor<T>, Eigen::Unaligned, Eigen::OuterStride<>>;
+
+template <class T>
+FortranMatrix<T> fortran(T* data, int rows, int cols, int leading) {
+    return {data, rows, cols, Eigen::OuterStride<>(leading)};
+}
+
+void check(bool ok, const char* routine, int position) {
+    if (!ok) throw std::logic_error(std::string(routine) + ": argument " + std::to_string(position) + " is wrong");
+}
+
+// C += alpha op(A) op(B)
+template <class T>
+void accumulate(bool ta, bool tb, T alpha, const FortranMatrix<T>& A, const FortranMatrix<T>& B, FortranMatrix<T>& C) {
+    if (ta && tb)
+        C.noalias() += alpha * (A.transpose() * B.transpose());
+    else if (ta)
+        C.noalias() += alpha * (A.transpose() * B);
+    else if (tb)
+        C.noalias() += alpha * (A * B.transpose());
+    else
+        C.noalias() += alpha * (A * B);
+}
+
+template <class T>
+void gemm(char* flag_a, char* flag_b, int* m, int* n, int* k, T* alpha, T* a, int* lda, T* b, int* ldb, T* beta, T* c,
+          int* ldc) {
+    const bool ta = *flag_a != 'N', tb = *flag_b != 'N';
+    check(*flag_a == 'N' || *flag_a == 'T' || *flag_a == 'C', "gemm", 1);
+    check(*flag_b == 'N' || *flag_b == 'T' || *flag_b == 'C', "gemm", 2);
+    check(*m >= 0, "gemm", 3);
+    check(*n >= 0, "gemm", 4);
+    check(*k >= 0, "gemm", 5);
+    const int a_rows = ta ? *k : *m, a_cols = ta ? *m : *k, b_rows = tb ? *n : *k, b_cols = tb ? *k : *n;
+    check(*lda >= std::max(1, a_rows), "gemm", 8);
+    check(*ldb >= std::max(1, b_rows), "gemm", 10);
+    check(*ldc >= std::max(1, *m), "gemm", 13);
+    if (*m == 0 || *n == 0) return;
+    FortranMatrix<T> C = fortran(c, *m, *n, *ldc);
+    if (*beta == T(0))
+        C.setZero();  // C is not read: it may be uninitialised
+    else
+        C *= *beta;
+    if (*k == 0 || *alpha == T(0)) return;
+    accumulate<T>(ta, tb, *alpha, fortran(a, a_rows, a_cols, *lda), fortran(b, b_rows, b_cols, *ldb), C);
+}
+
+template <class T>
+void gesdd(char* job, int* m, int* n, T* a, int* lda, T* s, T* u, int* ldu, T* vt, int* ldvt, T* work, int* lwork,
+           int* iwork, int* info) {
+    check(*job == 'S', "gesdd", 1);
+    check(*m >= 0, "gesdd", 2);
+    check(*n >= 0, "gesdd", 3);
+    const int r = std::min(*m, *n);
+    check(*lda >= std::max(1, *m), "gesdd", 5);
+    check(*ldu >= std::max(1, *m), "gesdd", 8);
+    check(*ldvt >= std::max(1, r), "gesdd", 10);
+    const int needed = 4 * r * r + 7 * r + std::max(*m, *n);
+    *info = 0;
+    if (*lwork == -1) {
+        work[0] = static_cast<T>(needed);
+        return;
+    }
+    check(*lwork >= needed, "gesdd", 12);
+    std::fill_n(work, *lwork, T(0));
+    std::fill_n(iwork, 8 * r, 0);
+    FortranMatrix<T> A = fortran(a, *m, *n, *lda);
+    if (A.hasNaN()) {
+        *info = -4;
+        return;
+    }
+    const Eigen::JacobiSVD<ColMajor<T>> svd(A, Eigen::ComputeThinU | Eigen::ComputeThinV);
+    std::copy_n(svd.singularValues().data(), r, s);
+    fortran(u, *m, r, *ldu) = svd.matrixU();
+    fortran(vt, r, *n, *ldvt) = svd.matrixV().transpose();
+    A.setConstant(std::numeric_limits<T>::quiet_NaN());
+}
+
+void dsyevd(char* job, char* uplo, int* n, double* a, int* lda, double* w, double* work, int* lwork, int* iwork,
+            int* liwork, int* info) {
+    check(*job == 'N', "dsyevd", 1);
+    check(*uplo == 'U' || *uplo == 'L', "dsyevd", 2);
+    check(*n >= 0, "dsyevd", 3);
+    check(*lda >= std::max(1, *n), "dsyevd", 5);
+    const int needed = *n <= 1 ? 1 : 2 * *n + 1;
+    *info = 0;
+    if (*lwork == -1 || *liwork == -1) {
+        work[0] = needed;
+        iwork[0] = 1;
+        return;
+    }
+    check(*lwork >= needed, "dsyevd", 8);
+    check(*liwork >= 1, "dsyevd", 10);
+    std::fill_n(work, *lwork, 0.0);
+    std::fill_n(iwork, *liwork, 0);
+    FortranMatrix<double> A = fortran(a, *n, *n, *lda);
+    Eigen::MatrixXd full(*n, *n);  // one triangle of A is read
+    if (*uplo == 'U')
+        full = A.selfadjointView<Eigen::Upper>();
+    else
+        full = A.selfadjointView<Eigen::Lower>();
+    const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(full, Eigen::EigenvaluesOnly);
+    if (solver.info() != Eigen::Success) {
+        *info = 1;
+        return;
+    }
+    std::copy_n(solver.eigenvalues().data(), *n, w);
+    A.setConstant(std::numeric_limits<double>::quiet_NaN());
+}
+
+}  // namespace
+
+LapackTable eigen_lapack() {
+    LapackTable table;
+    table.sgemm = gemm<float>;
+    table.dgemm = gemm<double>;
+    table.sgesdd = gesdd<float>;
+    table.dgesdd = gesdd<double>;
+    table.dsyevd = dsyevd;
+    return table;
+}
+
+}  // namespace flatcore::testing
