@@ -44,7 +44,7 @@ def as_float_array(name: str, value: Any, ndim: int) -> FloatArray:
     if array.dtype.kind == "c":
         raise ValueError(f"{name} is complex ({array.dtype}); expected real numbers")
     if array.dtype.kind in "biu":
-        dtype = np.dtype(np.float64)
+        dtype: np.dtype[Any] = np.dtype(np.float64)
     elif array.dtype.kind == "f" or array.dtype.name == "bfloat16":
         dtype = np.dtype(np.float32 if array.dtype.itemsize <= 4 else np.float64)
     else:

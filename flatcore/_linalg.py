@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from flatcore import _core
 from flatcore._checks import FloatArray, with_unit_stride
 
@@ -12,6 +14,6 @@ def matmul(A: FloatArray, B: FloatArray) -> FloatArray:
     NumPy's ``@`` brings a second BLAS with threads of its own; two pools that spin on the same cores cost more than
     the products themselves.
     """
-    flat = A.reshape(-1, A.shape[-1])
+    flat = A.reshape(math.prod(A.shape[:-1]), A.shape[-1])
     out = _core.matmul(with_unit_stride(flat), with_unit_stride(B))
     return out.reshape(*A.shape[:-1], B.shape[1])

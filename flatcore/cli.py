@@ -77,7 +77,7 @@ class _Commands(typer.core.TyperGroup):
             raise
         except BaseException as error:
             if hasattr(error, "format_message"):  # a usage error
-                code, message = BAD_INPUT, f"{error.format_message()} See --help."
+                code, message = BAD_INPUT, f"{error.format_message().rstrip('.')}; see --help"
             elif isinstance(error, (Exception, KeyboardInterrupt)):
                 code, message = _failure(error)
             else:
@@ -200,13 +200,13 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what was installed and how it was built, and whether it computes."""
-    facts = {"Versions": _versions(), "Build": _build(), "Extras": dict(_extras()), "Self-check": _self_check()}
+    facts = {"versions": _versions(), "build": _build(), "extras": dict(_extras()), "self_check": _self_check()}
     if as_json:
         _write_json("-", facts)
     else:
         for title, lines in facts.items():
-            _show(sys.stdout, title, lines.items())
-    if any(result != "ok" for result in facts["Self-check"].values()):
+            _show(sys.stdout, title.replace("_", "-").capitalize(), lines.items())
+    if any(result != "ok" for result in facts["self_check"].values()):
         raise typer.Exit(INTERNAL_ERROR)
 
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from flatcore import _core
 from flatcore._checks import FloatArray, check_count
+from flatcore._threads import limit_threads
 from flatcore.linear.chain import LinearChain
 from flatcore.linear.flattest import BoundDoesNotApplyError, FlattestMinimum, flattest_minimum
 from flatcore.linear.hessian import Hessian
-from flatcore.linear.losses import Loss
+from flatcore.linear.losses import Loss, check_loss_shape
 from flatcore.results import Analysis, BalanceResult, CouplingResult, GainsResult, read_only
 from flatcore.spectral import eigsh
 from flatcore.weights import (
@@ -195,6 +196,13 @@ def analyze(
     """
     check_count("k", k)
     report = progress or (lambda what, fraction: None)
+    if loss is not None:
+        check_loss_shape(loss, (chain.dims[-1], chain.num_inputs), chain.has_biases)
+    with limit_threads(threads):
+        return _analyze(chain, loss, k, tol, seed, report)
+
+
+def _analyze(chain: LinearChain, loss: Loss | None, k: int, tol: float | None, seed: int, report: Progress) -> Analysis:
     report("balance", 0.0)
     weights: dict[str, Any] = {
         "chain": repr(chain),
@@ -208,10 +216,10 @@ def analyze(
         report("done", 1.0)
         return Analysis(**weights)
     report("sharpness", 0.6)
-    H = Hessian(chain, loss, threads=threads)
-    full = eigsh(H, 1, tol=tol, seed=seed, threads=threads)
+    H = Hessian(chain, loss)
+    full = eigsh(H, 1, tol=tol, seed=seed)
     report("Gauss–Newton sharpness", 0.8)
-    ggn = eigsh(H.gauss_newton, 1, tol=tol, seed=seed, v0=full.vectors, threads=threads)
+    ggn = eigsh(H.gauss_newton, 1, tol=tol, seed=seed, v0=full.vectors)
     best, reason = _flattest_or_reason(chain, loss)
     report("done", 1.0)
     return Analysis(

@@ -138,11 +138,11 @@ def _minimise(Q: FloatArray, P: FloatArray, depth: int) -> FlattestMinimum:
 
 
 def _form(Q: FloatArray, P: FloatArray, depth: int, t: float) -> FloatArray:
-    return np.exp(t) * Q + (depth - 1) * np.exp(-t / (depth - 1)) * P
+    return np.asarray(np.exp(t) * Q + (depth - 1) * np.exp(-t / (depth - 1)) * P)
 
 
 def _derivative(Q: FloatArray, P: FloatArray, depth: int, t: float) -> FloatArray:
-    return np.exp(t) * Q - np.exp(-t / (depth - 1)) * P
+    return np.asarray(np.exp(t) * Q - np.exp(-t / (depth - 1)) * P)
 
 
 def _top(A: FloatArray) -> float:

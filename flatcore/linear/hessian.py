@@ -7,6 +7,7 @@ precision: float64 products read float32 weights in place and sum in float64, wh
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from flatcore import _core
 from flatcore._checks import FloatArray, as_numpy, check_memory, human, like_input
 from flatcore._threads import limit_threads
 from flatcore.linear.chain import LinearChain
-from flatcore.linear.losses import Loss, check_loss_shape, linearized
+from flatcore.linear.losses import HessianProduct, Loss, check_loss_shape, linearized
 
 _DENSE_BLOCK = 64
 
@@ -53,8 +54,11 @@ class ChainProducts:
             raise ValueError("loss.gradient returned NaN or Inf; the chain's output or the loss overflows")
         self.loss_gradient = G
         self._kernel.set_loss_gradient(self._far(G))
-        self._loss_hessian = linearized(self.loss, self.end_to_end)
         self._kernel32: _core.ChainHessian32 | None = None
+
+    @cached_property
+    def _loss_hessian(self) -> HessianProduct:
+        return linearized(self.loss, self.end_to_end)
 
     def _far(self, rows: FloatArray) -> FloatArray:
         """Between the kernel's far end and the loss's orientation (its own inverse)."""
@@ -122,6 +126,8 @@ class CurvatureOperator(LinearOperator):  # type: ignore[misc]
     _rmatmat = _matmat
 
     def __matmul__(self, other: Any) -> Any:
+        if isinstance(other, LinearOperator):
+            return super().__matmul__(other)
         array = as_numpy("v", other)
         if array.dtype.kind == "c":
             raise ValueError(f"v is complex ({array.dtype}); expected real numbers")

@@ -281,7 +281,10 @@ _Moments = tuple[FloatArray, FloatArray, float, "tuple[FloatArray, FloatArray] |
 def _moments_of(batches: Iterable[Any]) -> _Moments:
     """Moments of all batches, summed in float64 over chunks of rows."""
     n = 0
-    S = C = mean_x = mean_y = np.zeros(0)
+    S: FloatArray = np.zeros((0, 0))
+    C: FloatArray = np.zeros((0, 0))
+    mean_x: FloatArray = np.zeros(0)
+    mean_y: FloatArray = np.zeros(0)
     syy = 0.0
     for number, batch in enumerate(batches):
         name = f" of batch {number}" if number else ""
@@ -425,7 +428,7 @@ class CrossEntropyLoss:
         return np.eye(classes)[self.labels[rows]]
 
     def _homogeneous(self, Phi: FloatArray) -> bool:
-        return Phi.shape[1] == self.num_inputs + 1
+        return bool(Phi.shape[1] == self.num_inputs + 1)
 
     def value(self, Phi: FloatArray) -> float:
         """The loss at Φ."""
@@ -528,7 +531,7 @@ class MaskedQuadraticLoss:
 
     def gradient(self, Phi: FloatArray) -> FloatArray:
         """Twice the masked difference."""
-        return 2.0 * self.mask * (Phi - self.target)
+        return np.asarray(2.0 * self.mask * (Phi - self.target))
 
     def hessian_product(self, Phi: FloatArray, dPhi: FloatArray) -> FloatArray:
         """Twice the masked dΦ."""

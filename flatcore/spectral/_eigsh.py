@@ -110,7 +110,7 @@ class _Run:
     def observe(self, process: BlockLanczos) -> None:
         """Remember the extent of the spectrum seen."""
         self.low, self.high = min(self.low, process.low), max(self.high, process.high)
-        self.scale = max(abs(self.low), abs(self.high))
+        self.scale = max(self.scale, abs(self.low), abs(self.high))
 
     def beyond(self, value: FloatArray, limit: float) -> FloatArray:
         """How far values lie beyond `limit` on the side asked for."""
@@ -356,6 +356,7 @@ def _probe(run: _Run, k: int, found: _Found) -> tuple[_Found, Certificate]:
             block=PROBE_BLOCK,
             seeds=run.seeds,
             locked=found.rows,
+            scale=run.scale,
         )
         while process.steps < PROBE_STEPS and not process.exhausted:
             process.step()

@@ -5,10 +5,10 @@ which (the *front*) has not been multiplied yet. One step multiplies the front F
 
     A F = V H + Q C,      V: all rows so far,   H = VᵀAF,   Q: the next front,
 
-with classical Gram–Schmidt twice, the second pass after Q was normalised, so that Q is orthogonal to V to rounding
-however small it was. T collects H over the active rows: T = VᵀAV. Ritz pairs (θ, Vy) of T have residuals
-‖C y_front‖, which costs nothing. Where Q C loses rank (the Krylov space is exhausted: exact multiplicities), the
-missing rows of Q are fresh random orthogonal vectors with zero coefficients.
+with classical Gram–Schmidt twice, the second pass after Q was normalised (and more passes where rows still shrink), so
+that Q is orthogonal to V to rounding however small it was. T collects H over the active rows: T = VᵀAV. Ritz pairs
+(θ, Vy) of T have residuals ‖C y_front‖, which costs nothing. Where Q C loses rank (the Krylov space is exhausted: exact
+multiplicities), the missing rows of Q are fresh random orthogonal vectors with zero coefficients.
 
 When the basis is full the best Ritz vectors are kept (thick restart, Wu & Simon 2000): T becomes diagonal and its
 coupling to Q comes out of the next H by itself.
@@ -26,6 +26,11 @@ import scipy.linalg
 
 from flatcore._checks import FloatArray
 from flatcore.spectral._vectors import BlockVectors
+
+_MOST_PASSES = 4
+_LONG = 0.5  # what is left of a unit row that was orthogonal up to a small error
+_TINY = 1e-150  # norms whose squares would vanish
+_LARGEST = 1e150  # and overflow
 
 Order = Callable[[FloatArray], FloatArray]  # values → indices, most wanted first
 
@@ -56,6 +61,8 @@ class BlockLanczos:
         Orthonormal rows to work orthogonally to, or None.
     start
         Rows to begin with; made up to a block with random ones.
+    scale
+        A lower bound of the operator's norm, where one is known: rounding is measured against it.
 
     """
 
@@ -69,6 +76,7 @@ class BlockLanczos:
         seeds: Iterator[int],
         locked: Any | None = None,
         start: Any | None = None,
+        scale: float = 0.0,
     ) -> None:
         self._apply, self._vectors, self._seeds = apply, vectors, seeds
         self.locked = 0 if locked is None else len(locked)
@@ -81,7 +89,7 @@ class BlockLanczos:
         self._multiplied = 0  # active rows whose products are in T
         self._front = self._orthonormal_start(start)
         self._tail = np.zeros((0, 0))  # C of the last step
-        self.scale = 0.0  # the largest modulus of a Ritz value seen
+        self.scale = scale  # the largest modulus of a Ritz value seen
         self.low, self.high = np.inf, -np.inf  # the extreme Ritz values seen
         self.steps = 0
         self.values = np.zeros(0)  # Ritz values after the last step, ascending
@@ -102,16 +110,11 @@ class BlockLanczos:
         H = self._vectors.gram(known, W)
         if not np.isfinite(H).all():
             raise ValueError("the operator returned NaN or Inf")
-        if self.steps == 0:
-            _check_symmetric(H[first:rows])
-        self._vectors.update(W, known, H)
         self.scale = max(self.scale, float(np.abs(H).max(initial=0.0)))
-        C, W = self._normalised(W, relative_to=self.scale)
-        again = self._vectors.gram(known, W)
-        self._vectors.update(W, known, again)
-        H += again @ C.T
-        C2, W = self._normalised(W, relative_to=0.0)
-        C = C @ C2
+        if self.steps == 0:
+            _check_projection(H[first:rows], self.scale)
+        self._vectors.update(W, known, H)
+        C, W = self._orthonormal_against(known, W, H)
         self._multiplied = rows - self.locked
         self._extend_projection(H[self.locked :], first - self.locked)
         self._rayleigh_ritz(front=slice(first - self.locked, rows - self.locked), C=C)
@@ -134,13 +137,32 @@ class BlockLanczos:
 
     def residuals(self, indices: FloatArray) -> FloatArray:
         """Residual norms of Ritz pairs by the recurrence."""
-        return np.linalg.norm(self._tail[:, indices], axis=0)
+        return np.asarray(np.linalg.norm(self._tail[:, indices], axis=0))
 
     def ritz_rows(self, indices: FloatArray) -> Any:
         """Ritz vectors as rows; the process cannot go on afterwards."""
         active = self._basis[self.locked : self.locked + self._multiplied]
         self._vectors.combine(active, self._ritz[:, indices])
         return active[: len(indices)]
+
+    def _orthonormal_against(self, known: Any, W: Any, H: FloatArray) -> tuple[FloatArray, Any]:
+        """C, Q with W = C Q after passes against `known`, whose coefficients are added to H.
+
+        A pass over unit rows that leaves them long leaves them orthogonal to rounding. Rows that go on shrinking were
+        rounding of the operator's scale: they drop out.
+        """
+        C, W, _ = self._normalised(W, relative_to=self.scale)
+        for _ in range(_MOST_PASSES):
+            again = self._vectors.gram(known, W)
+            self._vectors.update(W, known, again)
+            H += again @ C.T
+            C2, W, norms = self._normalised(W, relative_to=0.0)
+            C = C @ C2
+            if (norms > _LONG).all():
+                break
+        long = norms > _LONG
+        self._vectors.combine(W, np.eye(len(W))[:, long])
+        return C[:, long], W[: int(long.sum())]
 
     # -- internals ---------------------------------------------------------------------------------------------------
 
@@ -164,25 +186,25 @@ class BlockLanczos:
             rows[:] = start
             for _ in range(2):
                 self._vectors.update(rows, known, self._vectors.gram(known, rows))
-                _, rows = self._normalised(rows, relative_to=0.0)
+                _, rows, _ = self._normalised(rows, relative_to=0.0)
         return self._with_random(rows, known, max(0, self.block - len(rows)))
 
-    def _normalised(self, W: Any, relative_to: float) -> tuple[FloatArray, Any]:
-        """C, Q with W = C Q and unit rows Q, nearly orthogonal; directions below the rounding of `relative_to` drop out.
+    def _normalised(self, W: Any, relative_to: float) -> tuple[FloatArray, Any, FloatArray]:
+        """C, Q with W = C Q, Q nearly orthonormal, and norms; what is below the rounding of `relative_to` drops out.
 
         W is rotated to the eigenvectors of its Gram matrix and its norms are measured afterwards: the Gram matrix's own
         eigenvalues are noise below eps times the largest. A second call makes the rows orthonormal to rounding.
         """
         if len(W) == 0:
-            return np.zeros((0, 0)), W
+            return np.zeros((0, 0)), W, np.zeros(0)
         G = self._vectors.gram(W, W)
         _, U = scipy.linalg.eigh((G + G.T) / 2)
         self._vectors.combine(W, U)
         norms = np.sqrt(np.diag(self._vectors.gram(W, W)))
         eps = float(np.finfo(self._vectors.dtype).eps)
-        kept = norms > max(2.0 * eps * relative_to, 10.0 * eps * float(norms.max()), np.finfo(np.float32).tiny)
+        kept = norms > max(4.0 * eps * relative_to, 10.0 * eps * float(norms.max()), _TINY)
         self._vectors.combine(W, np.eye(len(W))[:, kept] / norms[kept])
-        return U[:, kept] * norms[kept], W[: int(kept.sum())]
+        return U[:, kept] * norms[kept], W[: int(kept.sum())], norms[kept]
 
     def _with_random(self, Q: Any, known: Any, missing: int) -> Any:
         """`Q` with `missing` random rows added, all orthonormal and orthogonal to `known`."""
@@ -194,16 +216,17 @@ class BlockLanczos:
             for _ in range(2):
                 for others in (known, Q):
                     self._vectors.update(fresh, others, self._vectors.gram(others, fresh))
-                _, fresh = self._normalised(fresh, relative_to=0.0)
+                _, fresh, _ = self._normalised(fresh, relative_to=0.0)
             Q, missing = rows[: len(Q) + len(fresh)], missing - len(fresh)
         return Q
 
 
-def _check_symmetric(projected: FloatArray) -> None:
-    """Refuse an operator whose projection on the first block is not symmetric."""
-    size = float(np.abs(projected).max(initial=0.0))
+def _check_projection(projected: FloatArray, scale: float) -> None:
+    """Refuse an operator whose projection on the first block is not symmetric, or whose square overflows."""
     asymmetry = float(np.abs(projected - projected.T).max(initial=0.0))
-    if asymmetry > 1e-3 * size:
+    if asymmetry > 1e-3 * scale:
         raise ValueError(
-            f"the operator is not symmetric: xᵀAy and yᵀAx differ by {asymmetry:.3g} (their size is {size:.3g})"
+            f"the operator is not symmetric: xᵀAy and yᵀAx differ by {asymmetry:.3g} (the size of A is {scale:.3g})"
         )
+    if scale > _LARGEST:
+        raise ValueError(f"the operator's size is {scale:.3g}; expected at most {_LARGEST:g} (scale it)")

@@ -50,7 +50,7 @@ def coupling_of(svds: list[Svd], k: int, phi: Svd) -> CouplingResult:
         agreement = (float(abs(u @ phi.U[:, 0])), float(abs(v @ phi.Vt[0])))
     return CouplingResult(
         k=k,
-        singular_values=tuple(read_only(svd.s) for svd in svds),
+        singular_values=tuple(read_only(svd.s[:k]) for svd in svds),
         overlaps=tuple(read_only(o) for o in overlaps),
         largest=read_only(largest),
         chance=read_only(chance),
@@ -72,7 +72,7 @@ def _cosines(a: Svd, b: Svd) -> FloatArray:
 
 
 def _usable(svd: Svd) -> list[float]:
-    """Singular values with those that are zero or tied (whose single vectors mean nothing) set to zero."""
+    """The first k singular values, those that are zero or tied (whose single vectors mean nothing) set to zero."""
     s = svd.s.astype(float)
     tolerance = _TIES[svd.s.dtype] * s[0]
     close = np.zeros(len(s), dtype=bool)
@@ -80,13 +80,13 @@ def _usable(svd: Svd) -> list[float]:
     close[:-1] |= near
     close[1:] |= near
     s[close | (s <= tolerance)] = 0.0
-    return [float(x) for x in s]
+    return [float(x) for x in s[: len(svd.Vt)]]
 
 
 def _status(svds: list[Svd], has_path: bool) -> str:
     if any(svd.s[0] <= 0.0 for svd in svds):
         return "a layer is zero: its singular vectors mean nothing"
-    tied = [j + 1 for j, svd in enumerate(svds) if np.count_nonzero(_usable(svd)) < np.count_nonzero(svd.s > 0)]
+    tied = [j + 1 for j, svd in enumerate(svds) if np.count_nonzero(_usable(svd)) < len(svd.Vt)]
     if tied:
         layers = ", ".join(str(j) for j in tied)
         note = "" if has_path else "; no path is left"

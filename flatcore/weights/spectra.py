@@ -12,7 +12,7 @@ Progress = Callable[[float], None]
 
 
 class Svd(NamedTuple):
-    """A thin singular value decomposition: U (p, r), s (r,) descending, Vt (r, q)."""
+    """A singular value decomposition: s (r,) descending, and the first k ≤ r vectors U (p, k), Vt (k, q)."""
 
     U: FloatArray
     s: FloatArray
@@ -20,7 +20,7 @@ class Svd(NamedTuple):
 
 
 def layer_svds(chain: _core.Chain, depth: int, k: int, progress: Progress | None = None) -> list[Svd]:
-    """The top k singular triplets of each of `depth` layers (skip links included), by LAPACK's full decomposition.
+    """All singular values and the top k vectors of each of `depth` layers (skip links included), by LAPACK.
 
     `progress` hears the fraction done before each layer: one decomposition cannot be interrupted.
     """
@@ -29,5 +29,5 @@ def layer_svds(chain: _core.Chain, depth: int, k: int, progress: Progress | None
         if progress is not None:
             progress(layer / depth)
         U, s, Vt = _core.layer_svd(chain, layer)
-        out.append(Svd(U[:, :k].copy(), s[:k], Vt[:k].copy()))
+        out.append(Svd(U[:, :k].copy(), s, Vt[:k].copy()))
     return out

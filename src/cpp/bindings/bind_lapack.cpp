@@ -123,8 +123,12 @@ py::dict build_info() {
 #else
     info["openmp"] = false;
 #endif
-#if defined(__VERSION__)
-    info["compiler"] = __VERSION__;
+#if defined(__clang__)
+    info["compiler"] = "Clang " __clang_version__;
+#elif defined(__GNUC__)
+    info["compiler"] = "GCC " __VERSION__;
+#elif defined(_MSC_VER)
+    info["compiler"] = "MSVC " + std::to_string(_MSC_VER);
 #else
     info["compiler"] = "unknown";
 #endif

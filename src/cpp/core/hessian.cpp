@@ -178,9 +178,10 @@ void ChainHessian<T>::product(ConstMatrixView<T> directions, MatrixView<T> out, 
     const Index parameters = chain_.num_parameters();
     require(directions.cols == parameters && out.cols == parameters && out.rows == k, "product of ", k, "x",
             directions.cols, " into ", out.rows, "x", out.cols, ", expected ", parameters, " columns");
-    require(directions.col_stride == 1 && out.col_stride == 1, "each direction must be contiguous");
     require(!far_.empty(), "set_loss_gradient comes before product");
     if (k == 0) return;
+    require(parameters == 1 || (directions.col_stride == 1 && out.col_stride == 1),
+            "each direction must be contiguous");
     const bool full = curvature == Curvature::hessian && !loss_gradient_is_zero_;
     const auto direction = [&](Index i) { return directions.row_block(i, 1).data; };
 

@@ -104,27 +104,23 @@ void multiply_stored(ConstMatrixView<T> A, const StoredMatrix& W, T beta, Matrix
     }
     require(A.cols == W.rows && A.rows == C.rows && W.cols == C.cols, "matrix product of ", A.rows, "x", A.cols,
             " and ", W.rows, "x", W.cols, " into ", C.rows, "x", C.cols);
-    // Convert along the long stride, so that each panel is one contiguous piece of the stored weights.
-    const auto piece = [&](Index row, Index rows, Index col, Index cols) {
-        const std::size_t size = W.scalar == Scalar::f32 ? sizeof(float) : sizeof(double);
-        const auto* start =
-            static_cast<const char*>(W.data) + static_cast<std::size_t>(row * W.row_stride + col * W.col_stride) * size;
-        return StoredMatrix{start, W.scalar, rows, cols, W.row_stride, W.col_stride}.converted<T>();
-    };
-    if (W.col_stride == 1 && W.rows > 0) {
-        const Index panel = std::max<Index>(1, kPanelEntries / std::max<Index>(1, W.cols));
-        for (Index i = 0; i < W.rows; i += panel) {
-            const Index rows = std::min(panel, W.rows - i);
-            const Matrix<T> converted = piece(i, rows, 0, W.cols);
-            multiply<T>(T(1), A.col_block(i, rows), converted.view(), i == 0 ? beta : T(1), C, control);
-        }
-    } else {
-        const Index panel = std::max<Index>(1, kPanelEntries / std::max<Index>(1, W.rows));
-        for (Index j = 0; j < W.cols; j += panel) {
-            const Index cols = std::min(panel, W.cols - j);
-            const Matrix<T> converted = piece(0, W.rows, j, cols);
-            multiply<T>(T(1), A, converted.view(), beta, C.col_block(j, cols), control);
-        }
+    // Panels of whole stored rows: each is one contiguous piece of the stored weights, converted into a buffer that
+    // stays in cache for the product that follows. One thread converts: BLAS's own threads are still warm.
+    const bool row_major = W.col_stride == 1;
+    const StoredMatrix stored = row_major ? W : W.transposed();
+    const Index panel = std::max<Index>(1, std::min(stored.rows, kPanelEntries / std::max<Index>(1, stored.cols)));
+    Matrix<T> buffer(panel, stored.cols);
+    for (Index i = 0; i < stored.rows; i += panel) {
+        const Index rows = std::min(panel, stored.rows - i);
+        const MatrixView<T> converted = buffer.view().row_block(0, rows);
+        if (stored.scalar == Scalar::f32)
+            converted.eigen() = stored.as<float>().row_block(i, rows).eigen().template cast<T>();
+        else
+            converted.eigen() = stored.as<double>().row_block(i, rows).eigen().template cast<T>();
+        if (row_major)
+            multiply<T>(T(1), A.col_block(i, rows), converted, i == 0 ? beta : T(1), C, control);
+        else
+            multiply<T>(T(1), A, converted.transposed(), beta, C.col_block(i, rows), control);
     }
 }
 

@@ -41,7 +41,7 @@ struct StoredMatrix {
     Matrix<T> converted() const;
 };
 
-constexpr Index kPanelEntries = Index{1} << 20;
+constexpr Index kPanelEntries = Index{1} << 16;
 
 // C = A W + beta C, accumulated in T whatever the precision of W.
 template <class T>

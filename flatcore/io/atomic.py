@@ -1,0 +1,129 @@
+"""Files that appear whole or not at all: written beside their place, then renamed into it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+PathLike = str | os.PathLike[str]
+
+
+def check_target(path: PathLike) -> Path:
+    """Refuse a path that no file can be written to, and follow links to where it will be.
+
+    Parameters
+    ----------
+    path
+        Where a file is to be written, later.
+
+    Returns
+    -------
+    Path
+        The place itself, every link resolved.
+
+    Raises
+    ------
+    IsADirectoryError, FileNotFoundError
+        The path is a directory, or its directory does not exist.
+
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; expected the name of a file to write")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: the directory {target.parent} does not exist")
+    return target
+
+
+@contextmanager
+def atomic_file(path: PathLike) -> Iterator[IO[bytes]]:
+    """A binary file that replaces `path` when the block ends well, and leaves no trace when it does not.
+
+    Parameters
+    ----------
+    path
+        An existing file keeps its permissions. Devices and pipes are written to directly.
+
+    Yields
+    ------
+    file
+        Open for writing.
+
+    Raises
+    ------
+    OSError
+        As in :func:`check_target`, or the system's own reason.
+
+    """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        with open(path, "wb") as handle:
+            yield handle
+        return
+    target = check_target(path)
+    temporary = target.with_name(f".flatcore-{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        if target.exists():
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text_atomic(path: PathLike, text: str) -> None:
+    """Write text as UTF-8, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        As in :func:`atomic_file`.
+    text
+        The whole content.
+
+    Raises
+    ------
+    OSError
+        As in :func:`atomic_file`.
+
+    """
+    with atomic_file(path) as handle:
+        handle.write(text.encode("utf-8"))
+
+
+def write_npz_atomic(path: PathLike, arrays: Mapping[str, Any]) -> None:
+    """Write arrays as an uncompressed ``.npz`` file, whole or not at all; the same arrays give the same bytes.
+
+    Parameters
+    ----------
+    path
+        As in :func:`atomic_file`; no ending is added.
+    arrays
+        Name → array, in the order to be stored.
+
+    Raises
+    ------
+    OSError
+        As in :func:`atomic_file`.
+    ValueError
+        An array of Python objects.
+
+    """
+    with atomic_file(path) as handle, zipfile.ZipFile(handle, "w") as archive:
+        for name, value in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                try:
+                    np.lib.format.write_array(member, np.asanyarray(value), allow_pickle=False)
+                except ValueError as error:
+                    raise ValueError(f"{name} cannot be written to {path}: {error}") from None

@@ -1,0 +1,7 @@
+"""Plain results → figures and self-contained HTML (needs the extra ``cli``)."""
+
+from flatcore.report.analysis import write_analysis
+from flatcore.report.figures import Figure, figure, svg_text
+from flatcore.report.page import Section, Table, render_page
+
+__all__ = ["Figure", "Section", "Table", "figure", "render_page", "svg_text", "write_analysis"]

@@ -1,0 +1,493 @@
+"""eigsh against LAPACK on planted spectra, its residuals, statuses, certificates and refusals.
+
+Dimensions of 150 and more keep the Lanczos path busy: smaller problems are solved densely (and tested as such).
+"""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.sparse
+import scipy.sparse.linalg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import random_orthogonal, with_spectrum
+
+import flatcore as fc
+from flatcore.spectral._certificate import certified_gap
+
+
+class Counted:
+    """An operator that counts the vectors it is given."""
+
+    def __init__(self, A):
+        self.A, self.shape, self.dtype, self.products = A, A.shape, A.dtype, 0
+
+    def __matmul__(self, V):
+        self.products += 1 if V.ndim == 1 else V.shape[1]
+        return self.A @ V
+
+
+def expected(values, which, k):
+    order = {"LA": -values, "SA": values, "LM": -np.abs(values)}[which]
+    return values[np.argsort(order, kind="stable")][:k]
+
+
+def true_residuals(A, result):
+    """‖Av − λv‖ for unit v in float64 from the definition."""
+    V = result.vectors.astype(np.float64)
+    V = V / np.linalg.norm(V, axis=0)
+    return np.linalg.norm(np.asarray(A, np.float64) @ V - V * result.values, axis=0)
+
+
+@st.composite
+def spectra(draw):
+    """150 to 400 eigenvalues: a bulk, and planted at both ends multiple values and clusters."""
+    N = draw(st.integers(150, 400))
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    values = rng.uniform(-1.0, 1.0, N)
+    for sign in (1.0, -1.0):
+        at, level = (0, sign * 2.0) if sign > 0 else (60, sign * 2.0)
+        for _ in range(draw(st.integers(0, 3))):
+            size = draw(st.integers(1, 6))
+            spread = draw(st.sampled_from([0.0, 0.0, 1e-12, 1e-7, 1e-3]))
+            values[at : at + size] = level + spread * rng.standard_normal(size)
+            at, level = at + size, level + sign * draw(st.sampled_from([0.02, 0.3, 1.0]))
+    return values * draw(st.sampled_from([1.0, 1e-8, 1e8]))
+
+
+@pytest.mark.parametrize("which", ["LA", "SA", "LM"])
+@settings(max_examples=20)
+@given(values=spectra(), k=st.integers(1, 14), seed=st.integers(0, 5))
+def test_planted_spectra(which, values, k, seed):
+    """Values agree with those planted to tol (a residual bounds the error of a value), copies included."""
+    A = with_spectrum(values, seed)
+    result = fc.eigsh(A, k, which=which, seed=seed, tol=1e-9)
+    assert "Lanczos" in result.method
+    assert result.status == "converged"
+    assert result.converged.all()
+    size = np.abs(values).max()
+    want = expected(values, which, k)
+    got = np.sort(np.abs(result.values)) if which == "LM" else np.sort(result.values)
+    want = np.sort(np.abs(want)) if which == "LM" else np.sort(want)
+    assert np.abs(got - want).max() <= 2e-9 * size
+    # both residuals carry rounding of 1e-14 of the matrix
+    np.testing.assert_allclose(result.residuals, true_residuals(A, result), atol=1e-12 * size)
+    assert (result.residuals <= 1e-9 * size).all()
+    V = result.vectors
+    assert np.abs(V.T @ V - np.eye(k)).max() <= 1e-9
+    assert (np.diff({"LA": -result.values, "SA": result.values, "LM": -np.abs(result.values)}[which]) >= 0).all()
+
+
+@settings(max_examples=15)
+@given(values=spectra(), k=st.integers(1, 10))
+def test_planted_spectra_in_float32(values, k):
+    """float32 input is iterated in float32; residuals are measured in float64 on the same matrix."""
+    A = with_spectrum(values).astype(np.float32)
+    result = fc.eigsh(A, k)
+    size = np.abs(values).max()
+    assert result.tol == 1e-4
+    assert result.status == "converged"
+    assert np.abs(result.values - np.linalg.eigvalsh(A.astype(float))[::-1][:k]).max() <= 1.1e-4 * size
+    np.testing.assert_allclose(result.residuals, true_residuals(A, result), atol=1e-6 * size)
+    assert result.vectors.dtype == np.float32
+
+
+def laplacian(n=300):
+    return scipy.sparse.diags_array([-np.ones(n - 1), 2 * np.ones(n), -np.ones(n - 1)], offsets=[-1, 0, 1])
+
+
+class Minimal:
+    """Only shape, dtype and @."""
+
+    shape, dtype = (300, 300), np.dtype(np.float64)
+
+    def __matmul__(self, V):
+        return laplacian() @ V
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        laplacian().tocsr(),
+        laplacian().tocsr().astype(np.float32),
+        scipy.sparse.csc_matrix(laplacian()),
+        laplacian().toarray(),
+        np.asfortranarray(laplacian().toarray()),
+        laplacian().toarray().astype(np.int64),
+        scipy.sparse.linalg.aslinearoperator(laplacian()),
+        scipy.sparse.linalg.LinearOperator((300, 300), matvec=lambda v: laplacian() @ v, dtype=np.float64),
+        Minimal(),
+    ],
+    ids=["csr", "csr32", "csc_matrix", "dense", "fortran", "integers", "aslinearoperator", "matvec", "minimal"],
+)
+@pytest.mark.parametrize("which", ["LA", "SA"])
+def test_kinds_of_operators(operator, which):
+    """Eigenvalues of the path Laplacian are 2 − 2cos(πj/(n + 1)), known exactly."""
+    exact = 2 - 2 * np.cos(np.pi * np.arange(1, 301) / 301)
+    result = fc.eigsh(operator, 4, which=which, tol=1e-5)
+    assert result.status == "converged"
+    assert np.abs(result.values - expected(exact, which, 4)).max() <= 4e-5
+
+
+def test_residuals_bound_the_error_of_values():
+    A = with_spectrum(np.random.default_rng(0).uniform(0, 1, 200))
+    result = fc.eigsh(A, 5, tol=1e-3)
+    exact = np.linalg.eigvalsh(A)
+    for value, residual in zip(result.values, result.residuals, strict=True):
+        assert np.abs(exact - value).min() <= residual * (1 + 1e-9)
+
+
+# -- start, stop, reproducibility ----------------------------------------------------------------------------
+
+HARD = np.r_[1.0 + 0.002 * np.arange(8), np.linspace(0.0, 0.99, 392)]  # small gaps: hundreds of products
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_same_seed_gives_the_same_bits(dtype):
+    A = with_spectrum(HARD).astype(dtype)
+    one, two, other = (fc.eigsh(A, 4, seed=seed, threads=2) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one.values, two.values)
+    np.testing.assert_array_equal(one.vectors, two.vectors)
+    np.testing.assert_array_equal(one.residuals, two.residuals)
+    assert one.products == two.products
+    assert (one.vectors != other.vectors).any()
+    assert one.seed == 3
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_warm_start(k):
+    """Started at the answer, one step and its check are left, beside the probe (4 vectors, at most 17 steps)."""
+    A = Counted(with_spectrum(HARD))
+    exact = np.linalg.eigh(A.A)[1][:, ::-1]
+    cold = fc.eigsh(A, k)
+    assert A.products == cold.products
+    A.products = 0
+    warm = fc.eigsh(A, k, v0=exact[:, :k] if k > 1 else exact[:, 0])
+    assert warm.status == "converged"
+    assert A.products == warm.products
+    assert warm.products <= 68 + 4 * max(k, 2)
+    assert cold.products >= 68 + 100
+    np.testing.assert_allclose(warm.values, cold.values, rtol=1e-6)
+
+
+def test_a_start_in_float32_or_as_integers():
+    A = with_spectrum(HARD)
+    for v0 in (np.ones(400, np.float32), np.ones(400, int), np.ones((400, 2))):  # the last is rank-deficient
+        assert fc.eigsh(A, 2, v0=v0).values[0] == pytest.approx(HARD.max(), rel=1e-6)
+
+
+def test_callback_sees_the_run_and_stops_it():
+    A, states = with_spectrum(HARD), []
+
+    def three_steps(state):
+        states.append(state)
+        return len(states) == 3
+
+    result = fc.eigsh(A, 2, callback=three_steps)
+    assert result.status == "stopped"
+    assert "callback" in result.message
+    assert [s.iteration for s in states] == [1, 2, 3]
+    assert states[0].products < states[2].products
+    assert len(states[2].values) == 2 == len(states[2].residuals)
+    assert not result.converged.all()
+    np.testing.assert_allclose(result.residuals, true_residuals(A, result), atol=1e-12)
+    assert result.certificate is None
+
+
+def test_callback_that_returns_something_else_goes_on():
+    assert fc.eigsh(with_spectrum(HARD), 1, callback=lambda state: 1).status == "converged"
+
+
+def test_stopping_before_there_are_k_vectors():
+    result = fc.eigsh(with_spectrum(HARD), 20, callback=lambda state: True)
+    assert result.status == "stopped"
+    assert len(result.values) == len(result.residuals) == result.vectors.shape[1] == len(result.converged)
+    assert 1 <= len(result.values) <= 20
+
+
+def test_stopping_during_the_probe():
+    """The values are converged; only the certificate is missing."""
+    steps_without_probe = []
+    fc.eigsh(with_spectrum(HARD), 1, callback=lambda s: steps_without_probe.append(s.iteration))
+    last = steps_without_probe[-1]
+    result = fc.eigsh(with_spectrum(HARD), 1, callback=lambda s: s.iteration == last - 2)
+    assert result.status == "stopped"
+    assert result.converged.all()
+    assert result.certificate.delta == np.inf
+    assert result.to_dict()["certificate"]["delta"] is None
+
+
+def test_callback_that_raises():
+    def failing(state):
+        raise KeyError("from the callback")
+
+    with pytest.raises(KeyError, match="from the callback"):
+        fc.eigsh(with_spectrum(HARD), 1, callback=failing)
+
+
+def test_few_steps_are_a_status():
+    A = with_spectrum(HARD)
+    result = fc.eigsh(A, 4, tol=1e-10, maxiter=5)
+    assert result.status == "max_iterations"
+    assert not result.converged.all()
+    assert "raise maxiter" in result.message
+    np.testing.assert_allclose(result.residuals, true_residuals(A, result), atol=1e-12)
+    assert (result.converged == (result.residuals <= 1e-10 * np.abs(HARD).max())).all()
+
+
+@pytest.mark.parametrize(("dtype", "floor"), [(np.float32, 1e-6), (np.float64, 1e-13)])
+def test_tolerance_below_the_floor(dtype, floor):
+    A = with_spectrum(np.r_[5.0, 4.0, 3.0, np.linspace(-1, 1, 197)]).astype(dtype)
+    result = fc.eigsh(A, 2, tol=0.0)
+    assert result.tol == floor
+    assert "below the floor" in result.message
+    assert f"{floor:g}" in result.message
+    # at the floor itself both outcomes are honest; the residuals are true either way and close to it
+    assert result.status in ("converged", "precision_limited")
+    assert (result.residuals <= 30 * floor * 5.0).all()
+    np.testing.assert_allclose(result.residuals, true_residuals(A, result), atol=1e-7 if floor > 1e-7 else 1e-13)
+    assert "below the floor" not in fc.eigsh(A, 2, tol=1e-3).message
+
+
+def test_an_operator_that_rounds_more_than_its_type_is_precision_limited():
+    """Products rounded to 1e-5: residuals cannot reach 1e-10, and the answer says so instead of iterating forever."""
+
+    class Rounded:
+        shape, dtype = (200, 200), np.dtype(np.float64)
+        A = with_spectrum(np.r_[5.0, 4.0, np.linspace(-1, 1, 198)])
+
+        def __matmul__(self, V):
+            return np.round(self.A @ V, 5)
+
+    result = fc.eigsh(Rounded(), 2, tol=1e-10, maxiter=300)
+    assert result.status in ("precision_limited", "max_iterations")
+    assert not result.converged.any()
+    assert "pairs" in result.message
+    assert np.abs(result.values - [5.0, 4.0]).max() <= 1e-3
+
+
+# -- degenerate operators ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("N", [5, 200])
+@pytest.mark.parametrize("which", ["LA", "SA", "LM"])
+def test_the_zero_operator(N, which):
+    result = fc.eigsh(np.zeros((N, N)), 3, which=which)
+    np.testing.assert_array_equal(result.values, 0.0)
+    np.testing.assert_allclose(result.vectors.T @ result.vectors, np.eye(3), atol=1e-12)
+    assert result.status == "converged"
+
+
+@pytest.mark.parametrize("scale", [1.0, -3.0, 1e-100, 1e100])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_multiple_of_the_identity(scale, dtype):
+    """All residuals are rounding: nothing of it may be taken for a direction, or a probe would hit noise."""
+    scale = np.sign(scale) * abs(scale) ** 0.2 if dtype == np.float32 else scale
+    result = fc.eigsh((scale * np.eye(200)).astype(dtype), 5)
+    np.testing.assert_allclose(result.values, scale, rtol=1e-12 if dtype == np.float64 else 1e-6)
+    assert result.status == "converged"
+    assert result.certificate.hits == 0
+    assert result.products <= 100
+
+
+@pytest.mark.parametrize(
+    ("which", "want"), [("LA", [3, 2, 0, 0, 0]), ("SA", [-1, 0, 0, 0, 0]), ("LM", [3, 2, -1, 0, 0])]
+)
+def test_low_rank(which, want):
+    """In the complement of what was found the operator is rounding alone, which is not symmetric."""
+    U = random_orthogonal(300, 0)[:, :3]
+    A = (U * [3.0, 2.0, -1.0]) @ U.T
+    for seed in range(3):
+        result = fc.eigsh(A, 5, which=which, seed=seed)
+        np.testing.assert_allclose(result.values, want, atol=1e-6 * 3)
+        assert result.status == "converged"
+
+
+@pytest.mark.parametrize("N", [1, 2, 3, 40])
+def test_small_operators_are_solved_densely(N):
+    A = with_spectrum(np.linspace(-1.0, 2.0, N) if N > 1 else np.array([-2.0]))
+    result = fc.eigsh(A, N)
+    np.testing.assert_allclose(result.values, np.linalg.eigvalsh(A)[::-1], atol=1e-13)
+    assert "Dense" in result.method
+    assert result.certificate.method == "dense"
+    assert result.certificate.delta == 0.0
+    assert result.certificate.probability == 0.0
+    assert "dense" in result.certificate.summary()
+    np.testing.assert_allclose(result.residuals, true_residuals(A, result), atol=1e-13)
+
+
+def test_all_eigenvalues_of_a_larger_operator():
+    values = np.random.default_rng(0).uniform(-1, 1, 160)
+    result = fc.eigsh(with_spectrum(values), 160)
+    np.testing.assert_allclose(result.values, np.sort(values)[::-1], atol=1e-12)
+
+
+# -- multiplicity and the probe ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("multiplicity", [3, 8, 16, 20, 30])
+@pytest.mark.parametrize("which", ["LA", "SA"])
+def test_exact_multiplicities(multiplicity, which):
+    """Copies in number below and above the block (16 at most): a block of b vectors sees only b of them."""
+    sign = 1.0 if which == "LA" else -1.0
+    values = sign * np.r_[np.full(multiplicity, 2.0), np.random.default_rng(1).uniform(-1, 1.5, 400 - multiplicity)]
+    A = with_spectrum(values)
+    for seed in range(3):
+        result = fc.eigsh(A, multiplicity, which=which, seed=seed)
+        assert "Lanczos" in result.method
+        np.testing.assert_allclose(result.values, 2.0 * sign, atol=4e-6)
+        assert result.status == "converged"
+        if multiplicity == 20:
+            assert result.certificate.hits == 4  # found by the probe alone
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_probe_finds_what_a_bad_start_hides(dtype):
+    """Started in an invariant subspace below the top, Lanczos converges there at once: only the probe can know."""
+    values = np.r_[np.full(5, 3.0), 2.5, 2.0, np.linspace(-1, 1, 293)]
+    A = with_spectrum(values).astype(dtype)
+    below = np.linalg.eigh(A.astype(float))[1][:, ::-1][:, 7:11]
+    result = fc.eigsh(A, 4, v0=below)
+    assert result.certificate.hits >= 4
+    np.testing.assert_allclose(result.values, 3.0, atol=4e-4 if dtype == np.float32 else 4e-6)
+    assert result.status == "converged"
+    assert f"{result.certificate.hits} hits merged" in result.certificate.summary()
+
+
+@pytest.mark.parametrize("which", ["SA", "LM"])
+def test_the_probe_looks_on_the_side_asked_for(which):
+    values = np.r_[np.full(3, -3.0), -2.5, np.linspace(-1, 1, 296)]
+    A = with_spectrum(values)
+    inside = np.linalg.eigh(A)[1][:, 10:14]
+    result = fc.eigsh(A, 4, which=which, v0=inside)
+    assert result.certificate.hits >= 4
+    np.testing.assert_allclose(result.values, [-3, -3, -3, -2.5], atol=4e-6)
+
+
+def brute_gap(N, b, q, w, p):
+    """Smallest δ on a fine grid with (eNw/(bδT²))^{b/2} ≤ p, T = cosh((q−1)·arccosh(1 + 2δ/w)), from theory."""
+    for delta in w * np.geomspace(1e-6, 1e4, 200_001):
+        T = math.cosh(min((q - 1) * math.acosh(1 + 2 * delta / w), 700.0))
+        if (math.e * N * w / (b * delta * T * T)) ** (b / 2) <= p:
+            return delta
+    raise AssertionError
+
+
+@pytest.mark.parametrize("arguments", [(576, 4, 17, 8.0, 1e-3), (2e5, 4, 17, 1.0, 1e-3), (1e6, 2, 40, 1e-3, 1e-6)])
+def test_certified_gap(arguments):
+    N, b, q, w, p = arguments
+    assert certified_gap(N, b, q, w, p) == pytest.approx(brute_gap(N, b, q, w, p), rel=2e-4)  # the grid's ratio is 1e-4
+
+
+@pytest.mark.parametrize(("steps", "relative_gap"), [(17, 0.1), (31, 0.03), (55, 0.01)])
+def test_certified_gap_against_the_table(steps, relative_gap):
+    """Theory, section 6: N = 2·10⁵, 1e-3, b = 4: so many steps reach this δ/w, and one step fewer does not."""
+    assert certified_gap(200_000, 4, steps, 1.0, 1e-3) <= relative_gap
+    assert certified_gap(200_000, 4, steps - 1, 1.0, 1e-3) > relative_gap
+
+
+def test_certified_gap_of_a_probe_that_spans_everything():
+    assert certified_gap(60, 4, 15, 1.0, 1e-3) == 0.0
+    assert certified_gap(600, 4, 15, 0.0, 1e-3) == 0.0
+
+
+@pytest.mark.parametrize("which", ["LA", "SA"])
+def test_certificate_of_a_run(which):
+    values = np.r_[3.0, 2.9, np.linspace(-1, 1, 298), -2.0]
+    result = fc.eigsh(with_spectrum(values), 2, which=which)
+    c = result.certificate
+    assert (c.method, c.block, c.probability, c.hits) == ("probe", 4, 1e-3, 0)
+    width = np.ptp(values) - abs(result.values[0] - result.values[1])
+    # the width is the one seen by the solver, within the true one and close to it
+    assert c.delta == pytest.approx(brute_gap(301 - 2, c.block, c.steps, width, 1e-3), rel=0.02)
+    assert "nothing missed beyond" in result.explain()
+
+
+# -- refusals ------------------------------------------------------------------------------------------------
+
+A3 = np.diag([1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("operator", "k", "options", "message"),
+    [
+        (A3, 0, {}, "k is 0; expected between 1 and 3"),
+        (A3, 4, {}, "k is 4; expected between 1 and 3"),
+        (A3, 1.0, {}, "k is 1.0; expected an integer"),
+        (A3, True, {}, "k is True; expected an integer"),
+        (A3, 1, {"which": "SM"}, "which is 'SM'; expected one of 'LA', 'SA', 'LM'"),
+        (A3, 1, {"tol": -1e-3}, "tol is -0.001; expected a number that is not negative, or None"),
+        (A3, 1, {"tol": np.nan}, "tol is nan; expected a number"),
+        (A3, 1, {"tol": "small"}, "tol is 'small'; expected a number"),
+        (A3, 1, {"seed": -1}, "seed is -1; expected at least 0"),
+        (A3, 1, {"seed": 0.5}, "seed is 0.5; expected an integer"),
+        (A3, 1, {"seed": None}, "seed is None; expected an integer"),
+        (A3, 1, {"v0": np.ones(4)}, r"v0 has shape \(4,\); expected \(3,\) or \(3, b\)"),
+        (A3, 1, {"v0": np.ones((1, 3))}, r"v0 has shape \(1, 3\); expected \(3,\) or \(3, b\)"),
+        (A3, 1, {"v0": np.ones((3, 0))}, r"v0 has shape \(3, 0\)"),
+        (A3, 1, {"v0": [1.0, np.nan, 0.0]}, r"v0 contains nan at index \(1\)"),
+        (A3, 1, {"v0": np.ones(3) * 1j}, "v0 is complex"),
+        (A3, 1, {"maxiter": 0}, "maxiter is 0; expected at least 1"),
+        (A3, 1, {"threads": 0}, "threads is 0; expected at least 1"),
+        (np.ones((3, 4)), 1, {}, r"operator has shape \(3, 4\); expected a square one"),
+        (np.ones(3), 1, {}, r"operator has shape \(3,\); expected a square one"),
+        (np.ones((0, 0)), 1, {}, r"operator has shape \(0, 0\); expected at least one row"),
+        (A3.tolist(), 1, {}, "operator is a list; expected something with shape, dtype and @"),
+        (A3 * 1j, 1, {}, r"operator is complex \(complex128\); expected a real symmetric one"),
+    ],
+)
+def test_bad_arguments(operator, k, options, message):
+    with pytest.raises(ValueError, match=message):
+        fc.eigsh(operator, k, **options)
+
+
+class Spoiled:
+    """Gives back something wrong."""
+
+    dtype = np.dtype(np.float64)
+
+    def __init__(self, N, spoil):
+        self.shape, self.spoil = (N, N), spoil
+
+    def __matmul__(self, V):
+        return self.spoil(np.linspace(1, 2, self.shape[0])[:, None] * V)
+
+
+@pytest.mark.parametrize("N", [20, 300])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda W: W * np.nan, "the operator returned NaN or Inf"),
+        (lambda W: W + np.inf, "the operator returned NaN or Inf"),
+        (lambda W: W[:-1], r"operator @ V has shape .*; expected \("),
+        (lambda W: W * 1j, "operator @ V is complex; expected a real symmetric operator"),
+        (lambda W: W + np.roll(W, 1, axis=0), "the operator is not symmetric"),
+    ],
+    ids=["nan", "inf", "shape", "complex", "asymmetric"],
+)
+def test_operators_that_misbehave(N, spoil, message):
+    with pytest.raises(ValueError, match=message):
+        fc.eigsh(Spoiled(N, spoil), 2)
+
+
+def test_nan_that_comes_late():
+    class Late(Counted):
+        def __matmul__(self, V):
+            return super().__matmul__(V) * (np.nan if self.products > 20 else 1.0)
+
+    with pytest.raises(ValueError, match="the operator returned NaN or Inf"):
+        fc.eigsh(Late(with_spectrum(HARD)), 2)
+
+
+def test_a_basis_that_cannot_fit_is_foreseen():
+    class Huge(Minimal):
+        shape = (10**12, 10**12)
+
+    with pytest.raises(MemoryError, match=r"a basis of 48 vectors of 1000000000000 needs 384000\.0 GB"):
+        fc.eigsh(Huge(), 1)
+
+
+def test_vectors_that_belong_to_no_chain():
+    with pytest.raises(ValueError, match="these eigenvectors belong to no chain; use vectors"):
+        fc.eigsh(A3, 1).layers(0)
