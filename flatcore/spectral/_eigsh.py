@@ -314,6 +314,7 @@ def _certified(
             seeds=run.seeds,
             locked=locked,
             start=start,
+            scale=run.scale,
         )
         indices = _converge(run, process, lambda order: order[:k] if len(order) >= k else order[:0], tol)
         if len(indices) == 0:  # stopped before the basis held k vectors
