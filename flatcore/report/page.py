@@ -48,8 +48,8 @@ figcaption { color: #3d4a5a; font-size: .95rem; }
 figcaption p { margin: .35rem 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; margin: .75rem 0; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #e6e8eb; text-align: left; white-space: nowrap; }
-td.wrap { white-space: normal; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #e6e8eb; text-align: left; white-space: pre; }
+td.wrap { white-space: pre-wrap; }
 th { background: #f5f7f9; }
 caption { text-align: left; color: #3d4a5a; padding-bottom: .3rem; }
 footer { color: #5c677d; font-size: .85rem; margin-top: 3rem; border-top: 1px solid #d7dce2; padding-top: .75rem; }
