@@ -411,3 +411,63 @@ def test_pipes_are_written_to_and_stay_pipes(tmp_path):
         os.close(reader)
     assert stat.S_ISFIFO(path.stat().st_mode)
     assert os.listdir(tmp_path) == ["pipe"]
+
+
+# Skip links
+
+
+@pytest.mark.parametrize(
+    ("skip", "flags"),
+    [
+        (True, (True, True, True)),
+        (False, (False, False, False)),
+        ([True, False, True], (True, False, True)),
+        ([False, False, False], (False, False, False)),
+    ],
+)
+def test_booleans_called_skip_mark_skip_links(tmp_path, rng, skip, flags):
+    matrices = layers(rng, 3, 3, 3, 3)
+    arrays = {f"W{j}": W for j, W in enumerate(matrices, 1)}
+    read = fio.read_model(save(tmp_path / "m.npz", skip=np.array(skip), step=np.array(7), **arrays))
+    assert (read.skip, read.ignored) == (flags, ("step",))
+    assert read.to_dict()["skip"] == list(flags)
+    applied = [W + np.eye(3) * flag for W, flag in zip(matrices, flags, strict=True)]
+    chain = read.chain()
+    assert chain.skip == flags
+    np.testing.assert_allclose(chain.product(), np.linalg.multi_dot(applied[::-1]), rtol=1e-12)
+
+
+def test_skip_links_are_described_layer_by_layer(tmp_path, rng):
+    W1, W2, W3 = layers(rng, 4, 3, 3, 3)
+    path = save(tmp_path / "m.npz", W1=W1, W2=W2, b2=np.zeros(3), W3=W3, skip=np.array([False, True, True]))
+    assert fio.read_model(path).describe().splitlines() == [
+        f"{path}: 3 layers, applied in this order",
+        "  1  W1  3 × 4 float64",
+        "  2  W2  3 × 3 float64, bias b2, skip link",
+        "  3  W3  3 × 3 float64, skip link",
+    ]
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (2, 1), (0,)])
+def test_as_many_skip_flags_as_layers(tmp_path, rng, shape):
+    W1, W2 = layers(rng, 3, 3, 3)
+    path = save(tmp_path / "m.npz", W1=W1, W2=W2, skip=np.ones(shape, dtype=bool))
+    message = rf"m\.npz: skip has shape \({shape[0]},.*\); expected one flag, or one for each layer"
+    with pytest.raises(ValueError, match=message):
+        fio.read_model(path)
+
+
+@pytest.mark.parametrize("skip", [np.array(1), np.ones(2), np.array(["yes", "no"]), np.array([1, 0], dtype=np.uint8)])
+def test_skip_of_another_type_is_ignored(tmp_path, rng, skip):
+    W1, W2 = layers(rng, 3, 3, 3)
+    read = fio.read_model(save(tmp_path / "m.npz", W1=W1, W2=W2, skip=skip))
+    assert (read.skip, read.ignored) == (None, ("skip",))
+    assert read.describe().splitlines()[-1] == "  ignored: skip"
+    np.testing.assert_allclose(read.chain().product(), W2 @ W1, rtol=1e-12)
+
+
+def test_a_skip_link_needs_a_square_layer_and_names_it(tmp_path, rng):
+    W1, W2 = layers(rng, 4, 3, 3)
+    path = save(tmp_path / "m.npz", W1=W1, W2=W2, skip=np.array(True))
+    with pytest.raises(ValueError, match=r"m\.npz: .*W1 has shape \(3, 4\); a skip link needs a square one"):
+        fio.read_model(path).chain()

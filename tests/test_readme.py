@@ -25,7 +25,7 @@ def test_example_prints_what_it_says():
         exec(block("python"), {})
     printed, promised = out.getvalue(), block("text")
     assert re.sub(NUMBER, "#", printed).split() == re.sub(NUMBER, "#", promised).split()
-    # Four digits are printed; another BLAS may round the last of them differently. The residual bound is a power of ten.
+    # Four digits are printed, and another BLAS may round the last one differently. The residual is a power of ten.
     for a, b in zip(re.findall(NUMBER, printed), re.findall(NUMBER, promised), strict=True):
         ours, said = float(a), float(b)
         assert ours <= 1e-4 if said < 1e-3 else ours == pytest.approx(said, rel=2e-3)

@@ -26,6 +26,10 @@ class StaleWeightsError(RuntimeError):
     """The weights changed after the Hessian was built."""
 
 
+class NonFiniteLossError(ValueError):
+    """The loss or its gradient overflows at the chain's end-to-end matrix."""
+
+
 class ChainProducts:
     """A snapshot of a chain and a loss: partial products, loss gradient, and products with many directions.
 
@@ -51,7 +55,7 @@ class ChainProducts:
         if G.shape != self.end_to_end.shape:
             raise ValueError(f"loss.gradient returned shape {G.shape}; expected {self.end_to_end.shape}")
         if not np.isfinite(G).all():
-            raise ValueError("loss.gradient returned NaN or Inf; the chain's output or the loss overflows")
+            raise NonFiniteLossError("loss.gradient returned NaN or Inf; the chain's output or the loss overflows")
         self.loss_gradient = G
         self._kernel.set_loss_gradient(self._far(G))
         self._kernel32: _core.ChainHessian32 | None = None

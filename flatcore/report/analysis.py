@@ -49,7 +49,7 @@ def _lead(a: Analysis) -> list[str]:
         f"The largest eigenvalue of the Hessian is {number(float(a.sharpness.values[0]), 6)} "
         f"({a.sharpness.status}, residual {number(float(a.sharpness.residuals[0]), 2)}).",
     ]
-    if np.isnan(a.flattest):
+    if np.isnan(a.flatness_ratio):
         return [*lines, f"The flattest possible sharpness is not known here: {a.flattest_status or 'Φ is zero'}."]
     return [
         *lines,

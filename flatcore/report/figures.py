@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,13 +52,13 @@ def figure(name: str, rows: int, cols: int, size: tuple[float, float], **kwargs:
 
     style: dict[Any, Any] = {**_STYLE, "axes.prop_cycle": cycler(color=COLOURS), "svg.hashsalt": name}
     with rc_context(style):
-        canvas = MatplotlibFigure(figsize=size)
+        canvas = MatplotlibFigure(figsize=size, label=name)
         yield canvas, canvas.subplots(rows, cols, squeeze=False, **kwargs)
 
 
 def svg_text(canvas: Any) -> str:
-    """The figure as an <svg> element without XML prologue or date."""
+    """The figure as an <svg> element without XML prologue or date, its ids made unique by the figure's name."""
     stream = io.StringIO()
     canvas.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
-    return text[text.index("<svg") :]
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{canvas.get_label()}-", text[text.index("<svg") :])

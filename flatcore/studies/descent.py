@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from flatcore._checks import FloatArray
+from flatcore.io import natural_key
 from flatcore.linear import LinearChain, QuadraticLoss, balance, coupling, flattest_sharpness, gains
-from flatcore.linear.hessian import ChainProducts, Hessian
+from flatcore.linear.hessian import ChainProducts, Hessian, NonFiniteLossError
 from flatcore.spectral import eigsh
 from flatcore.studies.folder import StudyFolder
 
 Tick = Callable[[float], None]
+_DIVERGED = 1e6  # times the first loss
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Trace:
     run: Run
     chain: LinearChain
     steps: int
-    status: str  # converged | max_steps | diverged | unfinished
+    status: str  # converged | max_steps | diverged (not measured) | unfinished
     rows: list[dict[str, float]] = field(default_factory=list)
 
     def column(self, name: str) -> FloatArray:
@@ -73,37 +75,46 @@ def train(run: Run, folder: StudyFolder, tick: Tick) -> Trace:
     weights, trace = _restored(run, folder)
     eigenvectors: FloatArray | None = None
     while trace.status == "unfinished":
-        products = ChainProducts(trace.chain, run.loss)
-        trace.status = _status(run, trace, products)
-        if trace.steps in run.measure_at or trace.status != "unfinished":
+        with np.errstate(over="ignore", invalid="ignore"):  # divergence is a status
+            products, trace.status = _status(run, trace)
+        if trace.status != "diverged" and (trace.steps in run.measure_at or trace.status != "unfinished"):
             row, eigenvectors = measure(trace.chain, run, eigenvectors)
             trace.rows.append({"step": float(trace.steps), **row})
+        if trace.steps in run.measure_at or trace.status != "unfinished":
             _save(run, folder, weights, trace)
-            tick(trace.steps / run.max_steps)
-        if trace.status == "unfinished":
-            for W, slope in zip(weights, trace.chain.blocks(products.gradient()), strict=True):
-                W -= run.step_size * slope
+            tick(trace.steps / max(run.max_steps, 1))
+        if products is not None and trace.status == "unfinished":
+            with np.errstate(over="ignore", invalid="ignore"):
+                for W, slope in zip(weights, trace.chain.blocks(products.gradient()), strict=True):
+                    W -= run.step_size * slope
             trace.steps += 1
             if trace.steps % 100 == 0:
                 tick(trace.steps / run.max_steps)
     return trace
 
 
-def _status(run: Run, trace: Trace, products: ChainProducts) -> str:
+def _status(run: Run, trace: Trace) -> tuple[ChainProducts | None, str]:
+    """Partial products of the current weights, and whether to go on with them."""
+    try:
+        products = ChainProducts(trace.chain, run.loss)
+    except NonFiniteLossError:
+        if not trace.rows:
+            raise
+        return None, "diverged"
     # On the input side the end-to-end matrix is whitened and the inner loss measures the same excess.
     if run.stop_excess is not None and products.loss.excess(products.end_to_end) <= run.stop_excess:
-        return "converged"
-    if products.value() > 1e6 * (1.0 + abs(trace.rows[0]["loss"] if trace.rows else products.value())):
-        return "diverged"
-    return "max_steps" if trace.steps >= run.max_steps else "unfinished"
+        return products, "converged"
+    if trace.rows and not products.value() <= _DIVERGED * (1.0 + abs(trace.rows[0]["loss"])):
+        return products, "diverged"
+    return products, "max_steps" if trace.steps >= run.max_steps else "unfinished"
 
 
 def _restored(run: Run, folder: StudyFolder) -> tuple[list[FloatArray], Trace]:
-    saved = folder.load(run.name)
+    saved = folder.load(run.name, ("W1", "step", "status", "history_names", "history"))
     if saved is None:
         weights = run.start()
         return weights, Trace(run, LinearChain(weights, skip=run.skip), 0, "unfinished")
-    weights = [saved[name] for name in sorted(saved) if name.startswith("W")]
+    weights = [saved[name] for name in sorted(saved, key=natural_key) if name.startswith("W")]
     names = [str(name) for name in saved["history_names"]]
     rows = [dict(zip(names, (float(x) for x in row), strict=True)) for row in saved["history"]]
     trace = Trace(run, LinearChain(weights, skip=run.skip), int(saved["step"]), str(saved["status"]), rows)

@@ -39,6 +39,9 @@ def sharpness(traces: Sequence[Trace], name: str = "sharpness") -> str:
 def flatness_orders(families: dict[str, Sequence[Trace]]) -> str:
     """Flatness ratio − 1 and largest balance gap at the end against the step size."""
     with figure("orders", 1, 2, (8.5, 3.2)) as (canvas, axes):
+        if not families:
+            axes[0, 0].text(0.5, 0.5, "every run is flat to rounding", ha="center", transform=axes[0, 0].transAxes)
+            return svg_text(canvas)
         for label, traces in families.items():
             etas = [t.run.step_size for t in traces]
             excess = [t.last["flatness_ratio"] - 1.0 for t in traces]

@@ -50,9 +50,10 @@ class StudyFolder:
             raise ValueError(f"{path} is a file; expected a folder to write the study to")
         if not resume and path.exists() and any(path.iterdir()):
             raise ValueError(f"{path} is not empty; expected a new folder, or --resume to go on with the study in it")
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self.figures.mkdir(exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
         self._claim()
+        self.checkpoints.mkdir(exist_ok=True)
+        self.figures.mkdir(exist_ok=True)
 
     def _claim(self) -> None:
         place = self.path / "study.json"
@@ -63,6 +64,8 @@ class StudyFolder:
                 raise ValueError(f"{place} is no study's settings: {error}") from None
             if found != self.settings:
                 raise ValueError(f"{self.path} holds a study with settings {found}; expected {self.settings}")
+        elif any(self.path.iterdir()):
+            raise ValueError(f"{self.path} is not empty and holds no study; expected a new folder")
         write_text_atomic(place, json.dumps(self.settings) + "\n")
 
     @property
@@ -79,13 +82,17 @@ class StudyFolder:
         """Replace the checkpoint of a run."""
         write_npz_atomic(self.checkpoints / f"{run}.npz", arrays)
 
-    def load(self, run: str) -> dict[str, FloatArray] | None:
-        """The checkpoint of a run, or None where there is none."""
+    def load(self, run: str, required: tuple[str, ...] = ()) -> dict[str, FloatArray] | None:
+        """The checkpoint of a run with at least the arrays `required`, or None where there is no checkpoint."""
         place = self.checkpoints / f"{run}.npz"
         if not place.exists():
             return None
         try:
-            with np.load(place, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
+            with open(place, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
+                found = {name: archive[name] for name in archive.files}
         except Exception as error:
             raise ValueError(f"{place} is no checkpoint ({error}); delete it to run {run} afresh") from error
+        missing = [name for name in required if name not in found]
+        if missing:
+            raise ValueError(f"{place} is no checkpoint (no {', '.join(missing)}); delete it to run {run} afresh")
+        return found
