@@ -809,7 +809,7 @@ def test_sharpness_above_the_edge_is_named():
     assert "not below 2/η: first bad and second bad." in text
     assert "second bad: 40 = 2 of 2/η and 8.0000 λ*" in text
     (alone,) = words.sharpness_words(traces[:2])
-    assert "first bad did lie above" in alone
+    assert "not below 2/η: first bad." in alone
     (calm,) = words.sharpness_words([synthetic("at the edge", rows=({"sharpness": 20.01},))])
     assert "none does" in calm
 
