@@ -1,0 +1,271 @@
+"""Runs workloads: set-up, first call and its check, interleaved rounds; collects what the JSON and the tables say.
+
+A workload is a sequence of cases and, for full-size runs, targets judged on their results. A case is a table: entries
+(a contender on a problem) timed against each other, the first of them the base of the ratios. A problem knows its
+argument, its work and how an answer is checked; nothing here knows what the question is.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from benchmarks.contenders.base import Contender
+from benchmarks.timing import (
+    MATMUL_SIZE,
+    TIMED_ONCE_SECONDS,
+    Stages,
+    Work,
+    Yardsticks,
+    interleaved_rounds,
+    median_of_ratios,
+    ratio_of_medians,
+    seconds_of,
+)
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for."""
+
+    quick: bool = False  # small sizes, to check answers; targets are not judged
+    full: bool = False  # also the contenders that take minutes
+    rounds: int = 5
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Relative difference of an answer from a reference, and what is allowed."""
+
+    reference: str
+    difference: float
+    tolerance: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the difference is within the tolerance."""
+        return self.difference <= self.tolerance
+
+
+class Problem(Protocol):
+    """A question: what a contender is prepared with and called on."""
+
+    @property
+    def argument(self) -> Any:
+        """What each call is given."""
+
+    @property
+    def dtype(self) -> str:
+        """Precision, which chooses the yardstick."""
+
+    @property
+    def work(self) -> Work:
+        """What one call has to do at least."""
+
+    def describe(self) -> dict[str, Any]:
+        """Sizes, for the JSON."""
+
+    def agreements(self, answer: Any) -> list[Agreement]:
+        """The answer against independent references."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of a table: a contender on a problem."""
+
+    contender: Contender
+    problem: Problem
+    label: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """A table; its first entry is the base of the ratios."""
+
+    name: str
+    entries: Sequence[Entry]
+    matmul_sizes: Sequence[int] = (MATMUL_SIZE,)  # yardsticks taken with it
+
+
+@dataclass
+class EntryResult:
+    """What was measured of an entry; seconds."""
+
+    label: str
+    problem: dict[str, Any]
+    work: Work
+    setup: float
+    setup_stages: dict[str, float]
+    first: float
+    agreements: list[Agreement]
+    rounds: list[float] = field(default_factory=list)
+    timed_once: bool = False
+    median: float = 0.0
+    minimum: float = 0.0
+    ratio_of_medians: float = 1.0  # this entry's over the base's
+    median_of_ratios: float | None = None
+    gflops_per_second: float = 0.0
+    roofline: float | None = None
+    fraction_of_roofline: float | None = None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the answer agrees with every reference."""
+        return all(agreement.agrees for agreement in self.agreements)
+
+
+@dataclass
+class CaseResult:
+    """A measured table, and who could not take part."""
+
+    name: str
+    entries: list[EntryResult]
+    missing: dict[str, str]
+
+    def entry(self, label: str) -> EntryResult | None:
+        """The row with this label, if it was measured."""
+        return next((entry for entry in self.entries if entry.label == label), None)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A number the project aims at; `met` is None where it could not be measured."""
+
+    name: str
+    value: float | None
+    bound: str
+    met: bool | None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is measured under one name."""
+
+    name: str
+    summary: str
+    cases: Callable[[Options], Iterator[Case]]
+    targets: Callable[[Sequence[CaseResult], Yardsticks], list[Target]]
+
+
+@dataclass
+class WorkloadResult:
+    """Everything about one run of a workload."""
+
+    workload: str
+    summary: str
+    options: Options
+    yardsticks: Yardsticks
+    cases: list[CaseResult] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all answers agree."""
+        return all(entry.agrees for case in self.cases for entry in case.entries)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "workload": self.workload,
+            "summary": self.summary,
+            "options": asdict(self.options),
+            "yardsticks": {"best_of": self.yardsticks.repeats, **self.yardsticks.measured},
+            "answers_agree": self.agrees,
+            "cases": [_case_dict(case) for case in self.cases],
+            "targets": [asdict(target) for target in self.targets],
+        }
+
+
+def _case_dict(case: CaseResult) -> dict[str, Any]:
+    rows = [
+        {**asdict(entry), "agreements": [{**asdict(a), "agrees": a.agrees} for a in entry.agreements]}
+        for entry in case.entries
+    ]
+    return {"name": case.name, "entries": rows, "missing": case.missing}
+
+
+def run(workload: Workload, options: Options, yardsticks: Yardsticks, say: Say) -> WorkloadResult:
+    """Run all cases of a workload, `say` being told what is being done; then the rooflines, and the targets."""
+    result = WorkloadResult(workload.name, workload.summary, options, yardsticks)
+    for case in workload.cases(options):
+        result.cases.append(run_case(case, options.rounds, yardsticks, say))
+    for entry in (entry for case in result.cases for entry in case.entries):
+        entry.roofline = yardsticks.roofline(entry.work, entry.problem["dtype"])
+        entry.fraction_of_roofline = None if entry.roofline is None else entry.roofline / entry.median
+    if not options.quick:
+        result.targets = workload.targets(result.cases, yardsticks)
+    return result
+
+
+def run_case(case: Case, rounds: int, yardsticks: Yardsticks, say: Say) -> CaseResult:
+    """Set up, check and time the entries of one case."""
+    result = CaseResult(case.name, [], {})
+    calls: dict[str, Callable[[], Any]] = {}
+    for entry in case.entries:
+        reason = entry.contender.available()
+        if reason is not None:
+            result.missing[entry.label] = reason
+            continue
+        say(f"{case.name}: {entry.label}: set-up, first call, check")
+        measured, calls[entry.label] = _prepared(entry)
+        result.entries.append(measured)
+    say(f"{case.name}: {rounds} rounds")
+    yardsticks.take(case.entries[0].problem.dtype, case.matmul_sizes)
+    times = interleaved_rounds(calls, {entry.label: entry.first for entry in result.entries}, rounds)
+    for measured in result.entries:
+        _evaluate(measured, times[measured.label], times[result.entries[0].label])
+    return result
+
+
+def _prepared(entry: Entry) -> tuple[EntryResult, Callable[[], Any]]:
+    """Set up a contender, make and check its first call; the call comes along."""
+    stages = Stages()
+    setup, answer_to = seconds_of(lambda: entry.contender.prepare(entry.problem, stages))
+
+    def call() -> Any:
+        return answer_to(entry.problem.argument)
+
+    first, answer = seconds_of(call)
+    agreements = entry.problem.agreements(answer)
+    problem = entry.problem
+    return EntryResult(entry.label, problem.describe(), problem.work, setup, stages.seconds, first, agreements), call
+
+
+def _evaluate(entry: EntryResult, times: list[float], base: list[float]) -> None:
+    entry.rounds = times
+    entry.timed_once = entry.first > TIMED_ONCE_SECONDS
+    entry.median, entry.minimum = statistics.median(times), min(times)
+    entry.ratio_of_medians = ratio_of_medians(times, base)
+    entry.median_of_ratios = None if entry.timed_once else median_of_ratios(times, base)
+    entry.gflops_per_second = entry.work.flops / entry.median / 1e9
+
+
+def entries_for(contenders: Iterable[Contender], problem: Problem) -> list[Entry]:
+    """Every contender on the same problem."""
+    return [Entry(contender, problem, contender.name) for contender in contenders]
+
+
+def fastest_peer(case: CaseResult) -> EntryResult | None:
+    """The fastest entry after the base."""
+    return min(case.entries[1:], key=lambda entry: entry.median, default=None)
+
+
+def peer_ratio(entry: EntryResult | None) -> float | None:
+    """How many times slower than the base: the rounds' median ratio, or the medians' where there are no rounds."""
+    if entry is None:
+        return None
+    return entry.ratio_of_medians if entry.median_of_ratios is None else entry.median_of_ratios
+
+
+def at_most(name: str, value: float | None, bound: float) -> Target:
+    """A target that is met below the bound."""
+    return Target(name, value, f"≤ {bound:g}", None if value is None else value <= bound)
+
+
+def at_least(name: str, value: float | None, bound: float) -> Target:
+    """A target that is met above the bound."""
+    return Target(name, value, f"≥ {bound:g}", None if value is None else value >= bound)

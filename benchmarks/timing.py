@@ -1,0 +1,160 @@
+"""Wall-clock times: interleaved rounds, and the yardsticks that travel between machines.
+
+Every round runs each contender once, the order rotated by one from round to round, so that slow drifts of the machine
+(frequency, neighbours) and what one contender leaves behind (caches, spinning threads) fall on all alike. Reported are
+medians, minima, the ratio of the medians and the median of the rounds' ratios. The first call of each contender comes
+before the rounds, is reported apart, and is the only one where it takes longer than ``TIMED_ONCE_SECONDS``.
+
+Yardsticks: ``copy``, ``torch.Tensor.copy_`` on 2²⁶ float32, bytes read plus written per second; ``matmul``, NumPy's
+matrix product of 2048 × 2048 matrices, in flops per second. Each is the best of nine, taken with every case, and
+the best of the workload counts: a neighbour's busy second must not lower what kernels are measured against.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+TIMED_ONCE_SECONDS = 60.0
+COPY_ENTRIES = 2**26
+MATMUL_SIZE = 2048
+YARDSTICK_REPEATS = 9
+_PAUSE_SECONDS = 0.02  # idle worker threads spin for some milliseconds after a parallel region
+
+
+def seconds_of(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Wall-clock seconds of one call, and what it returned; no garbage is collected meanwhile."""
+    time.sleep(_PAUSE_SECONDS)
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        result = call()
+        return time.perf_counter() - start, result
+    finally:
+        gc.enable()
+
+
+@dataclass
+class Stages:
+    """Seconds of the named stages of a set-up."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time the block as the stage `name`."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return sum(self.seconds.values())
+
+
+def rotated(keys: Sequence[str], by: int) -> list[str]:
+    """The keys, beginning with number `by` (counted cyclically)."""
+    start = by % len(keys)
+    return [*keys[start:], *keys[:start]]
+
+
+def interleaved_rounds(
+    calls: Mapping[str, Callable[[], Any]], first: Mapping[str, float], rounds: int
+) -> dict[str, list[float]]:
+    """Seconds of every call in every round; one entry, its first call's, where that took too long to repeat."""
+    slow = {key: [seconds] for key, seconds in first.items() if seconds > TIMED_ONCE_SECONDS}
+    keys = [key for key in calls if key not in slow]
+    times: dict[str, list[float]] = {key: [] for key in keys}
+    for number in range(rounds):
+        gc.collect()
+        for key in rotated(keys, number) if keys else []:
+            times[key].append(seconds_of(calls[key])[0])
+    return times | slow
+
+
+def ratio_of_medians(times: Sequence[float], base: Sequence[float]) -> float:
+    """Median of `times` over median of `base`."""
+    return statistics.median(times) / statistics.median(base)
+
+
+def median_of_ratios(times: Sequence[float], base: Sequence[float]) -> float | None:
+    """Median of the rounds' ratios; None where the two were not timed in the same rounds."""
+    if len(times) != len(base):
+        return None
+    return statistics.median(a / b for a, b in zip(times, base, strict=True))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one call has to do at least: floating-point operations, and bytes read and written."""
+
+    flops: float
+    bytes: float
+
+
+@dataclass
+class Yardsticks:
+    """Rates of this machine in this run: the best of `repeats`, and of every time they were taken."""
+
+    repeats: int = YARDSTICK_REPEATS
+    measured: dict[str, float | None] = field(default_factory=dict)
+
+    @property
+    def copy(self) -> float | None:
+        """Bytes per second, or None without torch."""
+        return self.measured["copy_bytes_per_second"]
+
+    def matmul(self, dtype: str, size: int = MATMUL_SIZE) -> float:
+        """Flops per second of NumPy's product of two size × size matrices."""
+        rate = self.measured[_matmul_name(size, dtype)]
+        assert rate is not None  # NumPy is always there
+        return rate
+
+    def roofline(self, work: Work, dtype: str) -> float | None:
+        """Seconds no kernel with this work can beat: max(flops / matmul, bytes / copy)."""
+        return None if self.copy is None else max(work.flops / self.matmul(dtype), work.bytes / self.copy)
+
+    def take(self, dtype: str, sizes: Sequence[int]) -> None:
+        """Measure now, for kernels in this precision, and keep what is better than before."""
+        self._keep("copy_bytes_per_second", copy_rate(self.repeats))
+        for size in sizes:
+            self._keep(_matmul_name(size, dtype), matmul_rate(size, dtype, self.repeats))
+
+    def _keep(self, name: str, rate: float | None) -> None:
+        self.measured[name] = None if rate is None else max(rate, self.measured.get(name) or 0.0)
+
+
+def _matmul_name(size: int, dtype: str) -> str:
+    return f"matmul_{size}_{dtype}_flops_per_second"
+
+
+def _best(call: Callable[[], Any], repeats: int) -> float:
+    return min(seconds_of(call)[0] for _ in range(repeats))
+
+
+def copy_rate(repeats: int) -> float | None:
+    """Bytes read plus written per second by ``torch.Tensor.copy_`` on 2²⁶ float32."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+
+    source = torch.ones(COPY_ENTRIES, dtype=torch.float32)
+    target = torch.zeros_like(source)
+    return 2 * source.nbytes / _best(lambda: target.copy_(source), repeats)
+
+
+def matmul_rate(size: int, dtype: str, repeats: int) -> float:
+    """Flops per second of NumPy's product of two size × size matrices, the result's memory given."""
+    rng = np.random.default_rng(0)
+    A, B = (rng.standard_normal((size, size)).astype(dtype) for _ in range(2))
+    out = np.empty_like(A)
+    return 2 * size**3 / _best(lambda: np.matmul(A, B, out=out), repeats)
