@@ -104,6 +104,10 @@ void multiply_stored(ConstMatrixView<T> A, const StoredMatrix& W, T beta, Matrix
     }
     require(A.cols == W.rows && A.rows == C.rows && W.cols == C.cols, "matrix product of ", A.rows, "x", A.cols,
             " and ", W.rows, "x", W.cols, " into ", C.rows, "x", C.cols);
+    if (W.rows == 0) {
+        multiply<T>(T(1), A, ConstMatrixView<T>(nullptr, 0, W.cols), beta, C, control);
+        return;
+    }
     // Panels of whole stored rows: each is one contiguous piece of the stored weights, converted into a buffer that
     // stays in cache for the product that follows. One thread converts: BLAS's own threads are still warm.
     const bool row_major = W.col_stride == 1;
