@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import flatcore as fc
 from flatcore import cli
 
-COMMAND = [sys.executable, "-c", "from flatcore.cli import main; main()"]
+COMMAND = [sys.executable, "-P", "-c", "from flatcore.cli import main; main()"]
 
 
 def run(*arguments):
@@ -407,7 +407,7 @@ def test_a_full_disk_behind_standard_output_is_exit_2(tmp_path):
 def test_closed_standard_streams_do_not_matter(files, tmp_path, json_file):
     arguments = [*COMMAND, "analyze", str(files[0]), "--json", json_file]
     script = f"import os; os.close(1); os.close(2); os.execv({sys.executable!r}, {arguments!r})"
-    assert subprocess.run([sys.executable, "-c", script], cwd=tmp_path, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-P", "-c", script], cwd=tmp_path, timeout=60).returncode == 0
     assert (tmp_path / "a.json").exists() == (json_file == "a.json")
 
 
@@ -421,14 +421,18 @@ def test_output_that_cannot_show_mathematics_is_escaped(files, tmp_path):
 
 def test_without_the_extra_the_command_says_how_to_get_it(tmp_path):
     script = "import sys; sys.modules['typer'] = None; from flatcore.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
     assert done.returncode == 2
     assert done.stderr == "flatcore: the command line needs typer: pip install 'flatcore[cli]'\n"
 
 
 def test_the_library_does_not_load_the_command_line(tmp_path):
     script = "import flatcore, sys; print(sorted({'typer', 'rich', 'flatcore.cli'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
     assert (done.returncode, done.stdout) == (0, "[]\n")
 
 

@@ -149,7 +149,7 @@ def test_pybind11_is_included_by_the_bindings_alone():
 
 def run(code):
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-P", "-W", "ignore", "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     return done.stdout.strip()
 

@@ -146,7 +146,7 @@ for _ in range(100):
 def test_ctrl_c(work):
     """Kernels look for signals every 50 ms between pieces of work; 1 s includes the interpreter's own end."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SETUP + WORK[work] + "print('finished', flush=True)"],
+        [sys.executable, "-P", "-c", SETUP + WORK[work] + "print('finished', flush=True)"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
