@@ -23,6 +23,12 @@ from flatcore import cli
 COMMAND = [sys.executable, "-P", "-c", "from flatcore.cli import main; main()"]
 
 
+def run_python(script, folder):
+    return subprocess.run(
+        [sys.executable, "-P", "-c", script], capture_output=True, text=True, cwd=folder, timeout=60, check=False
+    )
+
+
 def run(*arguments):
     result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
     assert "Traceback" not in result.stderr
