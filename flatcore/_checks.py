@@ -22,15 +22,19 @@ def as_numpy(name: str, value: Any) -> NDArray[Any]:
     """A NumPy view of an array, a CPU tensor (detached) or nested sequences."""
     if is_tensor(value):
         tensor = value.detach()
+        if str(tensor.layout) != "torch.strided":
+            raise ValueError(f"{name} has layout {tensor.layout}; expected a dense tensor (use .to_dense())")
         if tensor.device.type != "cpu":
             raise ValueError(f"{name} lives on {tensor.device}; expected a CPU tensor (use .cpu())")
         if tensor.dtype.itemsize < 4 and tensor.dtype.is_floating_point:
             tensor = tensor.float()
         return np.asarray(tensor.numpy())
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(f"{name} is a masked array; expected every entry to count (use .filled())")
     try:
         return np.asarray(value)
     except ValueError as error:
-        raise ValueError(f"{name} is no array: {error}") from None
+        raise ValueError(f"{name} is no array of one shape; expected rows of equal length ({error})") from None
 
 
 def as_float_array(name: str, value: Any, ndim: int) -> FloatArray:

@@ -234,3 +234,10 @@ def test_hessian_of_a_chain_of_views_of_one_array():
     chain = fc.LinearChain([flat[:12].reshape(4, 3), flat[12:].reshape(2, 4)])
     problem = make_loss("batchmean", case)
     assert relative_error(fc.Hessian(chain, problem.loss).dense(), problem.hessian(case.theta())) <= 1e-10
+
+
+def test_sparse_tensors_and_masked_arrays_are_refused():
+    with pytest.raises(ValueError, match=r"weights\[0\] has layout torch.sparse_coo; expected a dense tensor"):
+        fc.LinearChain([torch.eye(3).to_sparse()])
+    with pytest.raises(ValueError, match=r"weights\[0\] is a masked array"):
+        fc.LinearChain([np.ma.masked_array(np.eye(2), mask=np.eye(2) > 0)])

@@ -174,7 +174,7 @@ S2, C2 = np.diag([2.0, 1.0]), np.ones((1, 2))
         ((S2 + np.array([[0, 0.5], [0, 0]]), C2, 3.0), {}, r"sxx is not symmetric \(largest difference 0.5\); no data"),
         ((np.diag([1.0, -0.1]), C2, 3.0), {}, r"sxx has the negative eigenvalue -0.1; no data"),
         ((np.diag([1.0, 0.0]), C2, 3.0), {}, "along directions in which the inputs do not vary; no data .* unbounded"),
-        ((S2, C2, 1.4), {}, "the moments give the negative minimum -0.1; no data have such moments"),
+        ((S2, C2, 1.4), {}, "sxx, syx and syy give the negative minimum -0.1; no data have such moments"),
         ((S2, C2, -1.0), {}, r"syy is -1.0; expected a finite number that is not negative"),
         ((S2, C2, np.nan), {}, r"syy is nan; expected a finite number that is not negative"),
         ((S2, C2, 3.0), {"reduction": "sum"}, r'n is None; reduction="sum" needs the number of samples'),
@@ -206,9 +206,25 @@ def test_means_are_needed_with_biases():
 
 
 def test_means_that_no_data_can_have():
-    loss = fc.QuadraticLoss.from_moments(S2, C2, 3.0, mean_x=[5.0, 0.0], mean_y=[0.0])  # mean² above the second moment
-    with pytest.raises(ValueError, match="no data have such moments"):
-        fc.Hessian(fc.LinearChain([C2], [[0.0]]), loss)
+    with pytest.raises(ValueError, match=r"sxx with mean_x has the negative eigenvalue .* no data have such moments"):
+        fc.QuadraticLoss.from_moments(S2, C2, 3.0, mean_x=[5.0, 0.0], mean_y=[0.0])  # mean² above the second moment
+
+
+def test_a_rank_that_so_few_samples_cannot_have():
+    with pytest.raises(ValueError, match="sxx has rank 2 but n is 1; no data have such moments"):
+        fc.QuadraticLoss.from_moments(S2, C2, 3.0, n=1)
+    assert fc.QuadraticLoss.from_moments(S2, C2, 3.0, n=2).n == 2
+
+
+def test_what_is_no_iterable_of_batches_is_named():
+    with pytest.raises(ValueError, match=r"iterable is a int; expected pairs \(inputs, targets\)"):
+        fc.QuadraticLoss.from_batches(3)
+
+
+@pytest.mark.parametrize("syy", ["a", None, float("nan"), -1.0])
+def test_a_second_moment_that_is_no_number_is_named(syy):
+    with pytest.raises(ValueError, match=r"syy is .*; expected a finite number that is not negative"):
+        fc.QuadraticLoss.from_moments(S2, C2, syy)
 
 
 # -- cross-entropy -------------------------------------------------------------------------------------------

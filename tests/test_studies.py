@@ -1050,3 +1050,9 @@ def test_other_peoples_folder_is_left_as_it_was(tmp_path):
     with pytest.raises(ValueError, match="holds a study with settings"):
         folder_in(tmp_path, resume=True)
     assert os.listdir(tmp_path / "study") == ["study.json"]
+
+
+def test_there_must_be_something_to_resume(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no study to go on with"):
+        folder_in(tmp_path, resume=True)
+    assert not (tmp_path / "study").exists()

@@ -129,10 +129,10 @@ class QuadraticLoss:
         self._set(_moments_of([(inputs, targets)]), reduction)
 
     @classmethod
-    def from_batches(cls, batches: Iterable[Any], reduction: Reduction = "batchmean") -> QuadraticLoss:
+    def from_batches(cls, iterable: Iterable[Any], reduction: Reduction = "batchmean") -> QuadraticLoss:
         """Stream pairs (inputs, targets) of any sizes once; only their moments are kept."""
         loss = cls.__new__(cls)
-        loss._set(_moments_of(batches), reduction)
+        loss._set(_moments_of(iterable), reduction)
         return loss
 
     @classmethod
@@ -177,13 +177,18 @@ class QuadraticLoss:
         check_not_empty("syx", C)
         check_finite("sxx", S)
         check_finite("syx", C)
-        if not np.isfinite(syy) or syy < 0:
-            raise ValueError(f"syy is {syy}; expected a finite number that is not negative")
+        if not isinstance(syy, (int, float, np.number)) or not np.isfinite(syy) or syy < 0:
+            raise ValueError(f"syy is {syy!r}; expected a finite number that is not negative")
         if n is not None and n < 1:
             raise ValueError(f"n is {n}; expected at least 1")
         means = _checked_means(mean_x, mean_y, C.shape)
         loss = cls.__new__(cls)
         loss._set((S, C, float(syy), means, n), reduction)
+        if means is not None:
+            loss.whitened(True)  # refuses means that contradict the other moments
+        rank = int(np.linalg.matrix_rank(S, tol=1e-6 * np.abs(S).max(), hermitian=True))
+        if n is not None and rank > n:
+            raise ValueError(f"sxx has rank {rank} but n is {n}; no data have such moments")
         return loss
 
     def _set(self, moments: _Moments, reduction: Reduction) -> None:
@@ -200,7 +205,8 @@ class QuadraticLoss:
         """The same loss on Ψ = ΦL; `homogeneous` adds the constant input 1."""
         if homogeneous not in self._whitened:
             S, C = self._moment_matrices(homogeneous)
-            self._whitened[homogeneous] = _whiten(S, C, self.syy, self.scale)
+            names = ("sxx with mean_x", "syx with mean_y") if homogeneous else ("sxx", "syx")
+            self._whitened[homogeneous] = _whiten(S, C, self.syy, self.scale, names)
         return self._whitened[homogeneous]
 
     def _moment_matrices(self, homogeneous: bool) -> tuple[FloatArray, FloatArray]:
@@ -288,7 +294,11 @@ def _moments_of(batches: Iterable[Any]) -> _Moments:
     mean_x: FloatArray = np.zeros(0)
     mean_y: FloatArray = np.zeros(0)
     syy = 0.0
-    for number, batch in enumerate(batches):
+    try:
+        numbered = enumerate(batches)
+    except TypeError:
+        raise ValueError(f"iterable is a {type(batches).__name__}; expected pairs (inputs, targets)") from None
+    for number, batch in numbered:
         name = f" of batch {number}" if number else ""
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise ValueError(f"batch {number} is a {type(batch).__name__}; expected a pair (inputs, targets)")
@@ -341,7 +351,7 @@ def _checked_means(mean_x: Any, mean_y: Any, shape: tuple[int, ...]) -> tuple[Fl
     return x, y
 
 
-def _whiten(S: FloatArray, C: FloatArray, syy: float, scale: float) -> WhitenedQuadratic:
+def _whiten(S: FloatArray, C: FloatArray, syy: float, scale: float, names: tuple[str, str]) -> WhitenedQuadratic:
     """L, T and the minimum from the moments; refuses moments that no data can have.
 
     Data obey ‖Cq‖² ≤ (qᵀSq)·syy for unit q (Cauchy–Schwarz), so where S has no extent C must have none either, and
@@ -351,18 +361,18 @@ def _whiten(S: FloatArray, C: FloatArray, syy: float, scale: float) -> WhitenedQ
     asymmetry = float(np.abs(S - S.T).max())
     size = float(np.abs(S).max())
     if asymmetry > 1e-8 * size:
-        raise ValueError(f"sxx is not symmetric (largest difference {asymmetry:.3g}); no data have such moments")
+        raise ValueError(f"{names[0]} is not symmetric (largest difference {asymmetry:.3g}); no data have such moments")
     values, vectors = scipy.linalg.eigh((S + S.T) / 2)
     top = max(float(values[-1]), 0.0)
     cutoff = d * np.finfo(np.float64).eps * top
     slack = 1e-6  # moments handed over in single precision or as printed digits are still data
     if values[0] < -max(cutoff, slack * top):
-        raise ValueError(f"sxx has the negative eigenvalue {values[0]:.3g}; no data have such moments")
+        raise ValueError(f"{names[0]} has the negative eigenvalue {values[0]:.3g}; no data have such moments")
     kept = values > cutoff
     outside = float(np.linalg.norm(C @ vectors[:, ~kept]))
     if outside > np.sqrt(max(slack * top * syy, 0.0)):
         raise ValueError(
-            f"syx has a part of norm {outside:.3g} along directions in which the inputs do not vary; "
+            f"{names[1]} has a part of norm {outside:.3g} along directions in which the inputs do not vary; "
             "no data have such moments, and the loss would be unbounded below"
         )
     roots = np.sqrt(values[kept])
@@ -370,7 +380,9 @@ def _whiten(S: FloatArray, C: FloatArray, syy: float, scale: float) -> WhitenedQ
     T = (C @ vectors[:, kept]) / roots
     constant = syy - float(np.sum(T * T))
     if constant < -1e-6 * syy:
-        raise ValueError(f"the moments give the negative minimum {constant:.3g}; no data have such moments")
+        raise ValueError(
+            f"{names[0]}, {names[1]} and syy give the negative minimum {constant:.3g}; no data have such moments"
+        )
     return WhitenedQuadratic(np.ascontiguousarray(L), T, max(constant, 0.0), scale)
 
 

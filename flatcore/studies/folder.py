@@ -48,6 +48,8 @@ class StudyFolder:
         self.settings: dict[str, str | int] = {"study": name, "seed": seed}
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file; expected a folder to write the study to")
+        if resume and not (path / "study.json").exists():
+            raise ValueError(f"{path} holds no study to go on with; expected its folder, or a run without --resume")
         if not resume and path.exists() and any(path.iterdir()):
             raise ValueError(f"{path} is not empty; expected a new folder, or --resume to go on with the study in it")
         path.mkdir(parents=True, exist_ok=True)
@@ -64,8 +66,6 @@ class StudyFolder:
                 raise ValueError(f"{place} is no study's settings: {error}") from None
             if found != self.settings:
                 raise ValueError(f"{self.path} holds a study with settings {found}; expected {self.settings}")
-        elif any(self.path.iterdir()):
-            raise ValueError(f"{self.path} is not empty and holds no study; expected a new folder")
         write_text_atomic(place, json.dumps(self.settings) + "\n")
 
     @property
