@@ -14,7 +14,7 @@ void overlaps(ConstMatrixView<T> U, ConstMatrixView<T> Vt, MatrixView<double> ou
             " and ", Vt.rows, "x", Vt.cols);
     Matrix<T> product(U.cols, Vt.rows);
     multiply<T>(T(1), U.transposed(), Vt.transposed(), T(0), product.view(), control);
-    out.eigen() = product.view().eigen().template cast<double>().cwiseAbs().cwiseMin(1.0);
+    out.eigen() = product.view().eigen().template cast<double>().cwiseAbs();
 }
 
 template void overlaps<float>(ConstMatrixView<float>, ConstMatrixView<float>, MatrixView<double>, RunControl&);

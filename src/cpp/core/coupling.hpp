@@ -1,8 +1,8 @@
 // Coupling of consecutive layers and the strongest path through their singular vectors.
 //
-//   overlaps_j = |U_jᵀ V_{j+1}| (at most 1, rounding cut off), k_j × k_{j+1}: top left vectors of W_j against top right
-//   vectors of W_{j+1}. Φ = Σ over paths (i_1 … i_M) of ∏_j σ_{i_j} ∏_j (U_jᵀ V_{j+1})_{i_j i_{j+1}} u v ᵀ; the
-//   strongest path maximises the modulus of that weight, found by dynamic programming over the layers in logarithms.
+//   overlaps_j = |U_jᵀ V_{j+1}|, k_j × k_{j+1}: top left vectors of W_j against top right vectors of W_{j+1}.
+//   Φ = Σ over paths (i_1 … i_M) of ∏_j σ_{i_j} ∏_j (U_jᵀ V_{j+1})_{i_j i_{j+1}} u v ᵀ; the strongest path maximises
+//   the modulus of that weight, found by dynamic programming over the layers in logarithms.
 //
 // cost    overlaps: 2·d_j·k² flops;  path: M·k² operations.
 #pragma once
