@@ -36,7 +36,8 @@ def angle_chance(dimension: int, k: int) -> float:
 
 def coupling_of(svds: list[Svd], k: int, phi: Svd) -> CouplingResult:
     """Coupling of layers given by their top singular triplets; `phi` decomposes the end-to-end matrix."""
-    overlaps = [np.minimum(_core.overlaps(a.U, b.Vt), 1.0) for a, b in itertools.pairwise(svds)]  # rounding may exceed 1
+    # Rounding may carry an overlap of unit vectors beyond 1.
+    overlaps = [np.minimum(_core.overlaps(a.U, b.Vt), 1.0) for a, b in itertools.pairwise(svds)]
     dims = [a.U.shape[0] for a in svds[:-1]]
     chance = np.array([overlap_chance(d, o.size) for d, o in zip(dims, overlaps, strict=True)])
     chance_95 = np.array([overlap_chance(d, o.size, 0.95) for d, o in zip(dims, overlaps, strict=True)])
