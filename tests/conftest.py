@@ -1,5 +1,7 @@
 """Hypothesis runs the same examples everywhere, and never times one: slow machines are not failures."""
 
+import signal
+
 import hypothesis
 import numpy as np
 import pytest
@@ -16,6 +18,10 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.differing_executors],
 )
 hypothesis.settings.load_profile("flatcore")
+
+# Where the tests run in the background Ctrl-C is ignored, and children would inherit that; a handled signal they start
+# with its default action.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
