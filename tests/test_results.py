@@ -176,14 +176,7 @@ def test_numbers():
     assert numbers(np.arange(20.0), most=4) == "0  1  …  18  19"
 
 
-def test_report_without_its_room_says_so_or_writes(tmp_path):
-    """`.report()` imports flatcore.report only when called."""
-    pytest.importorskip("flatcore.report")
-    pytest.importorskip("jinja2")
-    import flatcore.report
-
-    if not hasattr(flatcore.report, "write_analysis"):
-        pytest.skip("this build has no reports")
+def test_report_writes_the_sharpness(tmp_path):
     a = fc.analyze(chain(), loss())
     a.report(str(tmp_path / "page.html"))
     page = (tmp_path / "page.html").read_text(encoding="utf-8")

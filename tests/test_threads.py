@@ -166,3 +166,16 @@ def test_ctrl_c(work):
     assert err.rstrip().endswith("KeyboardInterrupt")
     assert process.returncode != 0
     assert taken <= 1.0, f"stopped after {taken:.2f} s"
+
+
+@pytest.mark.parametrize(
+    ("capsule", "signature"),
+    [
+        ("void (char *, int *, __pyx_t_5scipy_6linalg_11cython_blas_d *)", "void(char*,int*,double*)"),
+        ("void (int *, __pyx_t_5scipy_6linalg_11cython_blas_s *)", "void(int*,float*)"),
+        ("void (npy_int64 *, double *)", "void(npy_int64*,double*)"),  # 64-bit integers stay visible, hence refused
+        ("void (__pyx_t_5scipy_other *)", "void(unknown*)"),
+    ],
+)
+def test_signatures_of_the_blas_are_read(capsule, signature):
+    assert _core.normalised_signature(capsule) == signature

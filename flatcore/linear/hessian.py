@@ -68,6 +68,11 @@ class ChainProducts:
         """Between the kernel's far end and the loss's orientation (its own inverse)."""
         return np.ascontiguousarray(rows if self.narrow_output else rows.swapaxes(-1, -2))
 
+    def check_fresh(self) -> None:
+        """Refuse to go on with weights that have changed since the partial products were taken."""
+        if self.chain.fingerprint() != self.fingerprint:
+            raise StaleWeightsError("the weights changed after this Hessian was built; build a new one")
+
     def value(self) -> float:
         """The loss."""
         return float(self.loss.value(self.end_to_end))
@@ -78,8 +83,7 @@ class ChainProducts:
 
     def rows(self, directions: FloatArray, gauss_newton: bool) -> FloatArray:
         """Products with the rows of `directions` (k, P), summed in their precision."""
-        if self.chain.fingerprint() != self.fingerprint:
-            raise StaleWeightsError("the weights changed after this Hessian was built; build a new one")
+        self.check_fresh()
         kernel: Any = self._kernel
         if directions.dtype == np.float32:
             self._kernel32 = self._kernel32 or _core.in_float32(self._kernel)
@@ -227,8 +231,7 @@ class Hessian(CurvatureOperator):
 
     def gradient(self) -> FloatArray:
         """The gradient (P,), in the chain's precision."""
-        if self.chain.fingerprint() != self._products.fingerprint:
-            raise StaleWeightsError("the weights changed after this Hessian was built; build a new one")
+        self._products.check_fresh()
         with limit_threads(self._threads):
             return self._products.gradient().astype(self.dtype, copy=False)
 
