@@ -59,6 +59,7 @@ class ChainProducts:
         self.loss_gradient = G
         self._kernel.set_loss_gradient(self._far(G))
         self._kernel32: _core.ChainHessian32 | None = None
+        self._results = _core.Recycler()
 
     @cached_property
     def _loss_hessian(self) -> HessianProduct:
@@ -88,7 +89,8 @@ class ChainProducts:
         if directions.dtype == np.float32:
             self._kernel32 = self._kernel32 or _core.in_float32(self._kernel)
             kernel = self._kernel32
-        out = np.empty(directions.shape, directions.dtype)
+        empty = self._results.empty32 if directions.dtype == np.float32 else self._results.empty64
+        out = empty(*directions.shape)
         kernel.product(directions, out, gauss_newton, self._loss_callback)
         return out
 
@@ -148,7 +150,8 @@ class CurvatureOperator(LinearOperator):  # type: ignore[misc]
         work = np.result_type(given, self.dtype)
         rows = rows.astype(work, copy=False)
         if rows.strides[1] != rows.itemsize:
-            rows = np.ascontiguousarray(rows)
+            columns, rows = rows.T, np.empty(rows.shape, work)
+            _core.to_rows(columns, rows)
         return self._products.rows(rows, self._gauss_newton).astype(given, copy=False)
 
     def dense(self) -> FloatArray:
