@@ -32,8 +32,8 @@ class LinearChain:
     ----------
     weights
         One matrix a layer, ``weights[j]`` of shape (d_{j+1}, d_j), PyTorch's ``Linear.weight`` layout: NumPy arrays or
-        CPU tensors, float32 or float64 (integers become float64; a mixture becomes float64). float16 and bfloat16 are read
-        as stored; such a chain works in float32.
+        CPU tensors, float32 or float64 (integers become float64; a mixture becomes float64). float16 and bfloat16 are
+        read as stored; such a chain works in float32.
     biases
         None, or one entry a layer: a vector of length d_{j+1} or None.
     skip

@@ -45,11 +45,11 @@ void gram(ConstMatrixView<T> V, ConstMatrixView<T> W, MatrixView<double> out, Ru
     require(V.cols == W.cols && out.rows == V.rows && out.cols == W.rows, "gram of ", V.rows, "x", V.cols, " and ",
             W.rows, "x", W.cols, " into ", out.rows, "x", out.cols);
     static_assert(kChunk == simd::kDotChunk, "a chunk is packed as the kernel reads it");
-    require((V.col_stride == 1 && W.col_stride == 1) || V.cols <= 1, "gram needs contiguous vectors");
     out.eigen().setZero();
     if (out.empty()) return;
     const bool few = W.rows <= V.rows;  // the smaller block is packed, the larger one streams
     const ConstMatrixView<T> packed = few ? W : V, streamed = few ? V : W;
+    require(streamed.col_stride == 1 || streamed.cols == 1, "gram needs contiguous vectors");
     const Index pieces = pieces_of(V.cols, V.rows * W.rows);
     std::vector<Matrix<double>> sums;
     for (Index p = 0; p < pieces; ++p) sums.push_back(Matrix<double>::zeros(packed.rows, streamed.rows));
