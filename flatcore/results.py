@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flatcore._checks import check_count
+
 Array = NDArray[Any]
 
 
@@ -346,3 +348,189 @@ class Analysis(Record):
         from flatcore.report import write_analysis
 
         write_analysis(self, path)
+
+
+def _with_error(value: float, stderr: float) -> str:
+    return f"{number(value, 8)} ± {number(stderr, 2)}"
+
+
+@dataclass(frozen=True, repr=False)
+class TraceEstimate(Record):
+    """A trace and its standard error; ``value, stderr = estimate`` unpacks.
+
+    ``status``: exact (one product for every row; ``stderr`` is 0), estimated (all products spent), converged (``rtol``
+    reached), max_products (``rtol`` not reached), precision_limited or stopped. ``samples`` is the number of test
+    vectors.
+    """
+
+    value: float
+    stderr: float
+    status: str
+    message: str
+    products: int
+    samples: int
+    seed: int
+
+    def __iter__(self) -> Iterator[float]:
+        return iter((self.value, self.stderr))
+
+    def __float__(self) -> float:
+        return self.value
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        yield "trace", _with_error(self.value, self.stderr)
+        yield "status", f"{self.status}: {self.message}"
+        yield "products", f"{self.products}, {self.samples} test vectors"
+
+    def __repr__(self) -> str:
+        return f"TraceEstimate({_with_error(self.value, self.stderr)}, status={self.status!r})"
+
+
+@dataclass(frozen=True, repr=False)
+class DiagonalEstimate(Record):
+    """A diagonal (N,) and the standard error of each entry (N,); ``values, stderr = estimate`` unpacks.
+
+    The statuses are those of :class:`TraceEstimate`, with norms in place of the value.
+    """
+
+    values: Array
+    stderr: Array
+    status: str
+    message: str
+    products: int
+    samples: int
+    seed: int
+
+    def __iter__(self) -> Iterator[Array]:
+        return iter((self.values, self.stderr))
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        yield "values", numbers(self.values)
+        yield "standard errors", numbers(self.stderr, 2)
+        yield "status", f"{self.status}: {self.message}"
+        yield "products", f"{self.products}, {self.samples} test vectors"
+
+    def __repr__(self) -> str:
+        return f"DiagonalEstimate({len(self.values)} values, status={self.status!r}, products={self.products})"
+
+
+@dataclass(frozen=True, repr=False)
+class SpectralDensity(Record):
+    """The density of N eigenvalues, broadened, with standard errors over probes.
+
+    ``density`` (n,) on ``grid`` (n,) integrates to 1; times ``size`` = N it counts eigenvalues. It is the sum over the
+    quadrature of normal densities of standard deviation ``broadening``. ``nodes``, ``weights``, ``residuals`` are
+    (probes, steps): each probe's weights sum to 1, and an eigenvalue lies within its residual of each node.
+    ``status``: exact (the nodes are all eigenvalues, errors are 0), estimated or stopped.
+    """
+
+    grid: Array
+    density: Array
+    stderr: Array
+    broadening: float
+    nodes: Array
+    weights: Array
+    residuals: Array
+    size: int
+    status: str
+    message: str
+    products: int
+    seed: int
+
+    @classmethod
+    def from_quadrature(
+        cls, nodes: Array, weights: Array, residuals: Array, *, broadening: float, size: int, **rest: Any
+    ) -> SpectralDensity:
+        """The record on a grid that reaches 6 broadenings beyond the nodes, 8 points or more to a broadening."""
+        low, high = float(nodes.min()) - 6.0 * broadening, float(nodes.max()) + 6.0 * broadening
+        grid = np.linspace(low, high, max(513, 1 + 8 * int(np.ceil((high - low) / broadening))))
+        density, stderr = _broadened(grid, nodes, weights, broadening)
+        return cls(
+            read_only(grid),
+            read_only(density),
+            read_only(stderr),
+            broadening,
+            nodes,
+            weights,
+            residuals,
+            size,
+            **rest,
+        )
+
+    def at(self, x: Any, broadening: float | None = None) -> tuple[Array, Array]:
+        """Density and standard error at the points `x` (n,), with another broadening if wanted."""
+        width = self.broadening if broadening is None else float(broadening)
+        if not 0.0 < width < np.inf:
+            raise ValueError(f"broadening is {broadening!r}; expected a positive number, or None")
+        return _broadened(np.asarray(x, dtype=float), self.nodes, self.weights, width)
+
+    def expectation(self, f: Callable[[Array], Any]) -> tuple[float, float]:
+        """The mean of f over the eigenvalues, tr f(A)/N, and its standard error; f takes an array (probes, steps)."""
+        values = np.broadcast_to(np.asarray(f(self.nodes), dtype=float), self.nodes.shape)
+        return _mean_and_error(np.sum(self.weights * values, axis=1))
+
+    def count(self, a: float, b: float) -> tuple[float, float]:
+        """How many eigenvalues lie in [a, b], and an error.
+
+        The error joins the standard error over probes and the weight of nodes that may belong to either side: those
+        nearer to a or b than their residuals.
+        """
+        if not a <= b:
+            raise ValueError(f"the interval is [{a}, {b}]; expected a ≤ b")
+        inside, error = self.expectation(lambda x: (a <= x) & (x <= b))
+        open_ends = np.minimum(np.abs(self.nodes - a), np.abs(self.nodes - b)) < self.residuals
+        undecided, _ = self.expectation(lambda x: open_ends)
+        return self.size * inside, self.size * float(np.hypot(error, undecided))
+
+    def with_zeros(self, count: int) -> SpectralDensity:
+        """The density with `count` more eigenvalues that are exactly 0.
+
+        For a Hessian with P parameters from its reduced operator R of N rows: ``with_zeros(P - N)``. The broadening
+        stays, but for at least a thousandth of the new width.
+        """
+        check_count("count", count, 0)
+        kept = self.size / (self.size + count)
+        zero = np.zeros((len(self.nodes), 1))
+        width = max(float(self.nodes.max()), 0.0) - min(float(self.nodes.min()), 0.0)
+        return SpectralDensity.from_quadrature(
+            read_only(np.hstack([self.nodes, zero])),
+            read_only(np.hstack([kept * self.weights, zero + (1.0 - kept)])),
+            read_only(np.hstack([self.residuals, zero])),
+            broadening=max(self.broadening, width / 1000.0 * (count > 0)),
+            size=self.size + count,
+            status=self.status,
+            message=self.message + f" {count} exact zeros were added." * (count > 0),
+            products=self.products,
+            seed=self.seed,
+        )
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        yield "eigenvalues", f"{self.size} between {number(self.nodes.min())} and {number(self.nodes.max())}"
+        yield "mean", _with_error(*self.expectation(lambda x: x))
+        yield "mean square", _with_error(*self.expectation(np.square))
+        yield "broadening", number(self.broadening, 3)
+        yield "this near to 0", _with_error(*self.count(-self.broadening, self.broadening))
+        yield "status", f"{self.status}: {self.message}"
+        yield "products", str(self.products)
+
+    def __repr__(self) -> str:
+        return f"SpectralDensity({self.size} eigenvalues, status={self.status!r}, products={self.products})"
+
+
+def _mean_and_error(each: Array) -> tuple[float, float]:
+    """Mean over probes and its standard error; 0 where there is one probe, which holds all eigenvalues."""
+    error = float(each.std(ddof=1)) / len(each) ** 0.5 if len(each) > 1 else 0.0
+    return float(each.mean()), error
+
+
+def _broadened(x: Array, nodes: Array, weights: Array, width: float) -> tuple[Array, Array]:
+    """Means and standard errors over probes of the weighted sums of normal densities at x."""
+    each = np.empty((len(nodes), *x.shape))
+    for i, (centres, masses) in enumerate(zip(nodes, weights, strict=True)):
+        each[i] = 0.0
+        for centre, mass in zip(centres, masses, strict=True):
+            each[i] += mass / width * np.exp(-0.5 * np.square((x - centre) / width))
+    each /= np.sqrt(2.0 * np.pi)
+    if len(nodes) == 1:
+        return each[0], np.zeros(x.shape)
+    return each.mean(axis=0), each.std(axis=0, ddof=1) / len(nodes) ** 0.5
