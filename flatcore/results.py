@@ -507,7 +507,6 @@ class SpectralDensity(Record):
     def _lines(self) -> Iterator[tuple[str, str]]:
         yield "eigenvalues", f"{self.size} between {number(self.nodes.min())} and {number(self.nodes.max())}"
         yield "mean", _with_error(*self.expectation(lambda x: x))
-        yield "mean square", _with_error(*self.expectation(np.square))
         yield "broadening", number(self.broadening, 3)
         yield "this near to 0", _with_error(*self.count(-self.broadening, self.broadening))
         yield "status", f"{self.status}: {self.message}"
@@ -529,8 +528,8 @@ def _broadened(x: Array, nodes: Array, weights: Array, width: float) -> tuple[Ar
     for i, (centres, masses) in enumerate(zip(nodes, weights, strict=True)):
         each[i] = 0.0
         for centre, mass in zip(centres, masses, strict=True):
-            each[i] += mass / width * np.exp(-0.5 * np.square((x - centre) / width))
-    each /= np.sqrt(2.0 * np.pi)
+            each[i] += mass * np.exp(-0.5 * np.square((x - centre) / width))
+    peak = 1.0 / (width * np.sqrt(2.0 * np.pi))
     if len(nodes) == 1:
-        return each[0], np.zeros(x.shape)
-    return each.mean(axis=0), each.std(axis=0, ddof=1) / len(nodes) ** 0.5
+        return peak * each[0], np.zeros(x.shape)
+    return peak * each.mean(axis=0), peak * each.std(axis=0, ddof=1) / len(nodes) ** 0.5

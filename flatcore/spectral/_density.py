@@ -111,7 +111,7 @@ def spectral_density(
         read_only(nodes * scaled.scale),
         read_only(weights),
         read_only(residuals * scaled.scale),
-        broadening=_broadening(nodes, steps if status == "exact" else process.steps, scaled.dtype) * scaled.scale,
+        broadening=_broadening(nodes, process.steps if status == "stopped" else steps, scaled.dtype) * scaled.scale,
         size=N,
         status=status,
         message=message,

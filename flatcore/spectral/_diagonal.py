@@ -28,7 +28,7 @@ from flatcore._threads import limit_threads
 from flatcore.results import DiagonalEstimate, SolverState, read_only
 from flatcore.spectral._scaled import ScaledOperator
 from flatcore.spectral._sketch import BLOCK, Sketch
-from flatcore.spectral._trace import MESSAGES, Callback, check_budget
+from flatcore.spectral._trace import Callback, check_budget, next_status, outcome
 
 
 def diagonal(
@@ -90,27 +90,21 @@ def diagonal(
             return _exact(scaled, seed)
         check_memory("estimates of a diagonal", 8 * (4 + 4 * BLOCK) * scaled.length)
         sketch = Sketch(scaled, budget // 2, seed, signs=True, keep_images=True)
-        status = "estimated" if rtol is None else "max_products"
-        while not sketch.full:
+        status = None
+        while status is None:
             sketch.extend()
             if callback is None and rtol is None and not sketch.full:
                 continue
-            values, sampling, rounding = (x * scaled.scale for x in _estimate(sketch))
-            stderr = np.hypot(sampling, rounding)
-            size = float(np.linalg.norm(values))
-            if callback is not None:
-                state = SolverState(sketch.samples, read_only(values), read_only(stderr), scaled.products)
-                if callback(state) is True:
-                    status = "stopped"
-                    break
-            limit = math.sqrt(scaled.length) * rounding
-            if rtol is not None and float(np.linalg.norm(sampling)) <= max(rtol * size, limit):
-                status = "converged" if float(np.linalg.norm(stderr)) <= rtol * size else "precision_limited"
-                break
-    relative = float(np.linalg.norm(stderr)) / size if size else math.inf
-    message = MESSAGES[status].format(relative=relative, dtype=scaled.dtype)
-    kept = read_only(values), read_only(stderr)
-    return DiagonalEstimate(*kept, status, message, scaled.products, sketch.samples, seed)
+            values, sampling, rounding = _estimate(sketch)
+            size, error = float(np.linalg.norm(values)), float(np.linalg.norm(sampling))
+            status = next_status(sketch, rtol, size, error, rounding)
+            stderr = np.hypot(sampling, rounding / math.sqrt(scaled.length)) * scaled.scale
+            values *= scaled.scale
+            state = SolverState(sketch.samples, read_only(values), read_only(stderr), scaled.products)
+            if callback is not None and callback(state) is True:
+                status = "stopped"
+    message = outcome(status, size, math.hypot(error, rounding), scaled.dtype)
+    return DiagonalEstimate(state.values, state.residuals, status, message, scaled.products, sketch.samples, seed)
 
 
 def _exact(scaled: ScaledOperator, seed: int) -> DiagonalEstimate:
@@ -123,7 +117,7 @@ def _exact(scaled: ScaledOperator, seed: int) -> DiagonalEstimate:
 
 
 def _estimate(sketch: Sketch) -> tuple[FloatArray, FloatArray, float]:
-    """Values, standard errors of the sample, and size of rounding, of the scaled operator."""
+    """Values, standard errors of the sample, and the norm of rounding, of the scaled operator."""
     H, S, m = sketch.H, sketch.left_out(), sketch.samples
     rest = sketch.W - S * np.sum(S * sketch.W, axis=0)
     curvature = np.sum(S * (H @ S), axis=0)
@@ -140,8 +134,7 @@ def _estimate(sketch: Sketch) -> tuple[FloatArray, FloatArray, float]:
             squares += step * (each - mean)
     mean += _base(sketch)
     eps = float(np.finfo(sketch.vectors.dtype).eps)
-    rounding = eps * float(np.linalg.norm(mean)) / math.sqrt(len(mean))
-    return mean, np.sqrt(squares / (m * (m - 1))), rounding
+    return mean, np.sqrt(squares / (m * (m - 1))), eps * float(np.linalg.norm(mean))
 
 
 def _combined(sketch: Sketch, first: FloatArray, second: FloatArray | None) -> FloatArray:

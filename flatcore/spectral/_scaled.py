@@ -1,4 +1,4 @@
-"""A user's operator divided by a power of two near its size, so that squares neither overflow nor vanish."""
+"""A user's operator divided by a power of two near its size, so that small problems have entries near 1."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from flatcore._checks import FloatArray, chunks
 from flatcore.spectral._eigsh import Operator
 
 _IDENTITY_BLOCK = 64
+_SMALLEST, _LARGEST = 1e-150, 1e150  # squares of what is reported must not vanish or overflow
 
 
 class ScaledOperator:
@@ -38,6 +39,9 @@ class ScaledOperator:
         size = max(float(image.max()), -float(image.min()))
         if not math.isfinite(size):
             raise ValueError("the operator returned NaN or Inf")
+        if size > _LARGEST or (self._exponent is None and 0.0 < size < _SMALLEST):
+            span = f"between {_SMALLEST:g} and {_LARGEST:g}"
+            raise ValueError(f"the operator's size is {size:.3g}; expected it {span} (scale it)")
         if self._exponent is None and size > 0.0:
             self._exponent = math.frexp(size)[1] - 1
         if not image.flags.writeable:

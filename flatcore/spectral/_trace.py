@@ -28,6 +28,7 @@ from flatcore.spectral._scaled import ScaledOperator
 from flatcore.spectral._sketch import Sketch
 
 DEFAULT_PRODUCTS = 128
+_FEWEST_SAMPLES = 16  # before rtol may stop: errors estimated from fewer are too often too small
 Callback = Callable[[SolverState], "bool | None"]
 
 
@@ -90,29 +91,43 @@ def trace(
             message = f"the sum of all {scaled.length} diagonal entries."
             return TraceEstimate(total * scaled.scale, 0.0, "exact", message, scaled.products, scaled.length, seed)
         sketch = Sketch(scaled, budget // 2, seed)
-        status = "estimated" if rtol is None else "max_products"
-        while not sketch.full:
+        status = None
+        while status is None:
             sketch.extend()
-            value, sampling, rounding = (x * scaled.scale for x in _estimate(sketch))
+            value, sampling, rounding = _estimate(sketch)
             stderr = math.hypot(sampling, rounding)
-            state = SolverState(sketch.samples, np.array([value]), np.array([stderr]), scaled.products)
-            if callback is not None and callback(state) is True:
-                status = "stopped"
-                break
-            if rtol is not None and sampling <= max(rtol * abs(value), rounding):
-                status = "converged" if stderr <= rtol * abs(value) else "precision_limited"
-                break
-    message = MESSAGES[status].format(relative=stderr / abs(value) if value else math.inf, dtype=scaled.dtype)
-    return TraceEstimate(value, stderr, status, message, scaled.products, sketch.samples, seed)
+            units = np.array([value]) * scaled.scale, np.array([stderr]) * scaled.scale
+            state = SolverState(sketch.samples, *units, scaled.products)
+            stopped = callback is not None and callback(state) is True
+            status = "stopped" if stopped else next_status(sketch, rtol, abs(value), sampling, rounding)
+    message = outcome(status, abs(value), stderr, scaled.dtype)
+    products = scaled.products
+    return TraceEstimate(value * scaled.scale, stderr * scaled.scale, status, message, products, sketch.samples, seed)
 
 
-MESSAGES = {
-    "estimated": "the standard error is {relative:.2g} of the value; more products make it smaller.",
-    "converged": "the standard error reached rtol.",
-    "max_products": "the standard error is {relative:.2g} of the value when all products are spent; raise products.",
-    "precision_limited": "the standard error stopped at the rounding of {dtype}; raise rtol, or use float64.",
-    "stopped": "the callback stopped the run; the estimate is of the test vectors so far.",
-}
+def next_status(sketch: Sketch, rtol: float | None, size: float, sampling: float, rounding: float) -> str | None:
+    """The status with which to end, or None to go on; `size` is what rtol is relative to."""
+    if rtol is not None and sketch.samples >= min(_FEWEST_SAMPLES, sketch.capacity):
+        if math.hypot(sampling, rounding) <= rtol * size:
+            return "converged"
+        if sampling <= rounding:
+            return "precision_limited"
+    if not sketch.full:
+        return None
+    return "estimated" if rtol is None else "max_products"
+
+
+def outcome(status: str, size: float, stderr: float, dtype: np.dtype[Any]) -> str:
+    """What the status means here, and what to do about it."""
+    relative = 0.0 if stderr == 0.0 else stderr / size if size > 0.0 else math.inf
+    reached = f"the standard error is {relative:.2g} of the value"
+    return {
+        "estimated": f"all products are spent; {reached}.",
+        "converged": f"{reached}, rtol or less.",
+        "max_products": f"all products are spent and {reached}; raise products or rtol.",
+        "precision_limited": f"{reached}, the rounding of {dtype}; raise rtol, or use float64.",
+        "stopped": f"the callback stopped the run; {reached}.",
+    }[status]
 
 
 def check_budget(products: int | None, rtol: float | None) -> int:
