@@ -359,8 +359,8 @@ class TraceEstimate(Record):
     """A trace and its standard error; ``value, stderr = estimate`` unpacks.
 
     ``status``: exact (one product for every row; ``stderr`` is 0), estimated (all products spent), converged (``rtol``
-    reached), max_products (``rtol`` not reached), precision_limited or stopped. ``samples`` is the number of test
-    vectors.
+    reached), max_products (``rtol`` not reached), precision_limited or stopped. ``samples`` is the number of random test
+    vectors, 0 where the trace is exact.
     """
 
     value: float

@@ -113,7 +113,7 @@ def _exact(scaled: ScaledOperator, seed: int) -> DiagonalEstimate:
         values[part] = np.diagonal(image[:, part])
     message = f"all {scaled.length} diagonal entries were computed."
     values, stderr = read_only(values * scaled.scale), read_only(np.zeros(scaled.length))
-    return DiagonalEstimate(values, stderr, "exact", message, scaled.products, scaled.length, seed)
+    return DiagonalEstimate(values, stderr, "exact", message, scaled.products, 0, seed)
 
 
 def _estimate(sketch: Sketch) -> tuple[FloatArray, FloatArray, float]:
@@ -134,7 +134,7 @@ def _estimate(sketch: Sketch) -> tuple[FloatArray, FloatArray, float]:
             squares += step * (each - mean)
     mean += _base(sketch)
     eps = float(np.finfo(sketch.vectors.dtype).eps)
-    return mean, np.sqrt(squares / (m * (m - 1))), eps * float(np.linalg.norm(mean))
+    return mean, np.sqrt(squares / (m * (m - 1))), eps * float(np.linalg.norm(H))
 
 
 def _combined(sketch: Sketch, first: FloatArray, second: FloatArray | None) -> FloatArray:

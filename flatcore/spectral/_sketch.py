@@ -47,7 +47,7 @@ def orthonormal_rows(vectors: BlockVectors, Y: Any, known: Any) -> tuple[FloatAr
         G = vectors.gram(known, Y)
         vectors.update(Y, known, G)
         along += C @ G.T
-        _, U = scipy.linalg.eigh(vectors.gram(Y, Y))
+        _, U = scipy.linalg.eigh(vectors.gram(Y, Y), driver="evd")  # evr loses orthogonality in clusters
         vectors.combine(Y, U)
         norms = np.sqrt(np.diag(vectors.gram(Y, Y)))
         last = passes == _MOST_PASSES - 1

@@ -89,7 +89,7 @@ def trace(
         if budget >= scaled.length:
             total = sum(float(np.trace(image[:, part], dtype=np.float64)) for part, image in scaled.identity_blocks())
             message = f"the sum of all {scaled.length} diagonal entries."
-            return TraceEstimate(total * scaled.scale, 0.0, "exact", message, scaled.products, scaled.length, seed)
+            return TraceEstimate(total * scaled.scale, 0.0, "exact", message, scaled.products, 0, seed)
         sketch = Sketch(scaled, budget // 2, seed)
         status = None
         while status is None:
