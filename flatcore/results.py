@@ -10,14 +10,15 @@ import dataclasses
 import html
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flatcore._checks import check_count
+from flatcore._checks import check_count, chunks
 
 Array = NDArray[Any]
+_POINTS = 2048  # of a density, evaluated together
 
 
 def plain(value: Any) -> Any:
@@ -359,8 +360,8 @@ class TraceEstimate(Record):
     """A trace and its standard error; ``value, stderr = estimate`` unpacks.
 
     ``status``: exact (one product for every row; ``stderr`` is 0), estimated (all products spent), converged (``rtol``
-    reached), max_products (``rtol`` not reached), precision_limited or stopped. ``samples`` is the number of random test
-    vectors, 0 where the trace is exact.
+    reached), max_products (``rtol`` not reached), precision_limited or stopped. ``samples`` is the number of random
+    test vectors, 0 where the trace is exact.
     """
 
     value: float
@@ -420,7 +421,8 @@ class SpectralDensity(Record):
 
     ``density`` (n,) on ``grid`` (n,) integrates to 1; times ``size`` = N it counts eigenvalues. It is the sum over the
     quadrature of normal densities of standard deviation ``broadening``. ``nodes``, ``weights``, ``residuals`` are
-    (probes, steps): each probe's weights sum to 1, and an eigenvalue lies within its residual of each node.
+    (probes, steps): each probe's weights sum to 1, and an eigenvalue lies within its residual of each node. ``zeros``
+    of the N eigenvalues are known to be 0 and not in the quadrature.
     ``status``: exact (the nodes are all eigenvalues, errors are 0), estimated or stopped.
     """
 
@@ -432,80 +434,107 @@ class SpectralDensity(Record):
     weights: Array
     residuals: Array
     size: int
+    zeros: int
     status: str
     message: str
     products: int
     seed: int
 
     @classmethod
-    def from_quadrature(
-        cls, nodes: Array, weights: Array, residuals: Array, *, broadening: float, size: int, **rest: Any
-    ) -> SpectralDensity:
+    def on_a_grid(cls, nodes: Array, weights: Array, residuals: Array, broadening: float, **rest: Any) -> Self:
         """The record on a grid that reaches 6 broadenings beyond the nodes, 8 points or more to a broadening."""
-        low, high = float(nodes.min()) - 6.0 * broadening, float(nodes.max()) + 6.0 * broadening
+        least, most = float(nodes.min()), float(nodes.max())
+        if rest["zeros"]:
+            least, most = min(least, 0.0), max(most, 0.0)
+        low, high = least - 6.0 * broadening, most + 6.0 * broadening
         grid = np.linspace(low, high, max(513, 1 + 8 * int(np.ceil((high - low) / broadening))))
-        density, stderr = _broadened(grid, nodes, weights, broadening)
-        return cls(
-            read_only(grid),
-            read_only(density),
-            read_only(stderr),
-            broadening,
-            nodes,
-            weights,
-            residuals,
-            size,
-            **rest,
-        )
+        bare = cls(grid, grid, grid, broadening, nodes, weights, residuals, **rest)
+        density, stderr = bare.at(grid)
+        return dataclasses.replace(bare, grid=read_only(grid), density=read_only(density), stderr=read_only(stderr))
 
     def at(self, x: Any, broadening: float | None = None) -> tuple[Array, Array]:
-        """Density and standard error at the points `x` (n,), with another broadening if wanted."""
+        """Density and standard error at the points `x`, with another broadening if wanted."""
         width = self.broadening if broadening is None else float(broadening)
         if not 0.0 < width < np.inf:
             raise ValueError(f"broadening is {broadening!r}; expected a positive number, or None")
-        return _broadened(np.asarray(x, dtype=float), self.nodes, self.weights, width)
+        points = np.asarray(x, dtype=float)
+        flat = points.ravel()
+        out = np.empty((2, flat.size))
+        for part in chunks(flat.size, _POINTS):
+            z = (flat[part] - self.nodes[..., None]) / width
+            values, errors = self._mean(np.exp(-0.5 * z * z), np.exp(-0.5 * np.square(flat[part] / width)))
+            out[:, part] = values, errors
+        peak = 1.0 / (width * np.sqrt(2.0 * np.pi))
+        return peak * out[0].reshape(points.shape), peak * out[1].reshape(points.shape)
 
     def expectation(self, f: Callable[[Array], Any]) -> tuple[float, float]:
-        """The mean of f over the eigenvalues, tr f(A)/N, and its standard error; f takes an array (probes, steps)."""
-        values = np.broadcast_to(np.asarray(f(self.nodes), dtype=float), self.nodes.shape)
-        return _mean_and_error(np.sum(self.weights * values, axis=1))
+        """The mean of f over the eigenvalues, tr f(A)/N, and its standard error; f takes an array of eigenvalues."""
+        at_nodes = np.broadcast_to(np.asarray(f(self.nodes), dtype=float), self.nodes.shape)
+        at_zero = np.ravel(f(np.zeros((1, 1)))) if self.zeros else np.zeros(1)
+        value, error = self._mean(at_nodes[..., None], at_zero)
+        return float(value[0]), float(error[0])
+
+    def _mean(self, at_nodes: Array, at_zero: Array) -> tuple[Array, Array]:
+        """Means over the eigenvalues, and their errors, of functions (probes, steps, functions) and (functions,).
+
+        The errors are the standard errors over probes, and no less than what the variance of a random unit vector in
+        dimension n says, 2/(n + 2) times that of f over the eigenvalues; the least and the greatest node count there
+        as one eigenvalue at least, so that an outlier which all probes happened to miss is not forgotten.
+        """
+        probes, n = len(self.nodes), self.size - self.zeros
+        weights = self.weights[..., None]
+        each = np.sum(weights * at_nodes, axis=1)
+        mean, error = each.mean(axis=0), np.zeros(each.shape[1])
+        if probes > 1:
+            squares = np.square(at_nodes - mean)
+            ends = [squares.reshape(-1, squares.shape[-1])[k] for k in (self.nodes.argmin(), self.nodes.argmax())]
+            spread = np.maximum(np.sum(weights * squares, axis=1).mean(axis=0), (ends[0] + ends[1]) / n)
+            expected = np.sqrt(2.0 * spread / ((n + 2) * probes))
+            error = np.maximum(each.std(axis=0, ddof=1) / np.sqrt(probes), expected)
+        kept = n / self.size
+        return kept * mean + (1.0 - kept) * at_zero, kept * error
 
     def count(self, a: float, b: float) -> tuple[float, float]:
         """How many eigenvalues lie in [a, b], and an error.
 
-        The error joins the standard error over probes and the weight of nodes that may belong to either side: those
-        nearer to a or b than their residuals.
+        The error joins the standard error and half the weight of the nodes at a and b: the next one of each probe,
+        where it is nearer than its residual and may stand for eigenvalues on either side.
         """
         if not a <= b:
             raise ValueError(f"the interval is [{a}, {b}]; expected a ≤ b")
         inside, error = self.expectation(lambda x: (a <= x) & (x <= b))
-        open_ends = np.minimum(np.abs(self.nodes - a), np.abs(self.nodes - b)) < self.residuals
-        undecided, _ = self.expectation(lambda x: open_ends)
-        return self.size * inside, self.size * float(np.hypot(error, undecided))
+        undecided = 0.0
+        for end in (a, b):
+            distance = np.abs(self.nodes - end)
+            nearest = np.arange(len(distance)), distance.argmin(axis=1)
+            undecided += float(np.mean(self.weights[nearest] * (distance[nearest] < self.residuals[nearest]))) / 2.0
+        return self.size * inside, float(np.hypot(self.size * error, (self.size - self.zeros) * undecided))
 
-    def with_zeros(self, count: int) -> SpectralDensity:
+    def with_zeros(self, count: int) -> Self:
         """The density with `count` more eigenvalues that are exactly 0.
 
         For a Hessian with P parameters from its reduced operator R of N rows: ``with_zeros(P - N)``. The broadening
         stays, but for at least a thousandth of the new width.
         """
         check_count("count", count, 0)
-        kept = self.size / (self.size + count)
-        zero = np.zeros((len(self.nodes), 1))
         width = max(float(self.nodes.max()), 0.0) - min(float(self.nodes.min()), 0.0)
-        return SpectralDensity.from_quadrature(
-            read_only(np.hstack([self.nodes, zero])),
-            read_only(np.hstack([kept * self.weights, zero + (1.0 - kept)])),
-            read_only(np.hstack([self.residuals, zero])),
-            broadening=max(self.broadening, width / 1000.0 * (count > 0)),
+        return self.on_a_grid(
+            self.nodes,
+            self.weights,
+            self.residuals,
+            max(self.broadening, width / 1000.0 * (count > 0)),
             size=self.size + count,
+            zeros=self.zeros + count,
             status=self.status,
-            message=self.message + f" {count} exact zeros were added." * (count > 0),
+            message=self.message,
             products=self.products,
             seed=self.seed,
         )
 
     def _lines(self) -> Iterator[tuple[str, str]]:
-        yield "eigenvalues", f"{self.size} between {number(self.nodes.min())} and {number(self.nodes.max())}"
+        known = f", and {self.zeros} exact zeros" if self.zeros else ""
+        count = f"{self.size - self.zeros} between {number(self.nodes.min())} and {number(self.nodes.max())}"
+        yield "eigenvalues", count + known
         yield "mean", _with_error(*self.expectation(lambda x: x))
         yield "broadening", number(self.broadening, 3)
         yield "this near to 0", _with_error(*self.count(-self.broadening, self.broadening))
@@ -514,22 +543,3 @@ class SpectralDensity(Record):
 
     def __repr__(self) -> str:
         return f"SpectralDensity({self.size} eigenvalues, status={self.status!r}, products={self.products})"
-
-
-def _mean_and_error(each: Array) -> tuple[float, float]:
-    """Mean over probes and its standard error; 0 where there is one probe, which holds all eigenvalues."""
-    error = float(each.std(ddof=1)) / len(each) ** 0.5 if len(each) > 1 else 0.0
-    return float(each.mean()), error
-
-
-def _broadened(x: Array, nodes: Array, weights: Array, width: float) -> tuple[Array, Array]:
-    """Means and standard errors over probes of the weighted sums of normal densities at x."""
-    each = np.empty((len(nodes), *x.shape))
-    for i, (centres, masses) in enumerate(zip(nodes, weights, strict=True)):
-        each[i] = 0.0
-        for centre, mass in zip(centres, masses, strict=True):
-            each[i] += mass * np.exp(-0.5 * np.square((x - centre) / width))
-    peak = 1.0 / (width * np.sqrt(2.0 * np.pi))
-    if len(nodes) == 1:
-        return peak * each[0], np.zeros(x.shape)
-    return peak * each.mean(axis=0), peak * each.std(axis=0, ddof=1) / len(nodes) ** 0.5

@@ -33,6 +33,8 @@ from flatcore.spectral._vectors import HostVectors
 
 _DENSE_MOST = 2000  # rows up to which all eigenvalues are computed where the products would suffice
 
+_ROUNDING = 32.0  # units of rounding below which β is one: the probe's Krylov space is exhausted
+
 
 def spectral_density(
     operator: Any,
@@ -107,12 +109,14 @@ def spectral_density(
             message = f"{probes} probes, {process.steps} Lanczos steps from each."
             if status == "stopped":
                 message = "the callback stopped the run after " + message
-    return SpectralDensity.from_quadrature(
+    resolution = process.steps if status == "stopped" else steps
+    return SpectralDensity.on_a_grid(
         read_only(nodes * scaled.scale),
         read_only(weights),
         read_only(residuals * scaled.scale),
-        broadening=_broadening(nodes, process.steps if status == "stopped" else steps, scaled.dtype) * scaled.scale,
+        _broadening(nodes, resolution, scaled.dtype) * scaled.scale,
         size=N,
+        zeros=0,
         status=status,
         message=message,
         products=scaled.products,
@@ -188,7 +192,7 @@ class _Recurrences:
         self._beta[i, j] = beta
         self._lengths[i] = j + 1
         self._size = max(self._size, beta)
-        if beta <= 4.0 * float(np.finfo(self._vectors.dtype).eps) * self._size:  # an invariant subspace
+        if beta <= _ROUNDING * float(np.finfo(self._vectors.dtype).eps) * self._size:  # an invariant subspace
             self._going[i] = False
         elif j + 1 < self._basis.shape[1]:
             np.divide(image[0], beta, out=self._basis[i, j + 1])

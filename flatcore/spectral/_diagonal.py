@@ -13,7 +13,7 @@ of P_iAP_i.) With V = HQ − Z, s = s_i, w' = (I − ssᵀ)W_i, x = Qᵀs and α
 The mean over i is the estimate, the standard deviation of each entry over √m its standard error.
 
 cost: 10·N·m² flops.
-Source: XDiag of Epperly, Tropp & Webber (2024), section 4; the two-sided form was derived here.
+Source: XDiag of Epperly, Tropp & Webber (2024); the two-sided form was derived here.
 """
 
 from __future__ import annotations

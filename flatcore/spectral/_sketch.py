@@ -15,7 +15,7 @@ conditioned, and s_i ∝ D⁻¹ B⁺ e_i.
 Test vectors are drawn again from their seeds where they are needed a second time.
 
 cost: two products and 8·N·m flops a test vector; memory N·(m + 2·block), and N·m more where A Qᵀ is kept.
-Source: Epperly, Tropp & Webber (2024), section 3; the symmetric form was derived here.
+Source: Epperly, Tropp & Webber (2024); the form for symmetric operators and rows was derived here.
 """
 
 from __future__ import annotations
