@@ -497,18 +497,32 @@ class SpectralDensity(Record):
     def count(self, a: float, b: float) -> tuple[float, float]:
         """How many eigenvalues lie in [a, b], and an error.
 
-        The error joins the standard error and half the weight of the nodes at a and b: the next one of each probe,
-        where it is nearer than its residual and may stand for eigenvalues on either side.
+        Where an end is nearer to a node than the node's residual, the node may stand for eigenvalues on either side:
+        its weight is spread evenly up to the middles between it and its neighbours, and 1/√12 of it, the deviation of
+        an end that is anywhere in there, joins the standard error.
         """
         if not a <= b:
             raise ValueError(f"the interval is [{a}, {b}]; expected a ≤ b")
         inside, error = self.expectation(lambda x: (a <= x) & (x <= b))
-        undecided = 0.0
-        for end in (a, b):
-            distance = np.abs(self.nodes - end)
-            nearest = np.arange(len(distance)), distance.argmin(axis=1)
-            undecided += float(np.mean(self.weights[nearest] * (distance[nearest] < self.residuals[nearest]))) / 2.0
-        return self.size * inside, float(np.hypot(self.size * error, (self.size - self.zeros) * undecided))
+        (below, open_a), (upto, open_b) = self._spread(a, self.nodes < a), self._spread(b, self.nodes <= b)
+        sampled = self.size - self.zeros
+        undecided = sampled * (open_a + open_b) / 12.0**0.5
+        return self.size * inside + sampled * (upto - below), float(np.hypot(self.size * error, undecided))
+
+    def _spread(self, end: float, below: Array) -> tuple[float, float]:
+        """What the sampled part below `end` gains when undecided nodes are spread, and their weight; means of probes.
+
+        `below` (probes, steps) says which nodes count as below.
+        """
+        middles = (self.nodes[:, 1:] + self.nodes[:, :-1]) / 2.0
+        left = np.hstack([self.nodes[:, :1] - self.residuals[:, :1], middles])
+        right = np.hstack([middles, self.nodes[:, -1:] + self.residuals[:, -1:]])
+        distance = np.abs(self.nodes - end)
+        nearest = np.arange(len(distance)), distance.argmin(axis=1)
+        undecided = self.weights[nearest] * (distance[nearest] < self.residuals[nearest])
+        fraction = np.zeros(len(distance))
+        np.divide(end - left[nearest], right[nearest] - left[nearest], out=fraction, where=undecided > 0.0)
+        return float(np.mean(undecided * (fraction.clip(0.0, 1.0) - below[nearest]))), float(np.mean(undecided))
 
     def with_zeros(self, count: int) -> Self:
         """The density with `count` more eigenvalues that are exactly 0.
