@@ -49,7 +49,7 @@ def record(request):
 def test_to_dict_is_strict_json(record):
     data = record.to_dict()
     assert json.loads(json.dumps(data, allow_nan=False)) == data
-    names = {f.name for f in dataclasses.fields(record) if not f.name.startswith("_")}
+    names = {f.name for f in dataclasses.fields(record) if f.repr}
     assert set(data) == names
 
 
