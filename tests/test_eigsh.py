@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import scipy.sparse
 import scipy.sparse.linalg
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import random_orthogonal, with_spectrum
 
 import flatcore as fc
+from flatcore.spectral import _operator
 from flatcore.spectral._certificate import certified_gap
+from flatcore.spectral._costs import OperatorCost
 from flatcore.spectral._eigsh import solve
 
 
@@ -33,6 +36,12 @@ class Counted:
     def __matmul__(self, V):
         self.products += 1 if V.ndim == 1 else V.shape[1]
         return self.A @ V
+
+
+class Costly(Counted):
+    """Its vectors are so expensive that blocks are narrow."""
+
+    cost = OperatorCost(0.0, 0.0, 1e12)
 
 
 def expected(values, which, k):
@@ -145,6 +154,78 @@ def test_residuals_bound_the_error_of_values():
         assert np.abs(exact - value).min() <= residual * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tensors_and_arrays_are_the_same_operator(dtype):
+    A = laplacian().toarray().astype(dtype)
+    one, two = fc.eigsh(A, 3), fc.eigsh(torch.tensor(A, requires_grad=True), 3)
+    np.testing.assert_array_equal(one.values, two.values)
+    np.testing.assert_array_equal(one.vectors, two.vectors)
+    assert one.vectors.dtype == dtype
+
+
+def test_half_precision_matrices_are_worked_on_in_float32():
+    A = laplacian().toarray().astype(np.float16)  # 2 and −1 are exact
+    result = fc.eigsh(A, 2)
+    assert result.vectors.dtype == np.float32
+    assert result.values[0] == pytest.approx(2 - 2 * np.cos(np.pi * 300 / 301), abs=4e-4)
+
+
+def test_float32_matrices_are_certified_in_float64_panel_by_panel(monkeypatch):
+    monkeypatch.setattr(_operator, "_PANEL_ENTRIES", 1000)
+    A = with_spectrum(HARD).astype(np.float32)
+    result = lanczos(A, 2)
+    np.testing.assert_allclose(result.residuals, true_residuals(A, result), rtol=1e-6)
+
+
+@pytest.mark.parametrize("which", ["LA", "SA", "LM"])
+@settings(max_examples=25)
+@given(
+    N=st.one_of(st.integers(1, 60), st.integers(61, 600)),
+    k=st.integers(1, 20),
+    seed=st.integers(0, 1000),
+    kind=st.sampled_from(["dense", "csr", "operator"]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    route=st.sampled_from([None, "dense", "block Lanczos"]),
+)
+def test_every_route_agrees_with_lapack(which, N, k, seed, kind, dtype, route):
+    """Spectra with ties and clusters at both ends and in the middle, N down to 1, on every route and operator.
+
+    A value is off by at most its residual; LAPACK itself is exact to rounding.
+    """
+    rng = np.random.default_rng(seed)
+    values = rng.uniform(-1.0, 1.0, N)
+    for _ in range(rng.integers(0, 4)):
+        first, size = rng.integers(0, N), rng.integers(1, 9)
+        values[first : first + size] = rng.choice([-1.5, -1.0, 0.0, 1.0, 1.5]) + rng.choice([0.0, 1e-9]) * rng.random()
+    A = with_spectrum(values, seed).astype(dtype)
+    operator = {"dense": lambda: A, "csr": lambda: scipy.sparse.csr_array(A), "operator": lambda: Counted(A)}[kind]()
+    k, tol = min(k, N), 1e-4 if dtype == np.float32 else 1e-8
+    result = lanczos(operator, k, which=which, tol=tol, seed=seed, route=route)
+    assert result.status == "converged"
+    exact = np.linalg.eigvalsh(A.astype(float))
+    size, got, want = np.abs(exact).max(), result.values, expected(exact, which, k)
+    if which == "LM":
+        got, want = np.abs(got), np.abs(want)
+    assert np.abs(got - want).max() <= 1.01 * tol * size
+    np.testing.assert_allclose(result.residuals, true_residuals(A, result), atol=(1e-6 if tol > 1e-6 else 1e-12) * size)
+    V = result.vectors.astype(float)
+    assert np.abs(V.T @ V - np.eye(k)).max() <= (1e-5 if dtype == np.float32 else 1e-12)
+
+
+def test_the_identity_workload_for_twenty_seeds(identity_workload):
+    """A 12-fold top, by blocks of every size considered: the probe finds what narrow blocks miss."""
+    chain, loss, top = identity_workload
+    dense, hits = fc.Hessian(chain, loss).dense(), {1: 0, 12: 0}
+    for seed in range(20):
+        for operator, block in ((dense, 12), (Costly(dense), 1)):
+            result = lanczos(operator, 12, seed=seed)
+            assert f"block {block}, " in result.method
+            assert result.status == "converged"
+            assert np.abs(result.values - top).max() <= 1e-6 * top
+            hits[block] += result.certificate.hits
+    assert hits[1] >= 20 * 8
+
+
 # -- start, stop, reproducibility ----------------------------------------------------------------------------
 
 HARD = np.r_[1.0 + 0.002 * np.arange(8), np.linspace(0.0, 0.99, 392)]  # small gaps: hundreds of products
@@ -162,20 +243,59 @@ def test_the_same_seed_gives_the_same_bits(dtype):
     assert one.seed == 3
 
 
-@pytest.mark.parametrize("k", [1, 4])
-def test_warm_start(k):
-    """Started at the answer, one step and its check are left, beside the probe (4 vectors, at most 17 steps)."""
+PROBE = 4 * 17  # vectors a probe without hits multiplies
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("k", "given"), [(1, 1), (4, 4), (4, 6), (8, 8)])
+@pytest.mark.parametrize("which", ["LA", "SA"])
+def test_started_at_the_answer_one_block_product_is_left(which, k, given, dtype):
+    """Beside the probe; the vectors may come in any order, length and combination."""
+    values = HARD - 0.5  # the modulus of the bottom tells the size of the operator as well
+    A = Counted(with_spectrum(values).astype(dtype))
+    exact = np.linalg.eigh(A.A.astype(float))[1]
+    exact = exact[:, ::-1][:, :given] if which == "LA" else exact[:, :given]
+    mixed = exact @ np.random.default_rng(0).standard_normal((given, given))
+    for start in (exact, 1e30 * exact[:, ::-1], mixed):
+        A.products = 0
+        warm = lanczos(A, k, which=which, v0=start if given > 1 else start[:, 0])
+        assert warm.status == "converged"
+        assert warm.products == A.products == given + PROBE
+        assert "no iteration" in warm.explain()
+        assert np.abs(warm.values - expected(values, which, k)).max() <= (1e-6 if dtype == np.float32 else 1e-13)
+        np.testing.assert_allclose(warm.residuals, true_residuals(A.A, warm), atol=2e-6)
+
+
+@pytest.mark.parametrize("given", [1, 3, 4, 9, 60, 500])
+def test_a_start_near_the_answer_saves_products(given):
+    """From fewer and from more vectors than are wanted, or than the space has dimensions."""
     A = Counted(with_spectrum(HARD))
     exact = np.linalg.eigh(A.A)[1][:, ::-1]
-    cold = lanczos(A, k)
-    assert A.products == cold.products
-    A.products = 0
-    warm = lanczos(A, k, v0=exact[:, :k] if k > 1 else exact[:, 0])
-    assert warm.status == "converged"
-    assert A.products == warm.products
-    assert warm.products <= 68 + 4 * max(k, 2)
-    assert cold.products >= 68 + 100
+    rng = np.random.default_rng(0)
+    columns = np.hstack([exact, rng.standard_normal((400, 100))])[:, :given]
+    start = columns + 1e-5 * rng.standard_normal((400, given))
+    cold = lanczos(A, 4)
+    warm = lanczos(A, 4, v0=start)
     np.testing.assert_allclose(warm.values, cold.values, rtol=1e-6)
+    assert warm.status == "converged"
+    if 4 <= given <= 9:
+        assert warm.products < 0.6 * cold.products
+
+
+@pytest.mark.parametrize("N", [30, 400])
+def test_starts_with_dependent_and_zero_columns(N):
+    values = np.linspace(-1.0, 1.0, N)
+    A = with_spectrum(values)
+    top = np.linalg.eigh(A)[1][:, ::-1]
+    for start in (
+        np.zeros(N),
+        np.zeros((N, 3)),
+        np.ones((N, 5)),
+        np.column_stack([top[:, 0], np.zeros(N), top[:, 0], 1e-200 * top[:, 1], 1e200 * top[:, 2]]),
+    ):
+        result = lanczos(A, 3, v0=start)
+        np.testing.assert_allclose(result.values, values[::-1][:3], atol=4e-6)
+        assert result.status == "converged"
 
 
 def test_a_start_in_float32_or_as_integers():
@@ -476,6 +596,71 @@ class Spoiled:
 def test_operators_that_misbehave(N, spoil, message):
     with pytest.raises(ValueError, match=message):
         fc.eigsh(Spoiled(N, spoil), 2)
+
+
+def test_rounding_errors_are_no_asymmetry_and_small_asymmetries_are():
+    A = with_spectrum(np.linspace(1.0, 2.0, 200))
+    E = np.random.default_rng(0).standard_normal((200, 200)) / 200**0.5
+    for route in ("dense", "block Lanczos"):
+        assert lanczos(A + 1e-7 * E, 1, tol=1e-4, route=route).status == "converged"
+        with pytest.raises(ValueError, match=r"not symmetric: xᵀAy and yᵀAx differ by 0\.00"):
+            lanczos(A + 5e-3 * E, 1, tol=1e-2, route=route)
+
+
+def test_operators_for_vectors_alone_are_told_so():
+    class Vectors:
+        shape, dtype = (300, 300), np.dtype(np.float64)
+
+        def __matmul__(self, v):
+            if np.ndim(v) != 1:
+                raise ValueError("one at a time")
+            return 2 * v
+
+    message = r"works for one vector \(300,\) but fails for a block \(300, \d+\): one at a time; expected both"
+    with pytest.raises(ValueError, match=message):
+        fc.eigsh(Vectors(), 1)
+
+
+def test_errors_of_the_operator_come_out_as_they_are():
+    class Broken(Minimal):
+        def __matmul__(self, V):
+            raise TypeError("broken inside")
+
+    with pytest.raises(TypeError, match=r"^broken inside$"):
+        fc.eigsh(Broken(), 1)
+
+
+@pytest.mark.parametrize("kind", [object, "U3", np.complex64])
+def test_types_that_are_no_real_numbers(kind):
+    class Odd(Minimal):
+        dtype = np.dtype(kind)
+
+    with pytest.raises(ValueError, match=r"expected (real numbers|a real symmetric)"):
+        fc.eigsh(Odd(), 1)
+
+
+def test_images_that_are_no_numbers():
+    class Text(Minimal):
+        def __matmul__(self, V):
+            return np.full(V.shape, "x")
+
+    with pytest.raises(ValueError, match="operator @ V has dtype <U1; expected real numbers"):
+        fc.eigsh(Text(), 1)
+
+
+def test_a_type_numpy_does_not_know():
+    class Odd(Minimal):
+        dtype = "torch.float32"
+
+    with pytest.raises(ValueError, match=r"operator has dtype torch\.float32; expected a NumPy type"):
+        fc.eigsh(Odd(), 1)
+
+
+def test_nan_in_a_matrix_is_named():
+    A = laplacian().toarray()
+    A[7, 9] = np.nan
+    with pytest.raises(ValueError, match=r"operator contains nan at index \(7, 9\)"):
+        fc.eigsh(A, 1)
 
 
 def test_nan_that_comes_late():

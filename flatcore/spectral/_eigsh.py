@@ -363,7 +363,7 @@ def _warm_start(
     if not np.isfinite(H).all():
         raise ValueError("the operator returned NaN or Inf")
     check_symmetric(float(np.abs(H - H.T).max()), float(np.abs(H).max()), run.operator.dtype)
-    values, U = scipy.linalg.eigh((H + H.T) / 2)
+    values, U = scipy.linalg.eigh((H + H.T) / 2, driver="evd")
     run.observe(float(values[0]), float(values[-1]))
     best = run.order(values)[:most]
     for block in (rows, image):
@@ -391,7 +391,7 @@ def _orthonormal(vectors: HostVectors, rows: FloatArray) -> FloatArray | None:
             return None
         G = vectors.gram(rows, rows)
         d = np.sqrt(G.diagonal())
-        values, U = scipy.linalg.eigh(G / np.outer(d, d))
+        values, U = scipy.linalg.eigh(G / np.outer(d, d), driver="evd")
         kept = values > 1e-12 * len(rows)
         vectors.combine(rows, U[:, kept] / np.sqrt(values[kept]) / d[:, None])
         rows = rows[: int(kept.sum())]

@@ -8,14 +8,15 @@ which (the *front*) is the one to be multiplied. One step multiplies the front F
 Two Gram–Schmidt passes make Q orthogonal to V to rounding however small it was. The recurrence knows which rows of H
 are not zero up to rounding: those of the front itself, of the front before it (H = Cᵀ there), and after a restart those
 of all vectors kept. The first pass needs only these rows and leaves what classical Gram–Schmidt against the whole basis
-would leave; the second one, on normalised rows, goes over the whole basis. What it still finds is added to H, so that
-T = VᵀAV holds every entry. Rows that shrink in the second pass get more passes.
+would leave; the second one goes over the whole basis. What it still finds is added to H, so that T = VᵀAV holds every
+entry. Rows that shrink in the second pass get more passes.
 
-Rows are normalised by the eigenvectors of their scaled Gram matrix (one gram, one combine): safe while that matrix is
-well conditioned, because in the second pass it is the identity up to rounding. An ill-conditioned block takes the
-careful way: rotated first, its norms measured afterwards, what is rounding dropped. Where Q C loses rank (the Krylov
-space is exhausted: exact multiplicities), the missing rows of Q are fresh random orthogonal vectors with zero
-coefficients.
+The Gram matrix after the second pass follows from the one before it, and Q is the orthonormal block nearest to the
+scaled rows: one combination with the inverse root of their scaled Gram matrix, where that is well conditioned. An
+ill-conditioned block is normalised between the passes as well, and one that may be rank-deficient is rotated first, its
+norms measured afterwards, and what is rounding dropped: a Gram matrix is never inverted unrepaired. Where Q C loses
+rank (the Krylov space is exhausted: exact multiplicities), the missing rows of Q are fresh random orthogonal vectors
+with zero coefficients.
 
 The recurrence's prediction of H is a symmetry check that costs nothing: xᵀAy was seen one step before yᵀAx.
 
@@ -25,8 +26,8 @@ Wu & Simon 2000): T becomes diagonal, coupled to Q by C y_front. Converged Ritz 
 locking): locking them away would save nothing, since every new vector must be orthogonal to them all the same, and
 kept they go on improving. Only what an earlier process found is locked.
 
-cost of a step: one block product; 8·N·b flops and two reads for each of the c rows in the basis (a third of that is
-left of classical Gram–Schmidt twice where c is three blocks); per restart 2·N·c·kept flops.
+cost of a step: one block product; 4·N·b flops and two reads for each of the c rows in the basis (half of classical
+Gram–Schmidt twice), and as much for two or three blocks; per restart 2·N·c·kept flops.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ from flatcore.spectral._vectors import BlockVectors
 
 _MOST_PASSES = 4
 _LONG = 0.5  # what is left of a unit row that was orthogonal up to a small error
-_CONDITION = 1e-3  # smallest eigenvalue of a scaled Gram matrix that is inverted
+_UNTOUCHED = 0.99  # and of its square, where a single pass is enough: coefficients h leave h·‖VᵀV − I‖
+_CONDITION = 1e-3  # smallest eigenvalue of a scaled Gram matrix that is inverted before another pass
+_WELL_CONDITIONED = 0.3  # and before none: its inverse root enlarges what is left of known rows by less than 2
 _TINY = 1e-150  # norms whose squares would vanish
 
 Order = Callable[[FloatArray], FloatArray]  # values → indices, most wanted first
@@ -227,19 +230,37 @@ class BlockLanczos:
     def _orthonormal_against(self, known: Any, W: Any, H: FloatArray) -> tuple[FloatArray, Any]:
         """C, Q with W = C Q after passes against `known`, whose coefficients are added to H.
 
-        A pass over unit rows that leaves them long leaves them orthogonal to rounding; their Gram matrix afterwards is
-        known from the one before (Pythagoras, without cancellation while they stay long). Rows that go on shrinking
-        were rounding of the operator's scale: they drop out.
+        One pass is all that well-conditioned rows need, which it leaves long: their Gram matrix afterwards is known
+        from the one before (Pythagoras, without cancellation then), and one combination makes them orthonormal.
+        """
+        before, left, again = self._pass(known, W)
+        H += again
+        least = self._least(self._scale, float(before.max(initial=0.0)))
+        if (left.diagonal() > np.maximum(least**2, _UNTOUCHED * before)).all():
+            inverse = _inverse_root(left, _WELL_CONDITIONED)
+            if inverse is not None:
+                self._vectors.combine(W, inverse[0])
+                return inverse[1], W
+        return self._carefully_orthonormal(known, W, H)
+
+    def _pass(self, known: Any, W: Any) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """One Gram–Schmidt pass: squared norms before it, the Gram matrix after it, and the coefficients."""
+        again, G = self._vectors.gram(known, W), self._vectors.gram(W, W)
+        self._vectors.update(W, known, again)
+        return G.diagonal(), G - again.T @ again, again
+
+    def _carefully_orthonormal(self, known: Any, W: Any, H: FloatArray) -> tuple[FloatArray, Any]:
+        """As `_orthonormal_against`: normalised rows, and passes until these stay long.
+
+        Rows that go on shrinking were rounding of the operator's scale: they drop out.
         """
         C, W, norms = self._normalised(W, relative_to=self._scale)
         for _ in range(_MOST_PASSES):
             if len(W) == 0:
                 break
-            again = self._vectors.gram(known, W)
-            G = self._vectors.gram(W, W) - again.T @ again
-            self._vectors.update(W, known, again)
+            _, left, again = self._pass(known, W)
             H += again @ C.T
-            inverse = _inverse_root(G) if G.diagonal().min() > _LONG**2 else None
+            inverse = _inverse_root(left, _WELL_CONDITIONED) if left.diagonal().min() > _LONG**2 else None
             if inverse is not None:
                 self._vectors.combine(W, inverse[0])
                 return C @ inverse[1], W
@@ -257,7 +278,8 @@ class BlockLanczos:
         if not np.isfinite(G).all():
             raise ValueError("the squares of the operator's products overflow; scale it")
         squares = G.diagonal()
-        inverse = _inverse_root(G) if squares.min() > self._least(relative_to, squares.max()) ** 2 else None
+        least = self._least(relative_to, squares.max())
+        inverse = _inverse_root(G, _CONDITION) if squares.min() > least**2 else None
         if inverse is None:
             return self._rotated(W, G, relative_to)
         self._vectors.combine(W, inverse[0])
@@ -269,7 +291,7 @@ class BlockLanczos:
         W is rotated to the eigenvectors of its Gram matrix and its norms are measured afterwards: the Gram matrix's own
         eigenvalues are noise below eps times the largest. A second call makes the rows orthonormal to rounding.
         """
-        _, U = scipy.linalg.eigh((G + G.T) / 2)
+        _, U = scipy.linalg.eigh((G + G.T) / 2, driver="evd")
         self._vectors.combine(W, U)
         norms = np.sqrt(np.diag(self._vectors.gram(W, W)))
         kept = norms > self._least(relative_to, float(norms.max()) ** 2)
@@ -339,15 +361,15 @@ class BlockLanczos:
         return Q
 
 
-def _inverse_root(G: FloatArray) -> tuple[FloatArray, FloatArray] | None:
-    """M, C with MᵀGM = I and C = G M, from the scaled Gram matrix S = D⁻¹GD⁻¹; None where S is ill-conditioned.
+def _inverse_root(G: FloatArray, least: float) -> tuple[FloatArray, FloatArray] | None:
+    """M, C with MᵀGM = I and CᵀM = I, from S = D⁻¹GD⁻¹ with unit diagonal; None where an eigenvalue is below `least`.
 
     M = D⁻¹S^{−1/2} and C = D S^{1/2}: the rows MᵀW are the orthonormal ones nearest to D⁻¹W, and W = C (MᵀW).
     """
     d = np.sqrt(G.diagonal())
     S = G / np.outer(d, d)
-    values, U = scipy.linalg.eigh((S + S.T) / 2)
-    if values[0] < _CONDITION:
+    values, U = scipy.linalg.eigh((S + S.T) / 2, driver="evd")
+    if values[0] < least:
         return None
-    roots = np.sqrt(values)
+    roots = np.sqrt(values)  # evd: the vectors of MRRR lose orthogonality among nearly equal eigenvalues
     return (U / roots) @ U.T / d[:, None], d[:, None] * ((U * roots) @ U.T)
