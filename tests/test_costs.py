@@ -136,6 +136,7 @@ def test_memory_of_a_plan_counts_its_parts():
     rows = max(basis, 10 + 72)
     assert plan.rows(10) == rows
     assert plan.bytes(problem()) >= rows * N * 4 + 2 * 10 * N * 8
+    assert plan.bytes(problem(start=100)) >= (rows * 4 + 2 * 100 * 8) * N  # start vectors and their products
     more = OperatorCost(0.0, 0.0, 0.0, workspace_bytes=1e6)
     assert plan.bytes(problem(cost=more)) == plan.bytes(problem()) + 4 * 10**6  # the probe's block is four wide
 

@@ -106,14 +106,16 @@ class Plan:
         return max(self.basis, k + PROBE_ROWS)
 
     def bytes(self, problem: Problem) -> int:
-        """Memory in use at the peak: basis, front, product and its transpose, the certifying block, the operator's."""
+        """Memory in use at the peak: the basis, the operator's, and front and products, or blocks in float64."""
         N, size = problem.N, problem.itemsize
         if self.route == "dense":
             return 8 * N * N * 4
         block = max(self.block, PROBE_BLOCK)
         running = 3 * block * N * size
         certifying = 4 * certifying_block(N, problem.k) * N * 8
-        return int(self.rows(problem.k) * N * size + max(running, certifying) + block * problem.cost.workspace_bytes)
+        starting = 2 * problem.start * N * 8
+        most = max(running, certifying, starting)
+        return int(self.rows(problem.k) * N * size + most + block * problem.cost.workspace_bytes)
 
 
 def certifying_block(N: int, k: int) -> int:

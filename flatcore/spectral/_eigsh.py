@@ -144,8 +144,9 @@ def eigsh(
     Parameters
     ----------
     operator
-        Anything with ``shape`` (N, N), ``dtype`` and ``@`` on arrays (N, b): a dense or sparse matrix, a SciPy
-        ``LinearOperator``, a :class:`flatcore.Hessian`.
+        Anything with ``shape`` (N, N), ``dtype`` and ``@`` on arrays (N,) and (N, b): a dense array or CPU tensor, a
+        sparse matrix, a SciPy ``LinearOperator``, a :class:`flatcore.Hessian`. What its products cost, where it says so
+        in an attribute ``cost`` (:class:`flatcore.spectral.OperatorCost`), chooses between block sizes.
     k
         Number of eigenpairs, at most N.
     which
@@ -156,11 +157,13 @@ def eigsh(
     seed
         Of all random vectors; the same seed, threads and input give the same bits.
     v0
-        Start vectors (N,) or (N, b), for instance the eigenvectors of a nearby problem.
+        Start vectors (N,) or (N, b), any number, for instance the eigenvectors of a nearby problem. Where they span the
+        answer already, one block product and the probe are all that is left.
     maxiter
         Most block steps before the best values so far are returned.
     callback
-        Called after every step with a :class:`flatcore.results.SolverState`; returning True stops.
+        Called after every step with a :class:`flatcore.results.SolverState`; returning True stops. The dense route is
+        one step.
     threads
         Threads for this call; None leaves the process's setting alone.
 
@@ -304,6 +307,8 @@ def _dense(run: _Run) -> _Found:
     best = run.order(values)[: run.k]
     values, vectors = values[best], vectors[:, best]
     residuals = np.linalg.norm(matrix @ vectors - vectors * values, axis=0)
+    if run.callback is not None:  # once, and nothing is left to stop
+        run.callback(SolverState(1, values, residuals, run.operator.products))
     return _Found(np.ascontiguousarray(vectors.T, dtype=run.operator.dtype), values, residuals)
 
 
