@@ -131,6 +131,7 @@ class EigenResult(Record):
     ``values`` (k,); ``residuals`` (k,) are ‖Hv − λv‖ from a fresh product in float64; ``converged`` (k,) says which of
     them reach ``tol`` times the largest modulus of an eigenvalue. ``status`` is converged, precision_limited,
     max_iterations or stopped, and ``message`` says what to do about it. ``values, vectors = result`` unpacks.
+    ``explanation``: the predicted costs of the routes considered, the choice, and what was done, for ``explain()``.
     """
 
     values: Array
@@ -145,6 +146,7 @@ class EigenResult(Record):
     method: str
     _rows: Callable[[], Array] = field(repr=False)
     _split: Callable[[Array], Iterator[Array]] | None = field(repr=False, default=None)
+    explanation: tuple[str, ...] = field(repr=False, default=())
 
     @property
     def vectors(self) -> Array:
@@ -160,6 +162,7 @@ class EigenResult(Record):
     def explain(self) -> str:
         """How the answer was computed and why it can be trusted."""
         lines = [
+            *self.explanation,
             self.method,
             f"{self.products} products with single vectors, seed {self.seed}.",
             self.message,

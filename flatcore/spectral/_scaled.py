@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from flatcore._checks import FloatArray, chunks
-from flatcore.spectral._eigsh import Operator
+from flatcore.spectral._operator import Operator
 
 _IDENTITY_BLOCK = 64
 _SMALLEST, _LARGEST = 1e-150, 1e150  # squares of what is reported must not vanish or overflow
