@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import scipy
 import scipy.linalg
-import scipy.special
 
 from flatcore._checks import (
     FloatArray,

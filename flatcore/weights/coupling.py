@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from scipy.special import betaincinv
+import scipy
 
 from flatcore import _core
 from flatcore._checks import FloatArray
@@ -25,7 +25,7 @@ def overlap_chance(dimension: int, pairs: int, quantile: float = 0.5) -> float:
     """
     if dimension == 1:
         return 1.0
-    return float(np.sqrt(betaincinv(0.5, (dimension - 1) / 2, quantile ** (1.0 / pairs))))
+    return float(np.sqrt(scipy.special.betaincinv(0.5, (dimension - 1) / 2, quantile ** (1.0 / pairs))))
 
 
 def angle_chance(dimension: int, k: int) -> float:
