@@ -142,6 +142,8 @@ class EigenResult(Record):
     method: str
     _rows: Callable[[], Array] = field(repr=False)
     _split: Callable[[Array], Iterator[Array]] | None = field(repr=False, default=None)
+    _layers: Callable[[int], Iterator[Array]] | None = field(repr=False, default=None)
+    explanation: tuple[str, ...] = field(repr=False, default=())
 
     @property
     def vectors(self) -> Array:
@@ -150,6 +152,8 @@ class EigenResult(Record):
 
     def layers(self, i: int) -> Iterator[Array]:
         """Eigenvector i as blocks shaped like the chain's W_1, b_1, W_2, …, one at a time."""
+        if self._layers is not None:
+            return self._layers(i)
         if self._split is None:
             raise ValueError("these eigenvectors belong to no chain; use vectors")
         return self._split(self._rows()[i])
@@ -157,6 +161,7 @@ class EigenResult(Record):
     def explain(self) -> str:
         """How the answer was computed and why it can be trusted."""
         lines = [
+            *self.explanation,
             self.method,
             f"{self.products} products with single vectors, seed {self.seed}.",
             self.message,

@@ -1,0 +1,195 @@
+r"""What a block product costs, and which route, block and basis that makes the cheapest.
+
+Predicted time of block Lanczos with b vectors a block and p basis rows:
+
+    passes(b, k, tol)·(product(b) + orthogonalisation) + probe + k certifying products in float64,
+
+where a block product takes max(bytes / bandwidth, flops / rate), bytes = shared + b·per vector, and one step reads the
+basis (0.75·p rows on average) twice, for 4·0.75·p·b·N flops, and pays its share of the restarts. The numbers of passes
+were counted (docs/theory.md, section 6: k = 10, blocks 1 to 8 with bases 48 to 128, tolerances 1e-4 and 1e-6) and are
+well described by powers of b and k. The route to a dense eigendecomposition costs N products and 9·N³ flops of LAPACK.
+
+The choice depends on the problem and on nothing measured while running, so that the same input gives the same bits;
+only where memory is scarce the machine has a say, through the largest basis that fits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+# Rough rates of one current two-core machine (docs/benchmarks.md has the yardsticks measured beside every figure): only
+# their ratios matter for the choice.
+MEMORY_BANDWIDTH = 40e9  # bytes/s
+FLOAT32_RATE = 150e9  # flops/s; half of it in float64
+LAPACK_RATE = 50e9  # of the nominal 9·N³ flops of a symmetric eigendecomposition
+STEP_SECONDS = 4e-4  # a step's interpreted code and small matrices
+
+PROBE_BLOCK = 4
+PROBE_STEPS = 17
+PROBE_ROWS = PROBE_BLOCK * (PROBE_STEPS + 1)
+
+BLOCKS = ((1, 48), (2, 64), (4, 96), (8, 128))  # block and basis sizes that were counted
+_PASSES = 84.0  # b = 1, k = 10, tol = 1e-4; then b = 2, 4, 8: 56, 38, 26
+_BLOCK_POWER = -0.565
+_PASSES_PER_DECADE = 0.13  # 84 → 106, 56 → 70, 38 → 47, 26 → 34 from 1e-4 to 1e-6
+_K_POWER = 0.5
+_MEMORY_SHARE = 0.5  # of the memory available: more than that is taken only where nothing smaller exists
+_GUESSED_FLOPS = 1000.0  # per entry of the vector, for operators of which nothing is known
+
+
+@dataclass(frozen=True)
+class OperatorCost:
+    """What one product of an operator with a block of b vectors costs.
+
+    ``shared_bytes`` are read once a block, at ``bandwidth`` bytes/s where given (weights streamed from a disk) and at
+    the memory's otherwise; ``bytes_per_vector`` and ``flops_per_vector`` count b times. ``workspace_bytes`` a vector is
+    memory the operator allocates meanwhile.
+    """
+
+    shared_bytes: float
+    bytes_per_vector: float
+    flops_per_vector: float
+    bandwidth: float | None = None
+    workspace_bytes: float = 0.0
+
+    def seconds(self, vectors: int, itemsize: int) -> float:
+        """Predicted time of one block product in float32 (itemsize 4) or float64 (8)."""
+        shared = self.shared_bytes / (self.bandwidth or MEMORY_BANDWIDTH)
+        memory = shared + vectors * self.bytes_per_vector / MEMORY_BANDWIDTH
+        return max(memory, vectors * self.flops_per_vector / rate(itemsize))
+
+
+def guessed_cost(N: int, itemsize: int) -> OperatorCost:
+    """For operators of which nothing is known: proportional to N."""
+    return OperatorCost(0.0, 2.0 * N * itemsize, _GUESSED_FLOPS * N)
+
+
+def rate(itemsize: int) -> float:
+    """Flops a second in the precision of that many bytes."""
+    return FLOAT32_RATE * 4.0 / itemsize
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What the prediction depends on; `start` counts the start vectors given."""
+
+    N: int
+    k: int
+    itemsize: int
+    tol: float
+    cost: OperatorCost
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A route with its predicted time and products; block and basis are 0 for the dense one."""
+
+    route: str
+    block: int
+    basis: int
+    seconds: float
+    vectors: float
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.route if self.route == "dense" else f"{self.route}, block {self.block}, basis {self.basis}"
+
+    def rows(self, k: int) -> int:
+        """Rows of the basis allocated: the iteration's, or the k vectors found and the probe's."""
+        return max(self.basis, k + PROBE_ROWS)
+
+    def bytes(self, problem: Problem) -> int:
+        """Memory in use at the peak: basis, front, product and its transpose, the certifying block, the operator's."""
+        N, size = problem.N, problem.itemsize
+        if self.route == "dense":
+            return 8 * N * N * 4
+        block = max(self.block, PROBE_BLOCK)
+        running = 3 * block * N * size
+        certifying = 4 * certifying_block(N, problem.k) * N * 8
+        return int(self.rows(problem.k) * N * size + max(running, certifying) + block * problem.cost.workspace_bytes)
+
+
+def certifying_block(N: int, k: int) -> int:
+    """Vectors multiplied together in float64 when residuals are measured: 16, fewer beyond 256 MB."""
+    return max(1, min(16, k, (1 << 28) // (8 * N)))
+
+
+def dense_plan(problem: Problem) -> Plan:
+    """All eigenvalues by LAPACK."""
+    N = problem.N
+    products = 0.0 if N <= 1 else math.ceil(N / 256) * problem.cost.seconds(min(N, 256), 8)
+    return Plan("dense", 0, 0, products + 9.0 * N**3 / LAPACK_RATE, N)
+
+
+def lanczos_plans(problem: Problem) -> tuple[Plan, ...]:
+    """Block Lanczos in every block and basis size considered; start vectors widen the block."""
+    k = problem.k
+    start = min(problem.start, max(k, BLOCKS[-1][0]))
+    blocks = {max(b, start): p for b, p in reversed(BLOCKS)}
+    if k <= 16:
+        blocks.setdefault(max(k, start), 48)
+    sizes = sorted((b, max(p, 3 * k + 4 * b)) for b, p in blocks.items())
+    return tuple(_lanczos_plan(problem, b, p) for b, p in sizes)
+
+
+def _lanczos_plan(problem: Problem, b: int, p: int) -> Plan:
+    k, N, cost = problem.k, problem.N, problem.cost
+    decades = max(0.0, -4.0 - math.log10(problem.tol))
+    passes = max(2.0, _PASSES * b**_BLOCK_POWER * (k / 10) ** _K_POWER * (1.0 + _PASSES_PER_DECADE * decades))
+    step = cost.seconds(b, problem.itemsize) + _orthogonalisation(problem, b, 0.75 * p, restarted=True)
+    probe = cost.seconds(PROBE_BLOCK, problem.itemsize) + _orthogonalisation(
+        problem, PROBE_BLOCK, k + PROBE_ROWS / 2, restarted=False
+    )
+    part = certifying_block(N, k)
+    certificate = math.ceil(k / part) * cost.seconds(part, 8)
+    vectors = passes * b + PROBE_STEPS * PROBE_BLOCK + k
+    return Plan("block Lanczos", b, p, passes * step + PROBE_STEPS * probe + certificate, vectors)
+
+
+def _orthogonalisation(problem: Problem, b: int, rows: float, *, restarted: bool) -> float:
+    """One step against so many basis rows; a restart writes 0.55·p combinations of p rows every 0.45·p/b steps."""
+    N, size = problem.N, problem.itemsize
+    moved, flops = 2.0 * rows * N * size, 4.0 * rows * b * N
+    if restarted:
+        moved, flops = moved + 4.0 * b * N * size, flops + 3.3 * rows * b * N
+    return STEP_SECONDS + max(moved / MEMORY_BANDWIDTH, flops / rate(size))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The plan taken, all plans considered and why one of them was taken."""
+
+    plan: Plan
+    considered: tuple[Plan, ...]
+    reason: str
+
+    def lines(self) -> tuple[str, ...]:
+        """The prediction as text, one line a plan."""
+        return tuple(
+            f"{'→' if plan is self.plan else ' '} {plan.name}: {plan.seconds:.2g} s, {plan.vectors:.0f} products (predicted)"
+            for plan in self.considered
+        ) + (self.reason,)
+
+
+def choose(problem: Problem, *, guessed: bool, available: int | None, route: str | None = None) -> Choice:
+    """The cheapest route, block and basis; `available` bytes bound the bases considered, `route` forces one of two.
+
+    Of a guessed cost only its proportions are believed: the dense route is taken where it needs fewer products.
+    """
+    room = math.inf if available is None else _MEMORY_SHARE * available
+    dense, plans = dense_plan(problem), lanczos_plans(problem)
+    fitting = [plan for plan in plans if plan.bytes(problem) <= room]
+    best = min(fitting or [min(plans, key=lambda p: p.bytes(problem))], key=lambda plan: plan.seconds)
+    considered = (dense, *plans)
+    scarce = "" if len(fitting) == len(plans) else " Larger bases were left out: they would take over half the memory."
+    if route is not None:
+        return Choice(dense if route == "dense" else best, considered, f"The {route} route was asked for.")
+    if best.basis + best.block >= problem.N:
+        return Choice(dense, considered, f"A Krylov basis would span all {problem.N} dimensions.")
+    if dense.bytes(problem) <= room and (dense.vectors <= best.vectors if guessed else dense.seconds <= best.seconds):
+        return Choice(dense, considered, "The dense eigendecomposition is the cheapest.")
+    guess = " The operator's cost is a guess; give it a `cost` (flatcore.spectral.OperatorCost)." if guessed else ""
+    return Choice(best, considered, "The cheapest block and basis." + scarce + guess)
