@@ -5,8 +5,9 @@ With J[D] = Σ_j A_j D̃_j B̃_j L the derivative of Ψ = ΦL, the Gauss–Newto
     K[X] = 2·scale·J Jᵀ[X] = 2·scale Σ_j (A_jA_jᵀ) X (LᵀB̃_jᵀB̃_jL),    X: d_M × r,
 
 has the same nonzero eigenvalues. Biases: a direction D̃_j = (D_j, δ_j) has no bottom row, so of A_j its first d_j
-columns count; B̃_j keeps its homogeneous row where layer j has a bias (it meets δ_j) and loses it otherwise. If KX = θX, θ > 0,
-then v = JᵀX, blocks v_j = A_jᵀ X (B̃_jL)ᵀ, is an eigenvector of the Gauss–Newton matrix of squared norm θ‖X‖²/(2·scale).
+columns count; B̃_j keeps its homogeneous row where layer j has a bias (it meets δ_j) and loses it otherwise. Where
+KX = θX, θ > 0, the direction v = JᵀX, blocks v_j = A_jᵀ X (B̃_jL)ᵀ, is an eigenvector of the Gauss–Newton matrix and
+‖v‖² = θ‖X‖²/(2·scale).
 
 Set-up: 2·(r + d_M)·P flops and the Gram matrices; a product: 2·M·(d_M·r² + d_M²·r) flops and no weights at all.
 Source: docs/theory.md, "The Gauss–Newton dual".
@@ -131,7 +132,7 @@ class Dual(RowOperator):
             far = np.ascontiguousarray(X.swapaxes(1, 2))
         z = R.pull_back(far)
         norms = np.linalg.norm(z, axis=1, keepdims=True)
-        return z / np.where(norms > 0.0, norms, 1.0)
+        return np.asarray(z / np.where(norms > 0.0, norms, 1.0))
 
     def start_rows(self, R: Reduced, z: FloatArray) -> FloatArray:
         """J of reduced rows (k, N) as dual rows (k, n): start vectors."""

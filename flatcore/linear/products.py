@@ -123,5 +123,6 @@ class ChainProducts:
         """Of 𝓗 for one direction; a loss the library does not know counts as an entrywise one."""
         entries = float(self.end_to_end.size)
         if isinstance(self.loss, CrossEntropyLoss):
-            return 4.0 * self.loss.num_samples * entries
-        return 2.0 * entries * (self.end_to_end.shape[1] if self.whitened is not None and self.narrow_output else 1)
+            return 4.0 * float(self.loss.num_samples) * entries
+        quadratic = self.whitened is not None and self.narrow_output  # dΦ·S, else entrywise
+        return 2.0 * entries * (int(self.end_to_end.shape[1]) if quadratic else 1)

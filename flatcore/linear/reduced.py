@@ -72,13 +72,13 @@ class Reduced(RowOperator):
         if array.shape[0] != self.shape[0]:
             raise ValueError(f"z has shape {array.shape}; expected ({self.shape[0]},)")
         row = self._contiguous(array[None, :])
-        for layer in range(1, self.chain.depth + 1):
-            yield from _present(self._kernel(row.dtype).lift_layer(row, layer))
+        kernel, layers = self._kernel(row.dtype), range(1, self.chain.depth + 1)
+        return (block for layer in layers for block in kernel.lift_layer(row, layer) if block is not None)
 
     @property
     def num_annihilated(self) -> int:
         """P − N: orthonormal directions outside the subspace, each with image zero."""
-        return self.chain.num_parameters - self.shape[0]
+        return int(self.chain.num_parameters - self.shape[0])
 
     def annihilated_layers(self, index: int) -> Iterator[FloatArray]:
         """Number `index` of these directions, as blocks like those of `lift_layers`; it lies in a single layer."""
@@ -86,7 +86,7 @@ class Reduced(RowOperator):
         for layer, (W, b) in enumerate(zip(self.chain.weights, self.chain.biases, strict=True), start=1):
             count = kernel.num_annihilated(layer)
             if 0 <= index < count:
-                yield from _present(kernel.annihilated(layer, index))
+                yield from (block for block in kernel.annihilated(layer, index) if block is not None)
             else:
                 yield np.zeros(W.shape, self.dtype)
                 if b is not None:
@@ -130,10 +130,6 @@ class Reduced(RowOperator):
             getattr(self._kernel(rows.dtype), how)(rows, out)
         out = out.astype(array.dtype, copy=False)
         return like_input(value, out[0] if array.ndim == 1 else out.T)
-
-
-def _present(blocks: tuple[FloatArray, FloatArray | None]) -> Iterator[FloatArray]:
-    yield from (block for block in blocks if block is not None)
 
 
 def reduced_dimension(products: ChainProducts, gauss_newton: bool) -> int:

@@ -19,7 +19,7 @@ from flatcore.linear.dual import dual_cost
 from flatcore.linear.hessian import CurvatureOperator
 from flatcore.linear.interpolation import negligible_gradient
 from flatcore.linear.reduced import reduced_cost, reduced_dimension
-from flatcore.spectral._costs import MEMORY_BANDWIDTH, Plan, Problem, dense_plan, lanczos_plans, rate
+from flatcore.spectral._costs import MEMORY_BANDWIDTH, Plan, Problem, choose, rate
 
 ROUTES = ("dual", "reduced", "full")
 
@@ -35,9 +35,8 @@ class Route:
 
     @cached_property
     def plan(self) -> Plan:
-        """The eigensolver's cheapest way."""
-        running = (p for p in lanczos_plans(self.problem) if p.basis + p.block < self.problem.N)
-        return min((dense_plan(self.problem), *running), key=lambda plan: plan.seconds)
+        """How the eigensolver will go about it."""
+        return choose(self.problem, guessed=False, available=available_memory()).plan
 
     @property
     def fits(self) -> bool:
@@ -71,15 +70,16 @@ class Choice:
 
 def choose_route(H: CurvatureOperator, k: int, which: str, tol: float, start: int, forced: str) -> Choice:
     """The fastest route, or the one named by `forced`; raises ``ValueError`` where that does not apply."""
-    routes, lines = [_full(H, k, tol, start), _reduced(H, k, tol, start)], []
+    routes = [_full(H, k, tol, start), _reduced(H, k, tol, start)]
+    lines = []
     obstacle = _dual_obstacle(H, which)
     if not obstacle:
         dual = _dual(H, k, tol, start)
-        if forced == "dual" or dual.seconds < min(route.seconds for route in routes):  # the check reads all weights
-            obstacle = _gradient_obstacle(H, tol)
-        routes.append(dual)
+        if forced != "dual" and dual.seconds >= min(route.seconds for route in routes):
+            lines.append(f"{dual.describe()} Whether it applies was not looked at.")
+        elif not (obstacle := _gradient_obstacle(H, tol)):  # reads the weights
+            routes.append(dual)
     if obstacle:
-        routes = [route for route in routes if route.name != "dual"]
         lines.append(f"dual: not for this problem, {obstacle}.")
         if forced == "dual":
             raise ValueError(f"route is 'dual'; {obstacle}")
