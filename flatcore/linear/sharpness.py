@@ -210,7 +210,7 @@ class _Pairs:
             converged=read_only(self.converged.astype(bool)),
             _rows=lambda: self._lifted,
             _split=None,
-            _layers=self.layers,
+            _layers=lambda i: self.layers(i),  # unlike a bound method, copied with the record
             **changes,
         )
 

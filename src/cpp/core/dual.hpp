@@ -1,8 +1,8 @@
 // Gram matrices of the partial products on one side of every layer, for the Gauss–Newton dual.
 //
-// Source: docs/theory.md, "The Gauss–Newton dual". From the output, rows X = I (d_M × d_M):  A_j A_jᵀ;  from the input, rows
-// X = Lᵀ (r × d_0, or d_0 + 1 with biases):  (B_j L)ᵀ (B_j L). Of A_j the columns that a direction reaches count: the
-// homogeneous one never does; B_j keeps its homogeneous row where layer j has a bias.
+// Source: docs/theory.md, "The Gauss–Newton dual". From the output, rows X = I (d_M × d_M):  A_j A_jᵀ;  from the input,
+// rows X = Lᵀ (r × d_0, or d_0 + 1 with biases):  (B_j L)ᵀ (B_j L). Of A_j the columns that a direction reaches count:
+// the homogeneous one never does; B_j keeps its homogeneous row where layer j has a bias.
 //
 // cost    2·c·P + 2·c²·Σd flops for c rows, one read of the weights.
 // memory  two blocks of c rows; M results of c × c.

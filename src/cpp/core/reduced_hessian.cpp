@@ -184,7 +184,8 @@ std::vector<AffineRows<T>> ReducedHessian<T>::near_sweep(ConstMatrixView<T> z, R
         const ConstMatrixView<T> R = piece.left.R.view();
         for (Index i = 0; i < k; ++i) {
             const auto S = s_block(piece, z.row_block(i, 1).data);
-            multiply<T>(T(1), R.transposed(), S.col_block(0, body), T(1), next.body.view().row_block(i * m, m), control);
+            multiply<T>(T(1), R.transposed(), S.col_block(0, body), T(1), next.body.view().row_block(i * m, m),
+                        control);
             if (piece.right.dim == body) continue;
             const MatrixView<T> column(next.column.data() + i * m, m, 1);
             column.eigen() += R.transposed().eigen().lazyProduct(S.col_block(body, 1).eigen());
@@ -202,8 +203,8 @@ void ReducedHessian<T>::write_s(const Piece& piece, const AffineRows<T>& sigma, 
     Matrix<T> storage;
     const ConstMatrixView<T> rows = side(sigma, 0, sigma.rows(), piece.right.dim, storage);
     for (Index i = 0; i < out.rows; ++i)
-        multiply<T>(T(1), piece.left.R.view(), rows.row_block(i * m, m), T(0),
-                    s_block(piece, out.row_block(i, 1).data), control);
+        multiply<T>(T(1), piece.left.R.view(), rows.row_block(i * m, m), T(0), s_block(piece, out.row_block(i, 1).data),
+                    control);
 }
 
 // S' += αᵀ b, E'ᵀ = T β with [α, β] = da Q.
@@ -282,8 +283,8 @@ Matrix<T> ReducedHessian<T>::end_to_end_change(ConstMatrixView<T> z, RunControl&
 template <class T>
 void ReducedHessian<T>::pull_back(ConstMatrixView<T> far_rows, MatrixView<T> out, RunControl& control) const {
     check_rows<T>(out, dimension_, "reduced images");
-    require(far_rows.rows == out.rows * full_->narrow_width() && far_rows.cols == full_->far_width(),
-            "far rows are ", far_rows.rows, "x", far_rows.cols, ", expected ", out.rows * full_->narrow_width(), "x",
+    require(far_rows.rows == out.rows * full_->narrow_width() && far_rows.cols == full_->far_width(), "far rows are ",
+            far_rows.rows, "x", far_rows.cols, ", expected ", out.rows * full_->narrow_width(), "x",
             full_->far_width());
     out.eigen().setZero();
     AffineRows<T> sigma = zero_rows(far_rows.rows, full_->far_level());
@@ -303,8 +304,7 @@ void ReducedHessian<T>::write_block(const Piece& piece, ConstMatrixView<T> left,
             piece.layer, " is ", rows, "x", cols, ", not ", weight.rows, "x", weight.cols);
     multiply<T>(T(1), above.transposed(), below.col_block(0, cols), T(0), weight, control);
     if (bias)
-        MatrixView<T>(bias, rows, 1).eigen() =
-            above.transposed().eigen().lazyProduct(below.col_block(cols, 1).eigen());
+        MatrixView<T>(bias, rows, 1).eigen() = above.transposed().eigen().lazyProduct(below.col_block(cols, 1).eigen());
 }
 
 // D = [Q_r, Q_⊥ E] [S; P_ρᵀ]

@@ -1,8 +1,8 @@
 // The Hessian on the subspace that holds every eigenvector of nonzero eigenvalue: exact, with N ≪ P unknowns.
 //
-// Source: docs/theory.md, "The reduced Hessian". The block of a layer, seen from the narrow end (core/hessian.hpp), is a
-// matrix with the near rows a (m × left) on one side and the far rows b (m × right) on the other; where the layer has a
-// bias the side that carries the homogeneous column is one entry longer. Every image of the Hessian is aᵀ(·) + (·)b.
+// Source: docs/theory.md, "The reduced Hessian". The block of a layer, seen from the narrow end (core/hessian.hpp), is
+// a matrix with the near rows a (m × left) on one side and the far rows b (m × right) on the other; where the layer has
+// a bias the side that carries the homogeneous column is one entry longer. Every image of the Hessian is aᵀ(·) + (·)b.
 // With Householder QR aᵀ = Q [R; 0] and bᵀ = P [T; 0], Q and P orthogonal, r and ρ the ranks that a thin QR shows,
 //
 //   D = Q [ S      ]        S: r × right,  E: (left − r) × ρ
