@@ -33,7 +33,7 @@ def check(operator, seed=0):
     dense, small = operator.dense(), R.dense()
     scale = max(float(np.abs(dense).max()), float(np.abs(operator.products.loss_gradient).max()), 1e-300)
     assert N <= P
-    assert N == reduced_dimension(operator.products, operator.is_gauss_newton)
+    assert reduced_dimension(operator.products, operator.is_gauss_newton) == N
     lift = R.lift(np.eye(N))
     assert lift.shape == (P, N)
     assert relative_error(lift.T @ lift, np.eye(N)) <= TOL  # an isometry

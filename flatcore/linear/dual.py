@@ -102,9 +102,9 @@ class Dual(RowOperator):
         check_memory(f"a dense {n} × {n} matrix", 8 * n * n)
         self._products.check_fresh()
         d, r = self.matrix_shape
-        out = np.einsum("jab,jcd->acbd", self.above, self.below, optimize=True).reshape(d * r, d * r)
+        out = np.einsum("jab,jcd->acbd", self.above, self.below, optimize=True)
         out *= self._twice_scale
-        return out
+        return np.asarray(out.reshape(d * r, d * r))
 
     def lift(self, x: Any) -> Any:
         """Unit directions v = JᵀX/‖JᵀX‖ (P,) or (P, k) of dual vectors (n,) or (n, k)."""
