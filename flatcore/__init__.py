@@ -28,7 +28,7 @@ from flatcore.linear import (
     gains,
     sharpness,
 )
-from flatcore.spectral import eigsh
+from flatcore.spectral import diagonal, eigsh, spectral_density, trace
 
 __version__ = "0.1.0"
 
@@ -41,8 +41,11 @@ __all__ = [
     "analyze",
     "balance",
     "coupling",
+    "diagonal",
     "eigsh",
     "flattest_sharpness",
     "gains",
     "sharpness",
+    "spectral_density",
+    "trace",
 ]

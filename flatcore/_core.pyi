@@ -6,7 +6,21 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'layer_balance', 'layer_svd', 'matmul', 'max_threads', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'strongest_path', 'thin_svd', 'update']
+__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'layer_balance', 'layer_svd', 'matmul', 'max_threads', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'strongest_path', 'thin_svd', 'to_rows', 'update']
+class Recycler:
+    """
+    Memory for results of one size, used again once they are freed.
+    """
+    def __init__(self) -> None:
+        ...
+    def empty32(self, rows: typing.SupportsInt | typing.SupportsIndex, cols: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        An uninitialised float32 array.
+        """
+    def empty64(self, rows: typing.SupportsInt | typing.SupportsIndex, cols: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        An uninitialised float64 array.
+        """
 class Chain:
     """
     Read-only views of a chain's weights.
@@ -220,6 +234,10 @@ def strongest_path(sigma: collections.abc.Sequence[collections.abc.Sequence[typi
 def thin_svd(A: numpy.ndarray) -> tuple:
     """
     U, s, Vt of a matrix.
+    """
+def to_rows(V: numpy.ndarray, out: numpy.ndarray) -> None:
+    """
+    out (b, N) becomes Vᵀ.
     """
 def update(W: numpy.ndarray, V: numpy.ndarray, C: numpy.ndarray) -> None:
     """

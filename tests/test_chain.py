@@ -105,7 +105,7 @@ def test_inference_tensors():
 def test_data_types(weights, dtype):
     chain = fc.LinearChain(weights)
     assert chain.dtype == dtype
-    assert all(W.dtype == dtype for W in chain.weights)
+    assert chain.product().dtype == chain.to_vector().dtype == dtype
     np.testing.assert_array_equal(chain.weights[0], np.ones((2, 2)))
 
 

@@ -303,7 +303,7 @@ def test_doctor_reports_versions_build_and_a_passing_self_check():
     facts = parsed(result.stdout)
     assert facts["versions"]["numpy"] == np.__version__
     assert facts["versions"]["flatcore"] == fc.__version__
-    assert set(facts["build"]) == {"compiler", "openmp", "blas", "eigen"}
+    assert set(facts["build"]) == {"compiler", "openmp", "blas", "simd", "eigen"}
     assert facts["self_check"] == {"float32 sharpness": "ok", "float64 sharpness": "ok"}
     text = run("doctor")
     assert text.exit_code == 0

@@ -1,20 +1,32 @@
 """eigsh against LAPACK on planted spectra, its residuals, statuses, certificates and refusals.
 
-Dimensions of 150 and more keep the Lanczos path busy: smaller problems are solved densely (and tested as such).
+`eigsh` solves small problems densely where that is cheaper; `lanczos` is the same call with the iteration forced.
 """
 
+import gc
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 import scipy.sparse
 import scipy.sparse.linalg
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import random_orthogonal, with_spectrum
 
 import flatcore as fc
+from flatcore.spectral import _operator
 from flatcore.spectral._certificate import certified_gap
+from flatcore.spectral._costs import OperatorCost
+from flatcore.spectral._eigsh import solve
+
+
+def lanczos(operator, k=6, *, route="block Lanczos", **options):
+    """`fc.eigsh` on a given route."""
+    defaults = {"which": "LA", "tol": None, "seed": 0, "v0": None, "maxiter": None, "callback": None, "threads": None}
+    return solve(operator, k, route=route, **(defaults | options))
 
 
 class Counted:
@@ -26,6 +38,12 @@ class Counted:
     def __matmul__(self, V):
         self.products += 1 if V.ndim == 1 else V.shape[1]
         return self.A @ V
+
+
+class Costly(Counted):
+    """Its vectors are so expensive that blocks are narrow."""
+
+    cost = OperatorCost(0.0, 0.0, 1e12)
 
 
 def expected(values, which, k):
@@ -62,7 +80,7 @@ def spectra(draw):
 def test_planted_spectra(which, values, k, seed):
     """Values agree with those planted to tol (a residual bounds the error of a value), copies included."""
     A = with_spectrum(values, seed)
-    result = fc.eigsh(A, k, which=which, seed=seed, tol=1e-9)
+    result = lanczos(A, k, which=which, seed=seed, tol=1e-9)
     assert "Lanczos" in result.method
     assert result.status == "converged"
     assert result.converged.all()
@@ -84,7 +102,7 @@ def test_planted_spectra(which, values, k, seed):
 def test_planted_spectra_in_float32(values, k):
     """float32 input is iterated in float32; residuals are measured in float64 on the same matrix."""
     A = with_spectrum(values).astype(np.float32)
-    result = fc.eigsh(A, k)
+    result = lanczos(A, k)
     size = np.abs(values).max()
     assert result.tol == 1e-4
     assert result.status == "converged"
@@ -125,17 +143,89 @@ class Minimal:
 def test_kinds_of_operators(operator, which):
     """Eigenvalues of the path Laplacian are 2 − 2cos(πj/(n + 1)), known exactly."""
     exact = 2 - 2 * np.cos(np.pi * np.arange(1, 301) / 301)
-    result = fc.eigsh(operator, 4, which=which, tol=1e-5)
+    result = lanczos(operator, 4, which=which, tol=1e-5)
     assert result.status == "converged"
     assert np.abs(result.values - expected(exact, which, 4)).max() <= 4e-5
 
 
 def test_residuals_bound_the_error_of_values():
     A = with_spectrum(np.random.default_rng(0).uniform(0, 1, 200))
-    result = fc.eigsh(A, 5, tol=1e-3)
+    result = lanczos(A, 5, tol=1e-3)
     exact = np.linalg.eigvalsh(A)
     for value, residual in zip(result.values, result.residuals, strict=True):
         assert np.abs(exact - value).min() <= residual * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tensors_and_arrays_are_the_same_operator(dtype):
+    A = laplacian().toarray().astype(dtype)
+    one, two = fc.eigsh(A, 3), fc.eigsh(torch.tensor(A, requires_grad=True), 3)
+    np.testing.assert_array_equal(one.values, two.values)
+    np.testing.assert_array_equal(one.vectors, two.vectors)
+    assert one.vectors.dtype == dtype
+
+
+def test_half_precision_matrices_are_worked_on_in_float32():
+    A = laplacian().toarray().astype(np.float16)  # 2 and −1 are exact
+    result = fc.eigsh(A, 2)
+    assert result.vectors.dtype == np.float32
+    assert result.values[0] == pytest.approx(2 - 2 * np.cos(np.pi * 300 / 301), abs=4e-4)
+
+
+def test_float32_matrices_are_certified_in_float64_panel_by_panel(monkeypatch):
+    monkeypatch.setattr(_operator, "_PANEL_ENTRIES", 1000)
+    A = with_spectrum(HARD).astype(np.float32)
+    result = lanczos(A, 2)
+    np.testing.assert_allclose(result.residuals, true_residuals(A, result), rtol=1e-6)
+
+
+@pytest.mark.parametrize("which", ["LA", "SA", "LM"])
+@settings(max_examples=25)
+@given(
+    N=st.one_of(st.integers(1, 60), st.integers(61, 600)),
+    k=st.integers(1, 20),
+    seed=st.integers(0, 1000),
+    kind=st.sampled_from(["dense", "csr", "operator"]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    route=st.sampled_from([None, "dense", "block Lanczos"]),
+)
+def test_every_route_agrees_with_lapack(which, N, k, seed, kind, dtype, route):
+    """Spectra with ties and clusters at both ends and in the middle, N down to 1, on every route and operator.
+
+    A value is off by at most its residual; LAPACK itself is exact to rounding.
+    """
+    rng = np.random.default_rng(seed)
+    values = rng.uniform(-1.0, 1.0, N)
+    for _ in range(rng.integers(0, 4)):
+        first, size = rng.integers(0, N), rng.integers(1, 9)
+        values[first : first + size] = rng.choice([-1.5, -1.0, 0.0, 1.0, 1.5]) + rng.choice([0.0, 1e-9]) * rng.random()
+    A = with_spectrum(values, seed).astype(dtype)
+    operator = {"dense": lambda: A, "csr": lambda: scipy.sparse.csr_array(A), "operator": lambda: Counted(A)}[kind]()
+    k, tol = min(k, N), 1e-4 if dtype == np.float32 else 1e-8
+    result = lanczos(operator, k, which=which, tol=tol, seed=seed, route=route)
+    assert result.status == "converged"
+    exact = np.linalg.eigvalsh(A.astype(float))
+    size, got, want = np.abs(exact).max(), result.values, expected(exact, which, k)
+    if which == "LM":
+        got, want = np.abs(got), np.abs(want)
+    assert np.abs(got - want).max() <= 1.01 * tol * size
+    np.testing.assert_allclose(result.residuals, true_residuals(A, result), atol=(1e-6 if tol > 1e-6 else 1e-12) * size)
+    V = result.vectors.astype(float)
+    assert np.abs(V.T @ V - np.eye(k)).max() <= (1e-5 if dtype == np.float32 else 1e-12)
+
+
+def test_the_identity_workload_for_twenty_seeds(identity_workload):
+    """A 12-fold top, by blocks of every size considered: the probe finds what narrow blocks miss."""
+    chain, loss, top = identity_workload
+    dense, hits = fc.Hessian(chain, loss).dense(), {1: 0, 12: 0}
+    for seed in range(20):
+        for operator, block in ((dense, 12), (Costly(dense), 1)):
+            result = lanczos(operator, 12, seed=seed)
+            assert f"block {block}, " in result.method
+            assert result.status == "converged"
+            assert np.abs(result.values - top).max() <= 1e-6 * top
+            hits[block] += result.certificate.hits
+    assert hits[1] >= 20 * 8
 
 
 # -- start, stop, reproducibility ----------------------------------------------------------------------------
@@ -146,7 +236,7 @@ HARD = np.r_[1.0 + 0.002 * np.arange(8), np.linspace(0.0, 0.99, 392)]  # small g
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_same_seed_gives_the_same_bits(dtype):
     A = with_spectrum(HARD).astype(dtype)
-    one, two, other = (fc.eigsh(A, 4, seed=seed, threads=2) for seed in (3, 3, 4))
+    one, two, other = (lanczos(A, 4, seed=seed, threads=2) for seed in (3, 3, 4))
     np.testing.assert_array_equal(one.values, two.values)
     np.testing.assert_array_equal(one.vectors, two.vectors)
     np.testing.assert_array_equal(one.residuals, two.residuals)
@@ -155,26 +245,65 @@ def test_the_same_seed_gives_the_same_bits(dtype):
     assert one.seed == 3
 
 
-@pytest.mark.parametrize("k", [1, 4])
-def test_warm_start(k):
-    """Started at the answer, one step and its check are left, beside the probe (4 vectors, at most 17 steps)."""
+PROBE = 4 * 17  # vectors a probe without hits multiplies
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("k", "given"), [(1, 1), (4, 4), (4, 6), (8, 8)])
+@pytest.mark.parametrize("which", ["LA", "SA"])
+def test_started_at_the_answer_one_block_product_is_left(which, k, given, dtype):
+    """Beside the probe; the vectors may come in any order, length and combination."""
+    values = HARD - 0.5  # the modulus of the bottom tells the size of the operator as well
+    A = Counted(with_spectrum(values).astype(dtype))
+    exact = np.linalg.eigh(A.A.astype(float))[1]
+    exact = exact[:, ::-1][:, :given] if which == "LA" else exact[:, :given]
+    mixed = exact @ np.random.default_rng(0).standard_normal((given, given))
+    for start in (exact, 1e30 * exact[:, ::-1], mixed):
+        A.products = 0
+        warm = lanczos(A, k, which=which, v0=start if given > 1 else start[:, 0])
+        assert warm.status == "converged"
+        assert warm.products == A.products == given + PROBE
+        assert "no iteration" in warm.explain()
+        assert np.abs(warm.values - expected(values, which, k)).max() <= (1e-6 if dtype == np.float32 else 1e-13)
+        np.testing.assert_allclose(warm.residuals, true_residuals(A.A, warm), atol=2e-6)
+
+
+@pytest.mark.parametrize("given", [1, 3, 4, 9, 60, 500])
+def test_a_start_near_the_answer_saves_products(given):
+    """From fewer and from more vectors than are wanted, or than the space has dimensions."""
     A = Counted(with_spectrum(HARD))
     exact = np.linalg.eigh(A.A)[1][:, ::-1]
-    cold = fc.eigsh(A, k)
-    assert A.products == cold.products
-    A.products = 0
-    warm = fc.eigsh(A, k, v0=exact[:, :k] if k > 1 else exact[:, 0])
-    assert warm.status == "converged"
-    assert A.products == warm.products
-    assert warm.products <= 68 + 4 * max(k, 2)
-    assert cold.products >= 68 + 100
+    rng = np.random.default_rng(0)
+    columns = np.hstack([exact, rng.standard_normal((400, 100))])[:, :given]
+    start = columns + 1e-5 * rng.standard_normal((400, given))
+    cold = lanczos(A, 4)
+    warm = lanczos(A, 4, v0=start)
     np.testing.assert_allclose(warm.values, cold.values, rtol=1e-6)
+    assert warm.status == "converged"
+    if 4 <= given <= 9:
+        assert warm.products < 0.6 * cold.products
+
+
+@pytest.mark.parametrize("N", [30, 400])
+def test_starts_with_dependent_and_zero_columns(N):
+    values = np.linspace(-1.0, 1.0, N)
+    A = with_spectrum(values)
+    top = np.linalg.eigh(A)[1][:, ::-1]
+    for start in (
+        np.zeros(N),
+        np.zeros((N, 3)),
+        np.ones((N, 5)),
+        np.column_stack([top[:, 0], np.zeros(N), top[:, 0], 1e-200 * top[:, 1], 1e200 * top[:, 2]]),
+    ):
+        result = lanczos(A, 3, v0=start)
+        np.testing.assert_allclose(result.values, values[::-1][:3], atol=4e-6)
+        assert result.status == "converged"
 
 
 def test_a_start_in_float32_or_as_integers():
     A = with_spectrum(HARD)
     for v0 in (np.ones(400, np.float32), np.ones(400, int), np.ones((400, 2))):  # the last is rank-deficient
-        assert fc.eigsh(A, 2, v0=v0).values[0] == pytest.approx(HARD.max(), rel=1e-6)
+        assert lanczos(A, 2, v0=v0).values[0] == pytest.approx(HARD.max(), rel=1e-6)
 
 
 def test_callback_sees_the_run_and_stops_it():
@@ -184,7 +313,7 @@ def test_callback_sees_the_run_and_stops_it():
         states.append(state)
         return len(states) == 3
 
-    result = fc.eigsh(A, 2, callback=three_steps)
+    result = lanczos(A, 2, callback=three_steps)
     assert result.status == "stopped"
     assert "callback" in result.message
     assert [s.iteration for s in states] == [1, 2, 3]
@@ -195,12 +324,20 @@ def test_callback_sees_the_run_and_stops_it():
     assert result.certificate is None
 
 
+def test_the_dense_route_is_one_step_for_the_callback():
+    states = []
+    result = fc.eigsh(np.diag([1.0, 2.0, 3.0]), 2, callback=lambda state: states.append(state) or True)
+    assert [s.iteration for s in states] == [1]
+    np.testing.assert_array_equal(states[0].values, result.values)
+    assert result.status == "converged"
+
+
 def test_callback_that_returns_something_else_goes_on():
-    assert fc.eigsh(with_spectrum(HARD), 1, callback=lambda state: 1).status == "converged"
+    assert lanczos(with_spectrum(HARD), 1, callback=lambda state: 1).status == "converged"
 
 
 def test_stopping_before_there_are_k_vectors():
-    result = fc.eigsh(with_spectrum(HARD), 20, callback=lambda state: True)
+    result = lanczos(with_spectrum(HARD), 20, callback=lambda state: True)
     assert result.status == "stopped"
     assert len(result.values) == len(result.residuals) == result.vectors.shape[1] == len(result.converged)
     assert 1 <= len(result.values) <= 20
@@ -209,9 +346,9 @@ def test_stopping_before_there_are_k_vectors():
 def test_stopping_during_the_probe():
     """The values are converged; only the certificate is missing."""
     steps_without_probe = []
-    fc.eigsh(with_spectrum(HARD), 1, callback=lambda s: steps_without_probe.append(s.iteration))
+    lanczos(with_spectrum(HARD), 1, callback=lambda s: steps_without_probe.append(s.iteration))
     last = steps_without_probe[-1]
-    result = fc.eigsh(with_spectrum(HARD), 1, callback=lambda s: s.iteration == last - 2)
+    result = lanczos(with_spectrum(HARD), 1, callback=lambda s: s.iteration == last - 2)
     assert result.status == "stopped"
     assert result.converged.all()
     assert result.certificate.delta == np.inf
@@ -223,12 +360,38 @@ def test_callback_that_raises():
         raise KeyError("from the callback")
 
     with pytest.raises(KeyError, match="from the callback"):
-        fc.eigsh(with_spectrum(HARD), 1, callback=failing)
+        lanczos(with_spectrum(HARD), 1, callback=failing)
+
+
+def test_nothing_of_an_interrupted_run_stays():
+    """An exception from the callback leaves no basis behind (72 rows of 8 · 20,000 bytes)."""
+    d = np.linspace(0.0, 1.0, 20_000)
+
+    class Diagonal:
+        shape, dtype = (20_000, 20_000), np.dtype(np.float64)
+
+        def __matmul__(self, V):
+            return (d * V.T).T
+
+    def interrupted(state):
+        if state.iteration == 60:
+            raise KeyboardInterrupt
+
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        with pytest.raises(KeyboardInterrupt):
+            lanczos(Diagonal(), 2, callback=interrupted)
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - before <= 300_000
+        assert tracemalloc.get_traced_memory()[1] - before >= 72 * 8 * 20_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_few_steps_are_a_status():
     A = with_spectrum(HARD)
-    result = fc.eigsh(A, 4, tol=1e-10, maxiter=5)
+    result = lanczos(A, 4, tol=1e-10, maxiter=5)
     assert result.status == "max_iterations"
     assert not result.converged.all()
     assert "raise maxiter" in result.message
@@ -239,7 +402,7 @@ def test_few_steps_are_a_status():
 @pytest.mark.parametrize(("dtype", "floor"), [(np.float32, 1e-6), (np.float64, 1e-13)])
 def test_tolerance_below_the_floor(dtype, floor):
     A = with_spectrum(np.r_[5.0, 4.0, 3.0, np.linspace(-1, 1, 197)]).astype(dtype)
-    result = fc.eigsh(A, 2, tol=0.0)
+    result = lanczos(A, 2, tol=0.0)
     assert result.tol == floor
     assert "below the floor" in result.message
     assert f"{floor:g}" in result.message
@@ -247,7 +410,7 @@ def test_tolerance_below_the_floor(dtype, floor):
     assert result.status in ("converged", "precision_limited")
     assert (result.residuals <= 30 * floor * 5.0).all()
     np.testing.assert_allclose(result.residuals, true_residuals(A, result), atol=1e-7 if floor > 1e-7 else 1e-13)
-    assert "below the floor" not in fc.eigsh(A, 2, tol=1e-3).message
+    assert "below the floor" not in lanczos(A, 2, tol=1e-3).message
 
 
 def test_an_operator_that_rounds_more_than_its_type_is_precision_limited():
@@ -260,7 +423,7 @@ def test_an_operator_that_rounds_more_than_its_type_is_precision_limited():
         def __matmul__(self, V):
             return np.round(self.A @ V, 5)
 
-    result = fc.eigsh(Rounded(), 2, tol=1e-10, maxiter=300)
+    result = lanczos(Rounded(), 2, tol=1e-10, maxiter=300)
     assert result.status in ("precision_limited", "max_iterations")
     assert not result.converged.any()
     assert "pairs" in result.message
@@ -273,7 +436,7 @@ def test_an_operator_that_rounds_more_than_its_type_is_precision_limited():
 @pytest.mark.parametrize("N", [5, 200])
 @pytest.mark.parametrize("which", ["LA", "SA", "LM"])
 def test_the_zero_operator(N, which):
-    result = fc.eigsh(np.zeros((N, N)), 3, which=which)
+    result = lanczos(np.zeros((N, N)), 3, which=which)
     np.testing.assert_array_equal(result.values, 0.0)
     np.testing.assert_allclose(result.vectors.T @ result.vectors, np.eye(3), atol=1e-12)
     assert result.status == "converged"
@@ -284,7 +447,7 @@ def test_the_zero_operator(N, which):
 def test_a_multiple_of_the_identity(scale, dtype):
     """All residuals are rounding: nothing of it may be taken for a direction, or a probe would hit noise."""
     scale = np.sign(scale) * abs(scale) ** 0.2 if dtype == np.float32 else scale
-    result = fc.eigsh((scale * np.eye(200)).astype(dtype), 5)
+    result = lanczos((scale * np.eye(200)).astype(dtype), 5)
     np.testing.assert_allclose(result.values, scale, rtol=1e-12 if dtype == np.float64 else 1e-6)
     assert result.status == "converged"
     assert result.certificate.hits == 0
@@ -299,7 +462,7 @@ def test_low_rank(which, want):
     U = random_orthogonal(300, 0)[:, :3]
     A = (U * [3.0, 2.0, -1.0]) @ U.T
     for seed in range(3):
-        result = fc.eigsh(A, 5, which=which, seed=seed)
+        result = lanczos(A, 5, which=which, seed=seed)
         np.testing.assert_allclose(result.values, want, atol=1e-6 * 3)
         assert result.status == "converged"
 
@@ -334,7 +497,7 @@ def test_exact_multiplicities(multiplicity, which):
     values = sign * np.r_[np.full(multiplicity, 2.0), np.random.default_rng(1).uniform(-1, 1.5, 400 - multiplicity)]
     A = with_spectrum(values)
     for seed in range(3):
-        result = fc.eigsh(A, multiplicity, which=which, seed=seed)
+        result = lanczos(A, multiplicity, which=which, seed=seed)
         assert "Lanczos" in result.method
         np.testing.assert_allclose(result.values, 2.0 * sign, atol=4e-6)
         assert result.status == "converged"
@@ -348,7 +511,7 @@ def test_the_probe_finds_what_a_bad_start_hides(dtype):
     values = np.r_[np.full(5, 3.0), 2.5, 2.0, np.linspace(-1, 1, 293)]
     A = with_spectrum(values).astype(dtype)
     below = np.linalg.eigh(A.astype(float))[1][:, ::-1][:, 7:11]
-    result = fc.eigsh(A, 4, v0=below)
+    result = lanczos(A, 4, v0=below)
     assert result.certificate.hits >= 4
     np.testing.assert_allclose(result.values, 3.0, atol=4e-4 if dtype == np.float32 else 4e-6)
     assert result.status == "converged"
@@ -360,7 +523,7 @@ def test_the_probe_looks_on_the_side_asked_for(which):
     values = np.r_[np.full(3, -3.0), -2.5, np.linspace(-1, 1, 296)]
     A = with_spectrum(values)
     inside = np.linalg.eigh(A)[1][:, 10:14]
-    result = fc.eigsh(A, 4, which=which, v0=inside)
+    result = lanczos(A, 4, which=which, v0=inside)
     assert result.certificate.hits >= 4
     np.testing.assert_allclose(result.values, [-3, -3, -3, -2.5], atol=4e-6)
 
@@ -395,7 +558,7 @@ def test_certified_gap_of_a_probe_that_spans_everything():
 @pytest.mark.parametrize("which", ["LA", "SA"])
 def test_certificate_of_a_run(which):
     values = np.r_[3.0, 2.9, np.linspace(-1, 1, 298), -2.0]
-    result = fc.eigsh(with_spectrum(values), 2, which=which)
+    result = lanczos(with_spectrum(values), 2, which=which)
     c = result.certificate
     assert (c.method, c.block, c.probability, c.hits) == ("probe", 4, 1e-3, 0)
     width = np.ptp(values) - abs(result.values[0] - result.values[1])
@@ -471,20 +634,85 @@ def test_operators_that_misbehave(N, spoil, message):
         fc.eigsh(Spoiled(N, spoil), 2)
 
 
+def test_rounding_errors_are_no_asymmetry_and_small_asymmetries_are():
+    A = with_spectrum(np.linspace(1.0, 2.0, 200))
+    E = np.random.default_rng(0).standard_normal((200, 200)) / 200**0.5
+    for route in ("dense", "block Lanczos"):
+        assert lanczos(A + 1e-7 * E, 1, tol=1e-4, route=route).status == "converged"
+        with pytest.raises(ValueError, match=r"not symmetric: xᵀAy and yᵀAx differ by 0\.00"):
+            lanczos(A + 5e-3 * E, 1, tol=1e-2, route=route)
+
+
+def test_operators_for_vectors_alone_are_told_so():
+    class Vectors:
+        shape, dtype = (300, 300), np.dtype(np.float64)
+
+        def __matmul__(self, v):
+            if np.ndim(v) != 1:
+                raise ValueError("one at a time")
+            return 2 * v
+
+    message = r"works for one vector \(300,\) but fails for a block \(300, \d+\): one at a time; expected both"
+    with pytest.raises(ValueError, match=message):
+        fc.eigsh(Vectors(), 1)
+
+
+def test_errors_of_the_operator_come_out_as_they_are():
+    class Broken(Minimal):
+        def __matmul__(self, V):
+            raise TypeError("broken inside")
+
+    with pytest.raises(TypeError, match=r"^broken inside$"):
+        fc.eigsh(Broken(), 1)
+
+
+@pytest.mark.parametrize("kind", [object, "U3", np.complex64])
+def test_types_that_are_no_real_numbers(kind):
+    class Odd(Minimal):
+        dtype = np.dtype(kind)
+
+    with pytest.raises(ValueError, match=r"expected (real numbers|a real symmetric)"):
+        fc.eigsh(Odd(), 1)
+
+
+def test_images_that_are_no_numbers():
+    class Text(Minimal):
+        def __matmul__(self, V):
+            return np.full(V.shape, "x")
+
+    with pytest.raises(ValueError, match="operator @ V has dtype <U1; expected real numbers"):
+        fc.eigsh(Text(), 1)
+
+
+def test_a_type_numpy_does_not_know():
+    class Odd(Minimal):
+        dtype = "torch.float32"
+
+    with pytest.raises(ValueError, match=r"operator has dtype torch\.float32; expected a NumPy type"):
+        fc.eigsh(Odd(), 1)
+
+
+def test_nan_in_a_matrix_is_named():
+    A = laplacian().toarray()
+    A[7, 9] = np.nan
+    with pytest.raises(ValueError, match=r"operator contains nan at index \(7, 9\)"):
+        fc.eigsh(A, 1)
+
+
 def test_nan_that_comes_late():
     class Late(Counted):
         def __matmul__(self, V):
             return super().__matmul__(V) * (np.nan if self.products > 20 else 1.0)
 
     with pytest.raises(ValueError, match="the operator returned NaN or Inf"):
-        fc.eigsh(Late(with_spectrum(HARD)), 2)
+        lanczos(Late(with_spectrum(HARD)), 2)
 
 
 def test_a_basis_that_cannot_fit_is_foreseen():
     class Huge(Minimal):
         shape = (10**12, 10**12)
 
-    with pytest.raises(MemoryError, match=r"a basis of 48 vectors of 1000000000000 needs 384000\.0 GB"):
+    with pytest.raises(MemoryError, match=r"block Lanczos with 73 vectors of 1000000000000, .* needs 680000\.0 GB"):
         fc.eigsh(Huge(), 1)
 
 

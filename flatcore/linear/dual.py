@@ -28,7 +28,7 @@ from flatcore._threads import limit_threads
 from flatcore.linear.operators import RowOperator
 from flatcore.linear.products import ChainProducts
 from flatcore.linear.reduced import Reduced
-from flatcore.spectral._costs import OperatorCost
+from flatcore.spectral import OperatorCost
 
 
 class Dual(RowOperator):

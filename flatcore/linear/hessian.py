@@ -12,7 +12,7 @@ from flatcore.linear.losses import Loss
 from flatcore.linear.operators import RowOperator
 from flatcore.linear.products import ChainProducts
 from flatcore.linear.reduced import Reduced
-from flatcore.spectral._costs import OperatorCost
+from flatcore.spectral import OperatorCost
 
 
 class CurvatureOperator(RowOperator):

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
+from flatcore import _core
 from flatcore._checks import FloatArray, as_numpy, check_memory, human, like_input
 from flatcore._threads import limit_threads
 from flatcore.linear.chain import LinearChain
 from flatcore.linear.products import ChainProducts
-from flatcore.spectral._costs import OperatorCost
+from flatcore.spectral import OperatorCost
 
 _DENSE_BLOCK = 64
 
@@ -78,7 +79,11 @@ class RowOperator(LinearOperator):  # type: ignore[misc]
         """Rows as the kernels read them, in the wider of their precision and the weights'."""
         given = rows.dtype if rows.dtype in (np.float32, np.float64) else np.dtype(np.float64)
         rows = rows.astype(np.result_type(given, self.dtype), copy=False)
-        return rows if rows.strides[1] == rows.itemsize else np.ascontiguousarray(rows)
+        if rows.strides[1] == rows.itemsize:
+            return rows
+        out = np.empty(rows.shape, rows.dtype)
+        _core.to_rows(rows.T, out)
+        return out
 
     def dense(self) -> FloatArray:
         """The whole matrix (N, N) in float64."""

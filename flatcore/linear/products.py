@@ -63,6 +63,7 @@ class ChainProducts:
             raise NonFiniteLossError("loss.gradient returned NaN or Inf; the chain's output or the loss overflows")
         self.loss_gradient = G
         self._kernel.set_loss_gradient(self.far(G))
+        self._results = _core.Recycler()
 
     @cached_property
     def _loss_hessian(self) -> HessianProduct:
@@ -88,7 +89,8 @@ class ChainProducts:
     def rows(self, directions: FloatArray, gauss_newton: bool) -> FloatArray:
         """Products with the rows of `directions` (k, P), summed in their precision."""
         self.check_fresh()
-        out = np.empty(directions.shape, directions.dtype)
+        empty = self._results.empty32 if directions.dtype == np.float32 else self._results.empty64
+        out = empty(*directions.shape)
         self.kernel(directions.dtype).product(directions, out, gauss_newton, self.loss_callback)
         return out
 

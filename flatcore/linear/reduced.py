@@ -13,7 +13,7 @@ from flatcore._checks import FloatArray, as_float_array, check_finite, like_inpu
 from flatcore._threads import limit_threads
 from flatcore.linear.operators import RowOperator
 from flatcore.linear.products import ChainProducts
-from flatcore.spectral._costs import OperatorCost
+from flatcore.spectral import OperatorCost
 
 
 class Reduced(RowOperator):

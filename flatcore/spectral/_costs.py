@@ -4,10 +4,14 @@ Predicted time of block Lanczos with b vectors a block and p basis rows:
 
     passes(b, k, tol)·(product(b) + orthogonalisation) + probe + k certifying products in float64,
 
-where a block product takes max(bytes / bandwidth, flops / rate), bytes = shared + b·per vector, and one step reads the
-basis (0.75·p rows on average) twice, for 4·0.75·p·b·N flops, and pays its share of the restarts. The numbers of passes
-were counted (docs/theory.md, section 6: k = 10, blocks 1 to 8 with bases 48 to 128, tolerances 1e-4 and 1e-6) and are
-well described by powers of b and k. The route to a dense eigendecomposition costs N products and 9·N³ flops of LAPACK.
+where a block product takes bytes / bandwidth + flops / rate (kernels near the balance of the two overlap them badly),
+bytes = shared + b·per vector. One step reads the basis (0.75·p rows on average) twice, for 4·0.75·p·b·N flops, and
+pays its share of the restarts. The passes were counted: docs/theory.md, section 6, has k = 10, blocks 1 to 8 with
+bases 48 to 128, tolerances 1e-4 and 1e-6; on the same decay of eigenvalues with k = 1 to 40 they are close to
+
+    passes = (48·b^{−0.4} + 3.6·k/b)·(1 + 0.13·log10(1e-4/tol)).
+
+The dense route costs N products and 9·N³ flops of LAPACK.
 
 The choice depends on the problem and on nothing measured while running, so that the same input gives the same bits;
 only where memory is scarce the machine has a say, through the largest basis that fits.
@@ -30,10 +34,10 @@ PROBE_STEPS = 17
 PROBE_ROWS = PROBE_BLOCK * (PROBE_STEPS + 1)
 
 BLOCKS = ((1, 48), (2, 64), (4, 96), (8, 128))  # block and basis sizes that were counted
-_PASSES = 84.0  # b = 1, k = 10, tol = 1e-4; then b = 2, 4, 8: 56, 38, 26
-_BLOCK_POWER = -0.565
-_PASSES_PER_DECADE = 0.13  # 84 → 106, 56 → 70, 38 → 47, 26 → 34 from 1e-4 to 1e-6
-_K_POWER = 0.5
+_PASSES = 48.0  # at b = 1 and tol 1e-4, beside those that every wanted vector adds
+_BLOCK_POWER = -0.4
+_PASSES_PER_VECTOR = 3.6
+_PASSES_PER_DECADE = 0.13
 _MEMORY_SHARE = 0.5  # of the memory available: more than that is taken only where nothing smaller exists
 _GUESSED_FLOPS = 1000.0  # per entry of the vector, for operators of which nothing is known
 
@@ -57,7 +61,7 @@ class OperatorCost:
         """Predicted time of one block product in float32 (itemsize 4) or float64 (8)."""
         shared = self.shared_bytes / (self.bandwidth or MEMORY_BANDWIDTH)
         memory = shared + vectors * self.bytes_per_vector / MEMORY_BANDWIDTH
-        return max(memory, vectors * self.flops_per_vector / rate(itemsize))
+        return memory + vectors * self.flops_per_vector / rate(itemsize)
 
 
 def guessed_cost(N: int, itemsize: int) -> OperatorCost:
@@ -102,14 +106,16 @@ class Plan:
         return max(self.basis, k + PROBE_ROWS)
 
     def bytes(self, problem: Problem) -> int:
-        """Memory in use at the peak: basis, front, product and its transpose, the certifying block, the operator's."""
+        """Memory in use at the peak: the basis, the operator's, and front and products, or blocks in float64."""
         N, size = problem.N, problem.itemsize
         if self.route == "dense":
             return 8 * N * N * 4
         block = max(self.block, PROBE_BLOCK)
         running = 3 * block * N * size
         certifying = 4 * certifying_block(N, problem.k) * N * 8
-        return int(self.rows(problem.k) * N * size + max(running, certifying) + block * problem.cost.workspace_bytes)
+        starting = 2 * problem.start * N * 8
+        most = max(running, certifying, starting)
+        return int(self.rows(problem.k) * N * size + most + block * problem.cost.workspace_bytes)
 
 
 def certifying_block(N: int, k: int) -> int:
@@ -138,7 +144,7 @@ def lanczos_plans(problem: Problem) -> tuple[Plan, ...]:
 def _lanczos_plan(problem: Problem, b: int, p: int) -> Plan:
     k, N, cost = problem.k, problem.N, problem.cost
     decades = max(0.0, -4.0 - math.log10(problem.tol))
-    passes = max(2.0, _PASSES * b**_BLOCK_POWER * (k / 10) ** _K_POWER * (1.0 + _PASSES_PER_DECADE * decades))
+    passes = (_PASSES * b**_BLOCK_POWER + _PASSES_PER_VECTOR * k / b) * (1.0 + _PASSES_PER_DECADE * decades)
     step = cost.seconds(b, problem.itemsize) + _orthogonalisation(problem, b, 0.75 * p, restarted=True)
     probe = cost.seconds(PROBE_BLOCK, problem.itemsize) + _orthogonalisation(
         problem, PROBE_BLOCK, k + PROBE_ROWS / 2, restarted=False
@@ -155,7 +161,7 @@ def _orthogonalisation(problem: Problem, b: int, rows: float, *, restarted: bool
     moved, flops = 2.0 * rows * N * size, 4.0 * rows * b * N
     if restarted:
         moved, flops = moved + 4.0 * b * N * size, flops + 3.3 * rows * b * N
-    return STEP_SECONDS + max(moved / MEMORY_BANDWIDTH, flops / rate(size))
+    return STEP_SECONDS + moved / MEMORY_BANDWIDTH + flops / rate(size)
 
 
 @dataclass(frozen=True)
@@ -168,10 +174,11 @@ class Choice:
 
     def lines(self) -> tuple[str, ...]:
         """The prediction as text, one line a plan."""
-        return tuple(
-            f"{'→' if plan is self.plan else ' '} {plan.name}: {plan.seconds:.2g} s, {plan.vectors:.0f} products (predicted)"
-            for plan in self.considered
-        ) + (self.reason,)
+        plans = (
+            f"{'→' if p is self.plan else ' '} {p.name}: predicted {p.seconds:.2g} s, {p.vectors:.0f} products"
+            for p in self.considered
+        )
+        return (*plans, self.reason)
 
 
 def choose(problem: Problem, *, guessed: bool, available: int | None, route: str | None = None) -> Choice:

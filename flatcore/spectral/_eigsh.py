@@ -1,36 +1,71 @@
 """eigsh: extreme eigenpairs of any symmetric operator, with true residuals and a probe for what was missed.
 
-Three parts, each on top of the one before:
+The parts, each on top of the one before:
 
-1. `_converge`: the control loop of `_lanczos.py` until the recurrence's residuals are small enough;
-2. `_certified`: fresh products in float64 give Rayleigh quotients and true residuals; where these miss the tolerance
+1. `_costs.choose`: dense or block Lanczos, block and basis size, from what the operator's products cost; the memory
+   needed is compared with what there is before anything is allocated;
+2. `_warm_start`: Rayleigh–Ritz on the start vectors with a product in float64; where these are eigenvectors already,
+   that product is all the iteration there is, and otherwise it is its first step;
+3. `_converge`: the control loop of `_lanczos.py` until the recurrence's residuals are small enough. The small
+   eigenproblem is solved when convergence is expected, not in every step;
+4. `_certified`: fresh products in float64 give Rayleigh quotients and true residuals; where these miss the tolerance
    that the recurrence promised, the loop goes on from the vectors found with a sharper one;
-3. `_probe`: random blocks in the complement of everything found, until one finds nothing.
+5. `_probe`: a random block in the complement of everything found, until one finds nothing. On a hit the probe itself
+   goes on as the iteration that converges what it hit.
 
-Operators so small that the basis would span the whole space are solved densely.
+All of them work in one basis, allocated once: the vectors found are its first rows, the probe's follow.
+
+The probe keeps its vectors orthogonal like any other process. Three-term recurrences would do until a Ritz value
+converges, which need not be a hit: an isolated eigenvalue below the last one found converges in 17 steps as well.
+Orthogonal, T = VᵀAV is exact, the bound of `_certificate.py` is the theorem's, and a hit can go on; the second pass
+costs two reads of at most 72 rows a step, less than a product of any operator that fills a memory.
+
+The iteration's own random start cannot replace the probe: a block of b vectors sees at most b copies of an eigenvalue,
+and nothing in its run tells how many there are.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import scipy.linalg
 
-from flatcore._checks import FloatArray, as_float_array, check_choice, check_count, check_finite
+from flatcore._checks import (
+    FloatArray,
+    as_float_array,
+    available_memory,
+    check_choice,
+    check_count,
+    check_finite,
+    check_memory,
+    chunks,
+)
 from flatcore._threads import limit_threads
 from flatcore.results import Certificate, EigenResult, SolverState, read_only
 from flatcore.spectral._certificate import certified_gap
+from flatcore.spectral._costs import (
+    PROBE_BLOCK,
+    PROBE_ROWS,
+    PROBE_STEPS,
+    Choice,
+    Problem,
+    certifying_block,
+    choose,
+    guessed_cost,
+)
 from flatcore.spectral._lanczos import BlockLanczos, Order, order_of
-from flatcore.spectral._vectors import BlockVectors, HostVectors
+from flatcore.spectral._operator import Operator, check_symmetric
+from flatcore.spectral._vectors import HostVectors
 
-PROBE_BLOCK = 4
-PROBE_STEPS = 17
 MISS_PROBABILITY = 1e-3
 DEFAULT_BLOCK_STEPS = 2000
 _ATTEMPTS = 3
+_MOST_HITS = PROBE_ROWS // 3  # missed eigenpairs that one probe converges
+_LONGEST_WAIT = 8  # steps between two looks at the Ritz values
 # Relative residuals that products and orthogonalisation in this precision reach in practice.
 FLOORS = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-13}
 DEFAULT_TOL = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-6}
@@ -38,55 +73,13 @@ DEFAULT_TOL = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-6}
 Callback = Callable[[SolverState], "bool | None"]
 
 
-class Operator:
-    """A user's operator on blocks of rows, its results checked and its products counted."""
-
-    def __init__(self, operator: Any) -> None:
-        shape = getattr(operator, "shape", None)
-        if shape is None or not hasattr(operator, "__matmul__"):
-            raise ValueError(f"operator is a {type(operator).__name__}; expected something with shape, dtype and @")
-        if len(shape) != 2 or shape[0] != shape[1]:
-            raise ValueError(f"operator has shape {tuple(shape)}; expected a square one")
-        if shape[0] < 1:
-            raise ValueError("operator has shape (0, 0); expected at least one row")
-        dtype = np.dtype(getattr(operator, "dtype", None) or np.float64)
-        if dtype.kind == "c":
-            raise ValueError(f"operator is complex ({dtype}); expected a real symmetric one")
-        self.dtype = np.dtype(np.float32 if dtype == np.float32 else np.float64)
-        self.length = int(shape[0])
-        self.products = 0
-        self._operator = operator
-
-    def __call__(self, rows: FloatArray) -> FloatArray:
-        """Products with the rows (b, N), as a new array of rows of the same precision."""
-        image = np.asarray(self._operator @ rows.T)
-        if image.shape != rows.T.shape:
-            raise ValueError(f"operator @ V has shape {image.shape}; expected {rows.T.shape}")
-        if image.dtype.kind == "c":
-            raise ValueError("operator @ V is complex; expected a real symmetric operator")
-        self.products += len(rows)
-        out = image.T.astype(rows.dtype, order="C", copy=False)
-        return out.copy() if np.shares_memory(out, rows) else out
-
-
 @dataclass
 class _Found:
-    """Eigenpairs so far: rows (m, N) and their Rayleigh quotients and true residuals in float64."""
+    """Eigenpairs so far: the first rows of the basis, best first, with Rayleigh quotients and true residuals."""
 
     rows: FloatArray
     values: FloatArray
     residuals: FloatArray
-
-    def sorted(self, order: Order) -> _Found:
-        index = order(self.values)
-        return _Found(self.rows[index], self.values[index], self.residuals[index])
-
-    def joined(self, other: _Found) -> _Found:
-        return _Found(
-            np.concatenate([self.rows, other.rows]),
-            np.concatenate([self.values, other.values]),
-            np.concatenate([self.residuals, other.residuals]),
-        )
 
 
 @dataclass
@@ -94,22 +87,27 @@ class _Run:
     """What the parts of one eigsh call share."""
 
     operator: Operator
-    vectors: BlockVectors
-    order: Order
+    k: int
     which: str
     tol: float
     max_steps: int
     callback: Callback | None
     seeds: Iterator[int]
     steps: int = 0
+    restarts: int = 0
     scale: float = 0.0
     low: float = np.inf
     high: float = -np.inf
     status: str = "converged"
+    done: list[str] = field(default_factory=list)
 
-    def observe(self, process: BlockLanczos) -> None:
+    def __post_init__(self) -> None:
+        self.order: Order = order_of(self.which)
+        self.vectors = HostVectors(self.operator.length, self.operator.dtype)
+
+    def observe(self, low: float, high: float) -> None:
         """Remember the extent of the spectrum seen."""
-        self.low, self.high = min(self.low, process.low), max(self.high, process.high)
+        self.low, self.high = min(self.low, low), max(self.high, high)
         self.scale = max(self.scale, abs(self.low), abs(self.high))
 
     def beyond(self, value: FloatArray, limit: float) -> FloatArray:
@@ -117,6 +115,16 @@ class _Run:
         if self.which == "LM":
             return np.abs(value) - abs(limit)
         return value - limit if self.which == "LA" else limit - value
+
+    def width(self, limit: float) -> float:
+        """The extent of the spectrum up to `limit`."""
+        if self.which == "LM":
+            return 2.0 * abs(limit)
+        return abs(limit - (self.low if self.which == "LA" else self.high))
+
+    def small(self, found: _Found) -> bool:
+        """Whether the true residuals meet the tolerance."""
+        return bool((found.residuals <= self.tol * max(self.scale, float(np.abs(found.values).max()))).all())
 
 
 def eigsh(
@@ -136,8 +144,9 @@ def eigsh(
     Parameters
     ----------
     operator
-        Anything with ``shape`` (N, N), ``dtype`` and ``@`` on arrays (N, b): a dense or sparse matrix, a SciPy
-        ``LinearOperator``, a :class:`flatcore.Hessian`.
+        Anything with ``shape`` (N, N), ``dtype`` and ``@`` on arrays (N,) and (N, b): a dense array or CPU tensor, a
+        sparse matrix, a SciPy ``LinearOperator``, a :class:`flatcore.Hessian`. What its products cost, where it says so
+        in an attribute ``cost`` (:class:`flatcore.spectral.OperatorCost`), chooses between block sizes.
     k
         Number of eigenpairs, at most N.
     which
@@ -148,11 +157,13 @@ def eigsh(
     seed
         Of all random vectors; the same seed, threads and input give the same bits.
     v0
-        Start vectors (N,) or (N, b), for instance the eigenvectors of a nearby problem.
+        Start vectors (N,) or (N, b), any number, for instance the eigenvectors of a nearby problem. Where they span the
+        answer already, one block product and the probe are all that is left.
     maxiter
         Most block steps before the best values so far are returned.
     callback
-        Called after every step with a :class:`flatcore.results.SolverState`; returning True stops.
+        Called after every step with a :class:`flatcore.results.SolverState`; returning True stops. The dense route is
+        one step.
     threads
         Threads for this call; None leaves the process's setting alone.
 
@@ -179,41 +190,63 @@ def eigsh(
     Source: thick restart after Wu & Simon (2000); the probe is described in docs/theory.md.
 
     """
+    return solve(
+        operator,
+        k,
+        which=which,
+        tol=tol,
+        seed=seed,
+        v0=v0,
+        maxiter=maxiter,
+        callback=callback,
+        threads=threads,
+    )
+
+
+def solve(
+    operator: Any,
+    k: int,
+    *,
+    which: str,
+    tol: float | None,
+    seed: int,
+    v0: Any,
+    maxiter: int | None,
+    callback: Callback | None,
+    threads: int | None,
+    route: str | None = None,
+) -> EigenResult:
+    """`eigsh`, with the route ("dense" or "block Lanczos") forced where one is given."""
     wrapped = Operator(operator)
     N = wrapped.length
     k = check_count("k", k, 1, N)
     check_choice("which", which, ("LA", "SA", "LM"))
     used_tol, limited = _checked_tol(tol, wrapped.dtype)
     seed = check_count("seed", seed, 0)
-    start = _checked_start(v0, N, wrapped.dtype)
+    start = _checked_start(v0, N)
     max_steps = DEFAULT_BLOCK_STEPS if maxiter is None else check_count("maxiter", maxiter)
-    run = _Run(
-        wrapped,
-        HostVectors(N, wrapped.dtype),
-        order_of(which),
-        which,
-        used_tol,
-        max_steps,
-        callback,
-        _seeds(seed),
-    )
-    block, capacity = _sizes(k, 0 if start is None else len(start))
+    run = _Run(wrapped, k, which, used_tol, max_steps, callback, _seeds(seed))
+    cost = wrapped.cost or guessed_cost(N, wrapped.dtype.itemsize)
+    problem = Problem(N, k, wrapped.dtype.itemsize, used_tol, cost, 0 if start is None else start.shape[1])
+    available = available_memory()
+    choice = choose(problem, guessed=wrapped.cost is None, available=available, route=route)
+    plan = choice.plan
+    check_memory(_needs(choice, k, N), plan.bytes(problem))
+    certificate: Certificate | None
     with limit_threads(threads):
-        if capacity + block >= N:
+        if plan.route == "dense":
             found, certificate = _dense(run), Certificate("dense", 0.0, 0.0, 0, N, 0)
             method = f"Dense eigendecomposition of all {N} rows by LAPACK."
         else:
-            found = _certified(run, k, block, capacity, start=start, locked=None)
-            certificate = None
-            if run.status == "converged":
-                found, certificate = _probe(run, k, found)
-            method = f"Block Lanczos, block {block}, basis {capacity}, thick restart, on {N} rows in {wrapped.dtype}."
-    best = found.sorted(run.order)
-    rows, values, residuals = best.rows[:k], best.values[:k], best.residuals[:k]
+            found, certificate = _lanczos(run, choice, start)
+            method = (
+                f"Block Lanczos, block {plan.block}, basis {plan.basis}, thick restart, on {N} rows in {wrapped.dtype}."
+            )
+    values, residuals = found.values[:k], found.residuals[:k]
     converged = residuals <= used_tol * max(run.scale, float(np.abs(values).max()))
     if run.status == "converged" and not converged.all():
         run.status = "precision_limited"
-    kept = read_only(rows)
+    kept = read_only(found.rows[:k].copy())
     return EigenResult(
         values=read_only(values),
         residuals=read_only(residuals),
@@ -227,6 +260,7 @@ def eigsh(
         method=method,
         _rows=lambda: kept,
         _split=getattr(getattr(operator, "chain", None), "blocks", None),
+        explanation=(*choice.lines(), *run.done),
     )
 
 
@@ -238,21 +272,22 @@ def _checked_tol(tol: float | None, dtype: np.dtype[Any]) -> tuple[float, bool]:
     return max(float(tol), FLOORS[dtype]), tol < FLOORS[dtype]
 
 
-def _checked_start(v0: Any, N: int, dtype: np.dtype[Any]) -> FloatArray | None:
+def _checked_start(v0: Any, N: int) -> FloatArray | None:
+    """Start vectors as columns (N, b)."""
     if v0 is None:
         return None
-    ndim = np.ndim(v0)
-    array = as_float_array("v0", v0, 2 if ndim == 2 else 1)
+    array = as_float_array("v0", v0, 2 if np.ndim(v0) == 2 else 1)
     if array.shape[0] != N or array.size == 0:
         raise ValueError(f"v0 has shape {array.shape}; expected ({N},) or ({N}, b)")
     check_finite("v0", array)
-    return np.ascontiguousarray(array.reshape(N, -1).T[:N], dtype=dtype)
+    return array.reshape(N, -1)
 
 
-def _sizes(k: int, start: int) -> tuple[int, int]:
-    """Block and basis sizes: a block of k up to 16 for cheap operators, the basis a few times what is wanted."""
-    block = max(2, min(k, 16), start)
-    return block, max(48, 3 * k + 4 * block)
+def _needs(choice: Choice, k: int, N: int) -> str:
+    plan = choice.plan
+    if plan.route == "dense":
+        return f"a dense eigendecomposition of {N} rows"
+    return f"block Lanczos with {plan.rows(k)} vectors of {N}, and the float64 products that certify,"
 
 
 def _seeds(seed: int) -> Iterator[int]:
@@ -262,124 +297,256 @@ def _seeds(seed: int) -> Iterator[int]:
 
 
 def _dense(run: _Run) -> _Found:
-    N = run.operator.length
-    matrix = run.operator(np.eye(N))
+    """All eigenpairs, best first."""
+    matrix = _dense_matrix(run.operator)
     if not np.isfinite(matrix).all():
         raise ValueError("the operator returned NaN or Inf")
-    size, asymmetry = float(np.abs(matrix).max()), float(np.abs(matrix - matrix.T).max())
-    if asymmetry > 1e-3 * size:
-        raise ValueError(
-            f"the operator is not symmetric: entries differ by {asymmetry:.3g} across the diagonal (size {size:.3g})"
-        )
-    values, vectors = scipy.linalg.eigh((matrix + matrix.T) / 2)
-    run.low, run.high = float(values[0]), float(values[-1])
-    run.scale = max(abs(run.low), abs(run.high))
-    residuals = np.linalg.norm(matrix.T @ vectors - vectors * values, axis=0)
+    check_symmetric(float(np.abs(matrix - matrix.T).max()), float(np.abs(matrix).max()), run.operator.dtype)
+    values, vectors = scipy.linalg.eigh((matrix + matrix.T) / 2, driver="evd", check_finite=False)
+    run.observe(float(values[0]), float(values[-1]))
+    best = run.order(values)[: run.k]
+    values, vectors = values[best], vectors[:, best]
+    residuals = np.linalg.norm(matrix @ vectors - vectors * values, axis=0)
+    if run.callback is not None:  # once, and nothing is left to stop
+        run.callback(SolverState(1, values, residuals, run.operator.products))
     return _Found(np.ascontiguousarray(vectors.T, dtype=run.operator.dtype), values, residuals)
 
 
-def _converge(run: _Run, process: BlockLanczos, wanted: Callable[[FloatArray], FloatArray], tol: float) -> FloatArray:
-    """Step until the Ritz pairs that `wanted` picks from the sorted values converge; returns their indices."""
-    while True:
-        process.step()
-        run.steps += 1
-        run.observe(process)
-        indices = wanted(run.order(process.values))
-        residuals = process.residuals(indices)
-        state = SolverState(run.steps, process.values[indices], residuals, run.operator.products)
-        if run.callback is not None and run.callback(state) is True:
-            run.status = "stopped"
-            return indices
-        if len(indices) and bool((residuals <= tol * run.scale).all()):
-            return indices
-        if process.exhausted:
-            return indices
-        if run.steps >= run.max_steps:
-            run.status = "max_iterations"
-            return indices
-        process.restart_if_full(run.order, len(indices))
+def _dense_matrix(operator: Operator) -> FloatArray:
+    N = operator.length
+    if operator.matrix is not None:
+        return operator.matrix.astype(np.float64)
+    matrix = np.empty((N, N))
+    for part in chunks(N, 256):
+        unit = np.zeros((part.stop - part.start, N))
+        unit[np.arange(len(unit)), np.arange(part.start, part.stop)] = 1.0
+        matrix[:, part] = operator(unit).T
+    return matrix
 
 
-def _certified(
-    run: _Run, k: int, block: int, capacity: int, *, start: FloatArray | None, locked: FloatArray | None
-) -> _Found:
-    """K eigenpairs orthogonal to `locked`, their residuals measured with fresh products in float64."""
-    tol = 0.5 * run.tol
-    for _ in range(_ATTEMPTS):
+def _lanczos(run: _Run, choice: Choice, start: FloatArray | None) -> tuple[_Found, Certificate | None]:
+    """K eigenpairs, and the certificate that none was missed."""
+    plan, N = choice.plan, run.operator.length
+    basis = run.vectors.empty(min(N, max(plan.rows(run.k), plan.basis)))
+    found, rows, image = _warm_start(run, basis, start, max(run.k, plan.block))
+    if found is None:
         process = BlockLanczos(
             run.operator,
             run.vectors,
-            capacity=capacity,
-            block=block,
+            capacity=plan.basis,
+            block=plan.block,
             seeds=run.seeds,
-            locked=locked,
-            start=start,
+            start=rows,
             scale=run.scale,
+            storage=basis,
+            image=image,
         )
-        indices = _converge(run, process, lambda order: order[:k] if len(order) >= k else order[:0], tol)
-        if len(indices) == 0:  # stopped before the basis held k vectors
-            indices = run.order(process.values)[:k]
-        found = _measured(run, process.ritz_rows(indices))
-        if run.status != "converged" or (found.residuals <= run.tol * run.scale).all():
-            return found
-        start, tol = found.rows, 0.25 * tol
+        del rows, image
+        found = _certified(run, process, basis, 0, run.k)
+        run.done.append(f"The iteration took {run.steps} block steps with {run.restarts} restarts.")
+    if run.status != "converged":
+        return _sorted(run, found, run.k), None
+    return _probe(run, basis, found)
+
+
+def _warm_start(
+    run: _Run, basis: FloatArray, start: FloatArray | None, most: int
+) -> tuple[_Found | None, FloatArray | None, FloatArray | None]:
+    """Rayleigh–Ritz on the start vectors: what is found where they are eigenvectors, else rows to begin with.
+
+    Of more than `most` vectors the best Ritz vectors are kept. Their products come with them. All in float64.
+    """
+    N = run.operator.length
+    vectors = HostVectors(N, np.float64)
+    rows = None if start is None else _orthonormal(vectors, np.array(start.T, dtype=np.float64, order="C"))
+    if start is None or rows is None:
+        return None, None, None
+    image = np.empty_like(rows)
+    for part in chunks(len(rows), certifying_block(N, len(rows))):
+        image[part] = run.operator(rows[part])
+    H = vectors.gram(rows, image)
+    if not np.isfinite(H).all():
+        raise ValueError("the operator returned NaN or Inf")
+    check_symmetric(float(np.abs(H - H.T).max()), float(np.abs(H).max()), run.operator.dtype)
+    values, U = scipy.linalg.eigh((H + H.T) / 2, driver="evd")
+    run.observe(float(values[0]), float(values[-1]))
+    best = run.order(values)[:most]
+    for block in (rows, image):
+        vectors.combine(block, U[:, best])
+    rows, image, values = rows[: len(best)], image[: len(best)], values[best]
+    if len(best) >= run.k:
+        residuals = np.array([_residual(image[i], values[i], rows[i]) for i in range(run.k)])
+        found = _Found(basis[: run.k], values[: run.k], residuals)
+        if run.small(found):
+            found.rows[:] = rows[: run.k]
+            run.done.append(f"The start vectors, {start.shape[1]}, hold converged ones: no iteration.")
+            return found, None, None
+    dtype = run.operator.dtype
+    return None, rows.astype(dtype, copy=False), image.astype(dtype, copy=False)
+
+
+def _orthonormal(vectors: HostVectors, rows: FloatArray) -> FloatArray | None:
+    """Orthonormal rows with the same span, in the same memory; None where all rows are zero."""
+    sizes = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    count = int((sizes > 0.0).sum())
+    vectors.combine(rows, np.diag(1.0 / np.where(sizes > 0.0, sizes, 1.0))[:, sizes > 0.0])
+    rows = rows[:count]
+    for _ in range(3):  # the first two leave what is small of them inexact; well-conditioned rows stay
+        if len(rows) == 0:
+            return None
+        G = vectors.gram(rows, rows)
+        d = np.sqrt(G.diagonal())
+        values, U = scipy.linalg.eigh(G / np.outer(d, d), driver="evd")
+        kept = values > 1e-12 * len(rows)
+        vectors.combine(rows, U[:, kept] / np.sqrt(values[kept]) / d[:, None])
+        rows = rows[: int(kept.sum())]
+    return rows
+
+
+def _converge(run: _Run, process: BlockLanczos, count: int, tol: float) -> FloatArray:
+    """Step until the `count` most wanted Ritz pairs converge; returns their indices.
+
+    Residuals fall geometrically: after two looks the third waits for part of the steps that seem to be left.
+    """
+    next_look, last_step, last_worst = 0, 0, math.inf
+    while True:
+        process.step()
+        run.steps += 1
+        over = process.exhausted or run.steps >= run.max_steps
+        if over or process.full or run.callback is not None or run.steps >= next_look:
+            indices = run.order(process.values)[:count]
+            run.observe(process.low, process.high)
+            residuals = process.residuals(indices)
+            if _told_to_stop(run, process.values[indices], residuals):
+                return indices
+            limit = tol * run.scale
+            if len(indices) == count and bool((residuals <= limit).all()):
+                return indices
+            if over:
+                run.status = run.status if process.exhausted else "max_iterations"
+                return indices
+            worst = float(residuals.max()) / limit if len(indices) == count and limit > 0.0 else math.inf
+            next_look = run.steps + _wait(worst, last_worst, run.steps - last_step)
+            last_step, last_worst = run.steps, worst
+        if process.full:
+            process.restart_if_full(run.order, count)
+            run.restarts += 1
+
+
+def _wait(worst: float, before: float, steps: int) -> int:
+    """Steps until the next look, when `steps` steps took the largest residual, in tolerances, to `worst`."""
+    if not math.isfinite(before):
+        return 1
+    if worst >= before:
+        return 2
+    left = steps * math.log(worst) / math.log(before / worst)
+    return max(1, min(_LONGEST_WAIT, int(0.4 * left)))
+
+
+def _told_to_stop(run: _Run, values: FloatArray, residuals: FloatArray) -> bool:
+    if run.callback is None:
+        return False
+    if run.callback(SolverState(run.steps, values, residuals, run.operator.products)) is True:
+        run.status = "stopped"
+    return run.status == "stopped"
+
+
+def _certified(run: _Run, process: BlockLanczos, basis: FloatArray, locked: int, count: int) -> _Found:
+    """`count` eigenpairs orthogonal to the first `locked` rows of the basis, the rows behind these.
+
+    Their residuals are measured with fresh products in float64. Where rounding is far below the tolerance the
+    recurrence's residuals are as good as true.
+    """
+    tol = run.tol * (0.9 if run.tol >= 30.0 * FLOORS[run.operator.dtype] else 0.5)
+    for _ in range(_ATTEMPTS):
+        found = _measured(run, process.ritz_rows(_converge(run, process, count, tol)))
+        if run.status != "converged" or run.small(found):
+            break
+        tol *= 0.25
+        process = BlockLanczos(
+            run.operator,
+            run.vectors,
+            capacity=process.capacity,
+            block=process.block,
+            seeds=run.seeds,
+            locked=basis[:locked],
+            start=found.rows,
+            scale=run.scale,
+            storage=basis,
+        )
     return found
 
 
 def _measured(run: _Run, rows: FloatArray) -> _Found:
     """Rayleigh quotients and residual norms of the rows, from fresh products in float64."""
     values, residuals = np.empty(len(rows)), np.empty(len(rows))
-    for first in range(0, len(rows), 16):
-        part = slice(first, first + 16)
+    for part in chunks(len(rows), certifying_block(run.operator.length, len(rows))):
         X = rows[part].astype(np.float64)
-        X /= np.linalg.norm(X, axis=1, keepdims=True)
+        for x in X:
+            x /= np.linalg.norm(x)
         AX = run.operator(X)
-        values[part] = np.einsum("ij,ij->i", X, AX)
-        residuals[part] = np.linalg.norm(AX - values[part, None] * X, axis=1)
-    return _Found(rows.copy(), values, residuals)
+        for i, (x, image) in enumerate(zip(X, AX, strict=True), part.start):
+            values[i] = x @ image
+            residuals[i] = _residual(image, values[i], x)
+        del X, AX
+    return _Found(rows, values, residuals)
 
 
-def _probe(run: _Run, k: int, found: _Found) -> tuple[_Found, Certificate]:
+def _residual(image: FloatArray, value: float, x: FloatArray) -> float:
+    """‖Ax − λx‖, summed in pieces: no third vector."""
+    pieces = [np.linalg.norm(image[part] - value * x[part]) for part in chunks(len(x), 1 << 16)]
+    return float(np.linalg.norm(pieces))
+
+
+def _sorted(run: _Run, found: _Found, most: int) -> _Found:
+    """The best `most` of what was found, best first, in the same rows."""
+    index = run.order(found.values)[:most]
+    if not np.array_equal(index, np.arange(len(found.rows))):
+        run.vectors.combine(found.rows, np.eye(len(found.rows))[:, index])
+    return _Found(found.rows[: len(index)], found.values[index], found.residuals[index])
+
+
+def _probe(run: _Run, basis: FloatArray, found: _Found) -> tuple[_Found, Certificate]:
     """Look for eigenvalues beyond the k-th in the complement of everything found, until a probe finds none."""
-    N, hits = run.operator.length, 0
-    margin = run.tol * run.scale
+    N, k, hits = run.operator.length, run.k, 0
 
     def certificate(process: BlockLanczos, delta: float) -> Certificate:
+        run.done.append(f"The last probe took {process.steps} steps of {PROBE_BLOCK} vectors; {hits} hits were merged.")
         return Certificate("probe", delta, MISS_PROBABILITY, process.steps, PROBE_BLOCK, hits)
 
     while True:
-        found = found.sorted(run.order)
-        limit = float(found.values[k - 1])
+        found = _sorted(run, found, k)
+        limit, margin = float(found.values[k - 1]), run.tol * run.scale
         process = BlockLanczos(
             run.operator,
             run.vectors,
-            capacity=PROBE_BLOCK * (PROBE_STEPS + 1),
+            capacity=PROBE_ROWS,
             block=PROBE_BLOCK,
             seeds=run.seeds,
             locked=found.rows,
             scale=run.scale,
+            storage=basis,
         )
         while process.steps < PROBE_STEPS and not process.exhausted:
             process.step()
             run.steps += 1
-            run.observe(process)
-            if run.callback is not None:
-                state = SolverState(run.steps, found.values[:k], found.residuals[:k], run.operator.products)
-                if run.callback(state) is True:
-                    run.status = "stopped"
-                    return found, certificate(process, np.inf)
-        missed = int((run.beyond(process.values, limit) > margin).sum())
+            if _told_to_stop(run, found.values, found.residuals):
+                return found, certificate(process, np.inf)
+        run.observe(process.low, process.high)
+        missed = min(int((run.beyond(process.values, limit) > margin).sum()), _MOST_HITS)
         if missed == 0:
-            width = 2.0 * abs(limit) if run.which == "LM" else abs(limit - (run.low if run.which == "LA" else run.high))
-            gap = certified_gap(N - len(found.rows), PROBE_BLOCK, process.steps, width, MISS_PROBABILITY)
+            gap = certified_gap(N - k, PROBE_BLOCK, process.steps, run.width(limit), MISS_PROBABILITY)
             return found, certificate(process, max(gap, margin))
-        missed = min(missed, k)
-        start = process.ritz_rows(run.order(process.values)[:missed]).copy()
-        block, capacity = _sizes(missed, missed)
-        found = found.joined(_certified(run, missed, block, capacity, start=start, locked=found.rows))
-        hits += missed
+        process.restart_if_full(run.order, missed)
+        hit = _certified(run, process, basis, k, missed)
+        hits += len(hit.rows)
+        found = _Found(
+            basis[: k + len(hit.rows)],
+            np.concatenate([found.values, hit.values]),
+            np.concatenate([found.residuals, hit.residuals]),
+        )
         if run.status != "converged":
-            return found, certificate(process, np.inf)
+            return _sorted(run, found, k), certificate(process, np.inf)
 
 
 def _message(run: _Run, converged: FloatArray, limited: bool) -> str:

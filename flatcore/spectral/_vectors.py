@@ -53,7 +53,7 @@ class HostVectors:
 
     def gram(self, V: FloatArray, W: FloatArray) -> FloatArray:
         """V Wᵀ in float64."""
-        return _core.gram(V, W)
+        return _core.gram(V, W) if len(V) and len(W) else np.zeros((len(V), len(W)))
 
     def update(self, W: FloatArray, V: FloatArray, C: FloatArray) -> None:
         """W -= Cᵀ V in place."""

@@ -2,19 +2,30 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "core/errors.hpp"
 #include "core/matrix_product.hpp"
 #include "core/parallel.hpp"
+#include "core/simd/simd.hpp"
 
 namespace flatcore {
 
 namespace {
 
-// body(first column, number of columns) over chunks of N.
+// Vectors are cut into pieces for threads at multiples of kChunk, none with less work than a thread is worth.
+Index pieces_of(Index N, Index rows) {
+    const Index chunks = (N + kChunk - 1) / kChunk;
+    return parallel_pieces(chunks, (Index{1} << 18) / (kChunk * std::max<Index>(rows, 1)) + 1);
+}
+
+// body(piece, first column, number of columns) over all chunks, each piece of them on one thread.
 template <class Body>
-void for_chunks(Index N, const Body& body) {
-    for (Index j = 0; j < N; j += kChunk) body(j, std::min(kChunk, N - j));
+void for_chunks(Index N, Index pieces, const Body& body) {
+    parallel_pieces_of((N + kChunk - 1) / kChunk, pieces, [&](Index piece, Index first, Index last) {
+        for (Index chunk = first; chunk < last; ++chunk)
+            body(piece, chunk * kChunk, std::min(kChunk, N - chunk * kChunk));
+    });
 }
 
 // A well-mixed 64-bit function of a counter (the finaliser of SplitMix64, Steele, Lea & Flood 2014).
@@ -33,13 +44,37 @@ template <class T>
 void gram(ConstMatrixView<T> V, ConstMatrixView<T> W, MatrixView<double> out, RunControl& control) {
     require(V.cols == W.cols && out.rows == V.rows && out.cols == W.rows, "gram of ", V.rows, "x", V.cols, " and ",
             W.rows, "x", W.cols, " into ", out.rows, "x", out.cols);
+    static_assert(kChunk == simd::kDotChunk, "a chunk is packed as the kernel reads it");
     out.eigen().setZero();
     if (out.empty()) return;
-    Matrix<T> part(V.rows, W.rows);
-    for_chunks(V.cols, [&](Index j, Index width) {
-        multiply<T>(T(1), V.col_block(j, width), W.col_block(j, width).transposed(), T(0), part.view(), control);
-        out.eigen() += part.view().eigen().template cast<double>();
+    const bool few = W.rows <= V.rows;  // the smaller block is packed, the larger one streams
+    const ConstMatrixView<T> packed = few ? W : V, streamed = few ? V : W;
+    require(streamed.col_stride == 1 || streamed.cols == 1, "gram needs contiguous vectors");
+    const Index pieces = pieces_of(V.cols, V.rows * W.rows);
+    std::vector<Matrix<double>> sums;
+    for (Index p = 0; p < pieces; ++p) sums.push_back(Matrix<double>::zeros(packed.rows, streamed.rows));
+    std::vector<Matrix<T>> buffers, parts;
+    for (Index p = 0; p < pieces; ++p) {
+        buffers.emplace_back(packed.rows, kChunk);
+        parts.emplace_back(packed.rows, streamed.rows);
+    }
+    for_chunks(V.cols, pieces, [&](Index piece, Index first, Index width) {
+        const auto at = static_cast<std::size_t>(piece);
+        const MatrixView<T> chunk = buffers[at].view(), part = parts[at].view();
+        if (width < kChunk) chunk.eigen().setZero();
+        chunk.col_block(0, width).eigen() = packed.col_block(first, width).eigen();
+        part.eigen().setZero();
+        simd::skinny<T>().dots(scalar_of<T>(), packed.rows, streamed.rows, width, chunk.data,
+                               streamed.col_block(first, width).data, streamed.row_stride, part.data, part.row_stride);
+        sums[at].view().eigen() += part.eigen().template cast<double>();
     });
+    control.checkpoint();
+    for (const Matrix<double>& sum : sums) {
+        if (few)
+            out.eigen() += sum.view().eigen().transpose();
+        else
+            out.eigen() += sum.view().eigen();
+    }
 }
 
 template <class T>
@@ -57,12 +92,32 @@ void combine(MatrixView<T> V, ConstMatrixView<double> C, RunControl& control) {
     require(C.rows == V.rows && C.cols <= V.rows, "combine of ", V.rows, " rows with ", C.rows, "x", C.cols);
     Matrix<T> coefficients(C.rows, C.cols);
     coefficients.view().eigen() = C.eigen().template cast<T>();
-    const ConstMatrixView<T> c = coefficients.view();
-    Matrix<T> image(C.cols, std::min(kChunk, V.cols));
-    for_chunks(V.cols, [&](Index j, Index width) {
-        const auto target = image.view().col_block(0, width);
-        multiply<T>(T(1), c.transposed(), V.col_block(j, width), T(0), target, control);
-        V.row_block(0, C.cols).col_block(j, width).eigen() = target.eigen();
+    if (C.cols == 0 || V.cols == 0) return;
+    require(V.col_stride == 1 || V.cols <= 1, "combine needs contiguous vectors");
+    const Index pieces = pieces_of(V.cols, C.rows * C.cols);
+    std::vector<Matrix<T>> images;
+    for (Index p = 0; p < pieces; ++p) images.emplace_back(C.cols, kChunk);
+    for_chunks(V.cols, pieces, [&](Index piece, Index first, Index width) {
+        const auto image = images[static_cast<std::size_t>(piece)].view().col_block(0, width);
+        const auto source = V.col_block(first, width);
+        image.eigen().setZero();
+        simd::skinny<T>().accumulate(scalar_of<T>(), C.cols, C.rows, width, coefficients.data(), C.cols, source.data,
+                                     source.row_stride, image.data, image.row_stride);
+        source.row_block(0, C.cols).eigen() = image.eigen();
+    });
+    control.checkpoint();
+}
+
+template <class T>
+void to_rows(ConstMatrixView<T> V, MatrixView<T> out) {
+    require(out.rows == V.cols && out.cols == V.rows, "rows of ", V.rows, "x", V.cols, " into ", out.rows, "x",
+            out.cols);
+    constexpr Index kTile = 256;  // entries of each vector written together
+    parallel_ranges((V.rows + kTile - 1) / kTile, 64, [&](Index first, Index last) {
+        for (Index i = first * kTile; i < std::min(last * kTile, V.rows); i += kTile) {
+            const Index count = std::min(kTile, V.rows - i);
+            out.col_block(i, count).eigen() = V.row_block(i, count).eigen().transpose();
+        }
     });
 }
 
@@ -86,6 +141,7 @@ void fill_normal(MatrixView<T> V, std::uint64_t seed) {
     template void gram<T>(ConstMatrixView<T>, ConstMatrixView<T>, MatrixView<double>, RunControl&);   \
     template void update<T>(MatrixView<T>, ConstMatrixView<T>, ConstMatrixView<double>, RunControl&); \
     template void combine<T>(MatrixView<T>, ConstMatrixView<double>, RunControl&);                    \
+    template void to_rows<T>(ConstMatrixView<T>, MatrixView<T>);                                      \
     template void fill_normal<T>(MatrixView<T>, std::uint64_t);
 FLATCORE_INSTANTIATE(float)
 FLATCORE_INSTANTIATE(double)

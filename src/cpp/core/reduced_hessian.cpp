@@ -365,8 +365,11 @@ void ReducedHessian<T>::project(ConstMatrixView<T> directions, MatrixView<T> z, 
     const auto crossed = [&](const Piece& piece, const Matrix<T>& rows, const T* direction, bool near) {
         AffineRows<T> in(rows.rows(), chain.dim(near ? piece.from : piece.to), chain.homogeneous());
         full_->split(rows.view(), in);
-        AffineRows<T> out = zero_rows(rows.rows(), near ? piece.to : piece.from);
-        full_->add_direction(piece.layer, in, direction, 0, near, out, control);
+        AffineRows<T> out = zero_rows(rows.rows(), near ? piece.to : piece.from), none(0, 0, false);
+        if ((full_->end_ == NarrowEnd::output) == near)
+            add_direction(chain, piece.layer, in, none, direction, 0, out, none, control);
+        else
+            add_direction(chain, piece.layer, none, in, direction, 0, none, out, control);
         return out;
     };
     for (const Piece& piece : pieces_) {

@@ -1,0 +1,71 @@
+"""A user's operator divided by a power of two near its size, so that small problems have entries near 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from flatcore._checks import FloatArray, chunks
+from flatcore.spectral._operator import Operator
+
+_IDENTITY_BLOCK = 64
+_SMALLEST, _LARGEST = 1e-150, 1e150  # squares of what is reported must not vanish or overflow
+
+
+class ScaledOperator:
+    """A/σ on blocks of rows; σ is the power of two below the largest entry of the first product that is not zero."""
+
+    def __init__(self, operator: Any) -> None:
+        self._operator = Operator(operator)
+        self.length, self.dtype = self._operator.length, self._operator.dtype
+        self._exponent: int | None = None
+
+    @property
+    def products(self) -> int:
+        """Products with single vectors so far."""
+        return self._operator.products
+
+    @property
+    def scale(self) -> float:
+        """The power of two σ."""
+        return math.ldexp(1.0, self._exponent or 0)
+
+    def __call__(self, rows: FloatArray) -> FloatArray:
+        """Products with the rows (b, N), divided by σ, as a new array that may be overwritten."""
+        image = self._operator(rows)
+        size = max(float(image.max()), -float(image.min()))
+        if not math.isfinite(size):
+            raise ValueError("the operator returned NaN or Inf")
+        if size > _LARGEST or (self._exponent is None and 0.0 < size < _SMALLEST):
+            span = f"between {_SMALLEST:g} and {_LARGEST:g}"
+            raise ValueError(f"the operator's size is {size:.3g}; expected it {span} (scale it)")
+        if self._exponent is None and size > 0.0:
+            self._exponent = math.frexp(size)[1] - 1
+        if not image.flags.writeable:
+            image = image.copy()
+        return np.ldexp(image, -self._exponent, out=image) if self._exponent else image
+
+    def identity_blocks(self) -> Iterator[tuple[slice, FloatArray]]:
+        """All columns of A/σ as rows, block by block; refuses A unless Ax = Aᵀx for a random x."""
+        x = np.random.default_rng(0).standard_normal(self.length)
+        forward, transposed = np.zeros(self.length), np.empty(self.length)
+        for part in chunks(self.length, _IDENTITY_BLOCK):
+            rows = np.zeros((part.stop - part.start, self.length), self.dtype)
+            rows[np.arange(len(rows)), np.arange(part.start, part.stop)] = 1.0
+            image = self(rows)
+            forward += x[part] @ image
+            transposed[part] = image @ x
+            yield part, image
+        check_symmetric(forward, transposed, max(np.abs(forward).max(), np.abs(transposed).max()))
+
+
+def check_symmetric(forward: FloatArray, transposed: FloatArray, size: float) -> None:
+    """Refuse an operator whose xᵀAy (`forward`) and yᵀAx (`transposed`) differ by more than 1e-3 of `size`."""
+    asymmetry = float(np.abs(forward - transposed).max(initial=0.0))
+    if asymmetry > 1e-3 * size:
+        raise ValueError(
+            f"the operator is not symmetric: xᵀAy and yᵀAx differ by {asymmetry / size:.3g} of the largest of them"
+        )
