@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'layer_balance', 'layer_svd', 'matmul', 'max_threads', 'normalised_signature', 'overlaps', 'partial_norms', 'set_blas_threads', 'set_threads', 'strongest_path', 'thin_svd', 'to_rows', 'update']
+__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'layer_balance', 'layer_svd', 'matmul', 'max_threads', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'strongest_path', 'thin_svd', 'to_rows', 'update']
 class Recycler:
     """
     Memory for results of one size, used again once they are freed.
@@ -69,6 +69,84 @@ class ChainHessian32:
     @property
     def narrow_width(self) -> int:
         ...
+class ReducedHessian64:
+    """
+    Products in the coordinates of the nonzero eigenvalues.
+    """
+    def annihilated(self, layer: typing.SupportsInt | typing.SupportsIndex, index: typing.SupportsInt | typing.SupportsIndex) -> tuple:
+        """
+        Weight and bias (or None) of one of them.
+        """
+    def end_to_end_change(self, z: numpy.ndarray) -> numpy.typing.NDArray[numpy.float64]:
+        """
+        Far rows (k·m, q): how the end-to-end matrix moves along the rows of z.
+        """
+    def lift(self, z: numpy.ndarray, directions: numpy.ndarray) -> None:
+        """
+        Rows of `directions` (k, P) become the directions the rows of z (k, N) stand for.
+        """
+    def lift_layer(self, z: numpy.ndarray, layer: typing.SupportsInt | typing.SupportsIndex) -> tuple:
+        """
+        Weight and bias (or None) of layer 1 … M of the direction z (1, N).
+        """
+    def num_annihilated(self, layer: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        Orthonormal directions of one layer with image zero, outside the reduced space.
+        """
+    def product(self, z: numpy.ndarray, out: numpy.ndarray, loss: collections.abc.Callable) -> None:
+        """
+        Rows of `out` (k, N) become the products of the rows of z.
+        """
+    def project(self, directions: numpy.ndarray, z: numpy.ndarray) -> None:
+        """
+        The adjoint of lift.
+        """
+    def pull_back(self, far_rows: numpy.ndarray, out: numpy.ndarray) -> None:
+        """
+        The adjoint of end_to_end_change.
+        """
+    @property
+    def dimension(self) -> int:
+        ...
+class ReducedHessian32:
+    """
+    Products in the coordinates of the nonzero eigenvalues.
+    """
+    def annihilated(self, layer: typing.SupportsInt | typing.SupportsIndex, index: typing.SupportsInt | typing.SupportsIndex) -> tuple:
+        """
+        Weight and bias (or None) of one of them.
+        """
+    def end_to_end_change(self, z: numpy.ndarray) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Far rows (k·m, q): how the end-to-end matrix moves along the rows of z.
+        """
+    def lift(self, z: numpy.ndarray, directions: numpy.ndarray) -> None:
+        """
+        Rows of `directions` (k, P) become the directions the rows of z (k, N) stand for.
+        """
+    def lift_layer(self, z: numpy.ndarray, layer: typing.SupportsInt | typing.SupportsIndex) -> tuple:
+        """
+        Weight and bias (or None) of layer 1 … M of the direction z (1, N).
+        """
+    def num_annihilated(self, layer: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        Orthonormal directions of one layer with image zero, outside the reduced space.
+        """
+    def product(self, z: numpy.ndarray, out: numpy.ndarray, loss: collections.abc.Callable) -> None:
+        """
+        Rows of `out` (k, N) become the products of the rows of z.
+        """
+    def project(self, directions: numpy.ndarray, z: numpy.ndarray) -> None:
+        """
+        The adjoint of lift.
+        """
+    def pull_back(self, far_rows: numpy.ndarray, out: numpy.ndarray) -> None:
+        """
+        The adjoint of end_to_end_change.
+        """
+    @property
+    def dimension(self) -> int:
+        ...
 def build_info() -> dict:
     """
     How the extension was compiled.
@@ -129,6 +207,14 @@ def partial_norms(chain: Chain) -> tuple:
     """
     Norms of bottom and top partial products.
     """
+def reduced_hessian(hessian: ChainHessian64, gauss_newton: bool) -> ReducedHessian64:
+    """
+    The Hessian, or Gauss–Newton matrix, where its eigenvalues are not zero.
+    """
+def reduced_in_float32(reduced: ReducedHessian64, hessian: ChainHessian32) -> ReducedHessian32:
+    """
+    The same coordinates, rounded to float32.
+    """
 def set_blas_threads(threads: typing.SupportsInt | typing.SupportsIndex) -> bool:
     """
     Set the BLAS threads; True where it worked.
@@ -136,6 +222,10 @@ def set_blas_threads(threads: typing.SupportsInt | typing.SupportsIndex) -> bool
 def set_threads(threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Set the number of OpenMP threads.
+    """
+def side_grams(chain: Chain, factor: typing.Any) -> list[numpy.typing.NDArray[numpy.float64]]:
+    """
+    A_j A_jᵀ of every layer, or (B_j L)ᵀ (B_j L) for the factor Lᵀ.
     """
 def strongest_path(sigma: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]], overlaps: collections.abc.Sequence[numpy.ndarray]) -> tuple:
     """

@@ -146,6 +146,7 @@ class EigenResult(Record):
     method: str
     _rows: Callable[[], Array] = field(repr=False)
     _split: Callable[[Array], Iterator[Array]] | None = field(repr=False, default=None)
+    _layers: Callable[[int], Iterator[Array]] | None = field(repr=False, default=None)
     explanation: tuple[str, ...] = field(repr=False, default=())
 
     @property
@@ -155,6 +156,8 @@ class EigenResult(Record):
 
     def layers(self, i: int) -> Iterator[Array]:
         """Eigenvector i as blocks shaped like the chain's W_1, b_1, W_2, …, one at a time."""
+        if self._layers is not None:
+            return self._layers(i)
         if self._split is None:
             raise ValueError("these eigenvectors belong to no chain; use vectors")
         return self._split(self._rows()[i])

@@ -14,8 +14,8 @@ from flatcore.linear.chain import LinearChain
 from flatcore.linear.flattest import BoundDoesNotApplyError, FlattestMinimum, flattest_minimum
 from flatcore.linear.hessian import Hessian
 from flatcore.linear.losses import Loss, check_loss_shape
+from flatcore.linear.sharpness import extreme_eigenpairs
 from flatcore.results import Analysis, BalanceResult, CouplingResult, GainsResult, read_only
-from flatcore.spectral import eigsh
 from flatcore.weights import (
     Svd,
     balance_of,
@@ -217,9 +217,9 @@ def _analyze(chain: LinearChain, loss: Loss | None, k: int, tol: float | None, s
         return Analysis(**weights)
     report("sharpness", 0.6)
     H = Hessian(chain, loss)
-    full = eigsh(H, 1, tol=tol, seed=seed)
+    full = extreme_eigenpairs(H, tol=tol, seed=seed)
     report("Gauss–Newton sharpness", 0.8)
-    ggn = eigsh(H.gauss_newton, 1, tol=tol, seed=seed, v0=full.vectors)
+    ggn = extreme_eigenpairs(H.gauss_newton, tol=tol, seed=seed, v0=full.vectors)
     best, reason = _flattest_or_reason(chain, loss)
     report("done", 1.0)
     return Analysis(

@@ -15,7 +15,8 @@ import numpy as np
 from flatcore._checks import FloatArray
 from flatcore.io import natural_key
 from flatcore.linear import LinearChain, QuadraticLoss, balance, coupling, flattest_sharpness, gains
-from flatcore.linear.hessian import ChainProducts, Hessian, NonFiniteLossError
+from flatcore.linear.hessian import Hessian
+from flatcore.linear.products import ChainProducts, NonFiniteLossError
 from flatcore.spectral import eigsh
 from flatcore.studies.folder import StudyFolder
 

@@ -1,9 +1,13 @@
+#include <pybind11/stl.h>
+
 #include <memory>
 
 #include "bindings/chain_object.hpp"
 #include "bindings/registrations.hpp"
 #include "bindings/signals.hpp"
+#include "core/dual.hpp"
 #include "core/hessian.hpp"
+#include "core/reduced_hessian.hpp"
 
 namespace flatcore::bindings {
 
@@ -13,7 +17,13 @@ namespace {
 template <class T>
 struct HessianObject {
     std::vector<py::object> owners;
-    ChainHessian<T> kernel;
+    std::shared_ptr<ChainHessian<T>> kernel;
+};
+
+template <class T>
+struct ReducedObject {
+    std::vector<py::object> owners;
+    ReducedHessian<T> kernel;
 };
 
 HessianObject<double> make_hessian(const ChainObject& chain, bool narrow_output, const py::object& factor) {
@@ -22,7 +32,7 @@ HessianObject<double> make_hessian(const ChainObject& chain, bool narrow_output,
     const auto view = factor.is_none() ? ConstMatrixView<double>() : const_view<double>(factor.cast<py::array>());
     const auto build = [&] {
         const py::gil_scoped_release release;
-        return ChainHessian<double>(chain.chain, end, view, control);
+        return std::make_shared<ChainHessian<double>>(chain.chain, end, view, control);
     };
     return {chain.owners, build()};
 }
@@ -45,9 +55,9 @@ template <class T>
 void bind_one(py::module_& module, const char* name) {
     using Object = HessianObject<T>;
     py::class_<Object>(module, name, "Narrow-end gradient, Hessian and Gauss–Newton products.")
-        .def_property_readonly("narrow_width", [](const Object& self) { return self.kernel.narrow_width(); })
+        .def_property_readonly("narrow_width", [](const Object& self) { return self.kernel->narrow_width(); })
         .def(
-            "end_to_end", [](const Object& self) { return to_numpy(self.kernel.end_to_end()); },
+            "end_to_end", [](const Object& self) { return to_numpy(self.kernel->end_to_end()); },
             "Φ (m, q), or its transpose in whitened coordinates, at the far end.")
         .def(
             "set_loss_gradient",
@@ -55,17 +65,17 @@ void bind_one(py::module_& module, const char* name) {
                 RunControl control = python_control();
                 const auto view = const_view<T>(G);
                 const py::gil_scoped_release release;
-                self.kernel.set_loss_gradient(view, control);
+                self.kernel->set_loss_gradient(view, control);
             },
             py::arg("G"))
         .def("gradient",
              [](const Object& self) {
                  RunControl control = python_control();
-                 py::array_t<T> out(self.kernel.chain().num_parameters());
+                 py::array_t<T> out(self.kernel->chain().num_parameters());
                  T* data = out.mutable_data();
                  {
                      const py::gil_scoped_release release;
-                     self.kernel.gradient(data, control);
+                     self.kernel->gradient(data, control);
                  }
                  return out;
              })
@@ -79,10 +89,121 @@ void bind_one(py::module_& module, const char* name) {
                 const auto curvature = gauss_newton ? Curvature::gauss_newton : Curvature::hessian;
                 const LossHessian<T> loss_hessian = python_loss<T>(loss);
                 const py::gil_scoped_release release;
-                self.kernel.product(in, target, curvature, loss_hessian, control);
+                self.kernel->product(in, target, curvature, loss_hessian, control);
             },
             py::arg("directions"), py::arg("out"), py::arg("gauss_newton"), py::arg("loss"),
             "Rows of `out` (k, P) become the products of the rows of `directions`.");
+}
+
+// One layer of a direction, written by write(weight, bias): (W, None) or (W, b).
+template <class T, class Write>
+py::tuple layer_arrays(const ReducedObject<T>& self, Index layer, const Write& write) {
+    const Chain& chain = self.kernel.full().chain();
+    require(layer >= 1 && layer <= chain.depth(), "layer ", layer, " of ", chain.depth());
+    py::array_t<T> weight({chain.dim(layer), chain.dim(layer - 1)});
+    py::object bias = py::none();
+    T* bias_data = nullptr;
+    if (chain.layer(layer).bias) {
+        py::array_t<T> vector(chain.dim(layer));
+        bias_data = vector.mutable_data();
+        bias = vector;
+    }
+    RunControl control = python_control();
+    const auto view = mutable_view<T>(weight);
+    {
+        const py::gil_scoped_release release;
+        write(view, bias_data, control);
+    }
+    return py::make_tuple(weight, bias);
+}
+
+template <class T>
+void bind_reduced(py::module_& module, const char* name) {
+    using Object = ReducedObject<T>;
+    const auto rows_to_rows = [](auto method) {
+        return [method](const Object& self, const py::array& in, py::array out) {
+            RunControl control = python_control();
+            const auto source = const_view<T>(in);
+            const auto target = mutable_view<T>(out);
+            const py::gil_scoped_release release;
+            (self.kernel.*method)(source, target, control);
+        };
+    };
+    py::class_<Object>(module, name, "Products in the coordinates of the nonzero eigenvalues.")
+        .def_property_readonly("dimension", [](const Object& self) { return self.kernel.dimension(); })
+        .def(
+            "product",
+            [](const Object& self, const py::array& z, py::array out, const py::function& loss) {
+                RunControl control = python_control();
+                const auto in = const_view<T>(z);
+                const auto target = mutable_view<T>(out);
+                const LossHessian<T> loss_hessian = python_loss<T>(loss);
+                const py::gil_scoped_release release;
+                self.kernel.product(in, target, loss_hessian, control);
+            },
+            py::arg("z"), py::arg("out"), py::arg("loss"), "Rows of `out` (k, N) become the products of the rows of z.")
+        .def("lift", rows_to_rows(&ReducedHessian<T>::lift), py::arg("z"), py::arg("directions"),
+             "Rows of `directions` (k, P) become the directions the rows of z (k, N) stand for.")
+        .def("project", rows_to_rows(&ReducedHessian<T>::project), py::arg("directions"), py::arg("z"),
+             "The adjoint of lift.")
+        .def("pull_back", rows_to_rows(&ReducedHessian<T>::pull_back), py::arg("far_rows"), py::arg("out"),
+             "The adjoint of end_to_end_change.")
+        .def(
+            "end_to_end_change",
+            [](const Object& self, const py::array& z) {
+                RunControl control = python_control();
+                const auto in = const_view<T>(z);
+                const auto change = [&] {
+                    const py::gil_scoped_release release;
+                    return self.kernel.end_to_end_change(in, control);
+                };
+                return to_numpy(change());
+            },
+            py::arg("z"), "Far rows (k·m, q): how the end-to-end matrix moves along the rows of z.")
+        .def(
+            "lift_layer",
+            [](const Object& self, const py::array& z, Index layer) {
+                const auto row = const_view<T>(z);
+                require(row.rows == 1 && row.cols == self.kernel.dimension(), "expected one reduced direction");
+                return layer_arrays(self, layer, [&](MatrixView<T> weight, T* bias, RunControl& control) {
+                    self.kernel.lift_layer(layer, row.data, weight, bias, control);
+                });
+            },
+            py::arg("z"), py::arg("layer"), "Weight and bias (or None) of layer 1 … M of the direction z (1, N).")
+        .def(
+            "num_annihilated", [](const Object& self, Index layer) { return self.kernel.num_annihilated(layer); },
+            py::arg("layer"), "Orthonormal directions of one layer with image zero, outside the reduced space.")
+        .def(
+            "annihilated",
+            [](const Object& self, Index layer, Index index) {
+                return layer_arrays(self, layer, [&](MatrixView<T> weight, T* bias, RunControl& control) {
+                    self.kernel.annihilated(layer, index, weight, bias, control);
+                });
+            },
+            py::arg("layer"), py::arg("index"), "Weight and bias (or None) of one of them.");
+}
+
+ReducedObject<double> make_reduced(const HessianObject<double>& hessian, bool gauss_newton) {
+    RunControl control = python_control();
+    const auto curvature = gauss_newton ? Curvature::gauss_newton : Curvature::hessian;
+    const auto build = [&] {
+        const py::gil_scoped_release release;
+        return ReducedHessian<double>(hessian.kernel, curvature, control);
+    };
+    return {hessian.owners, build()};
+}
+
+std::vector<py::array_t<double>> make_side_grams(const ChainObject& chain, const py::object& factor) {
+    RunControl control = python_control();
+    const auto side = factor.is_none() ? NarrowEnd::output : NarrowEnd::input;
+    const auto view = factor.is_none() ? ConstMatrixView<double>() : const_view<double>(factor.cast<py::array>());
+    const auto compute = [&] {
+        const py::gil_scoped_release release;
+        return side_grams(chain.chain, side, view, control);
+    };
+    std::vector<py::array_t<double>> out;
+    for (Matrix<double>& gram : compute()) out.push_back(to_numpy(std::move(gram)));
+    return out;
 }
 
 }  // namespace
@@ -95,9 +216,21 @@ void bind_hessian(py::module_& module) {
     module.def(
         "in_float32",
         [](const HessianObject<double>& self) {
-            return HessianObject<float>{self.owners, ChainHessian<float>(self.kernel)};
+            return HessianObject<float>{self.owners, std::make_shared<ChainHessian<float>>(*self.kernel)};
         },
         py::arg("hessian"), "The same partial products, rounded to float32.");
+    bind_reduced<double>(module, "ReducedHessian64");
+    bind_reduced<float>(module, "ReducedHessian32");
+    module.def("reduced_hessian", &make_reduced, py::arg("hessian"), py::arg("gauss_newton"),
+               "The Hessian, or Gauss–Newton matrix, where its eigenvalues are not zero.");
+    module.def(
+        "reduced_in_float32",
+        [](const ReducedObject<double>& self, const HessianObject<float>& hessian) {
+            return ReducedObject<float>{self.owners, ReducedHessian<float>(self.kernel, hessian.kernel)};
+        },
+        py::arg("reduced"), py::arg("hessian"), "The same coordinates, rounded to float32.");
+    module.def("side_grams", &make_side_grams, py::arg("chain"), py::arg("factor"),
+               "A_j A_jᵀ of every layer, or (B_j L)ᵀ (B_j L) for the factor Lᵀ.");
 }
 
 }  // namespace flatcore::bindings

@@ -41,6 +41,9 @@ template <class T>
 using LossHessian = std::function<void(MatrixView<T> rows, Index directions)>;
 
 template <class T>
+class ReducedHessian;
+
+template <class T>
 class ChainHessian {
  public:
     // factor: Lᵀ (m × d_0, or d_0 + 1 with biases) for the input end; unused (empty) for the output end.
@@ -69,6 +72,8 @@ class ChainHessian {
  private:
     template <class U>
     friend class ChainHessian;
+    template <class U>
+    friend class ReducedHessian;
     using Levels = std::vector<AffineRows<T>>;
 
     static const AffineRows<T>& level(const Levels& levels, Index l) { return levels[static_cast<std::size_t>(l)]; }
