@@ -28,7 +28,7 @@ from flatcore.linear import (
     gains,
     sharpness,
 )
-from flatcore.spectral import eigsh
+from flatcore.spectral import eigsh, top_svd
 
 __version__ = "0.1.0"
 
@@ -45,4 +45,5 @@ __all__ = [
     "flattest_sharpness",
     "gains",
     "sharpness",
+    "top_svd",
 ]
