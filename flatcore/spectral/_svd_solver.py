@@ -26,17 +26,16 @@ from flatcore.spectral._svd_process import FusedLanczos, GolubKahan, KrylovProce
 
 Callback = Callable[[SolverState], "bool | None"]
 
-BLOCK = 8
 PROBE_BLOCK = 4
 SHORT_PROBE, LONG_PROBE = 6, 17
 MISS_PROBABILITY = 1e-3
-_CLOSE = 0.9  # a block of squares within this ratio may be copies of more values than a block can find
-_SHARPER = (0.5, 0.125)  # what the recurrence must reach, in units of the tolerance, before fresh products measure
+_CLOSE = 0.97  # a block of squares within this ratio may be copies of more values than a block can find
+_SHARPER = (0.75, 0.2)  # what the recurrence must reach, in units of the tolerance, before fresh products measure
 
 # The cost model: rates in flop/s of one core and seconds of bookkeeping a step, of the order of a current CPU's.
 _LAPACK_RATE, _SKINNY_RATE, _STEP_SECONDS = 2e10, 4e10, 6e-4
 _LAPACK_BYTES = 8e9  # beyond which a full decomposition is not considered
-_TYPICAL_STEPS = 40  # between planted values (24) and a Gaussian bulk (46)
+_TYPICAL_STEPS = 50  # k = 16: between planted values (33) and a Gaussian bulk (92)
 
 
 @dataclass
@@ -107,8 +106,8 @@ def solve(run: SvdRun, start: FloatArray | None) -> tuple[Triplets, Certificate 
 
 
 def _sizes(k: int, start: FloatArray | None) -> tuple[int, int]:
-    """Capacity and block."""
-    block = max(BLOCK, 0 if start is None else len(start))
+    """Capacity and block: four rows cost hardly more than the read of the matrix, wider blocks need more vectors."""
+    block = max(4 if k <= 16 else 8 if k <= 64 else 16, 0 if start is None else len(start))
     return max(64, 4 * k) + 8 * block, block
 
 
