@@ -27,9 +27,11 @@ from flatcore.spectral._svd_process import FusedLanczos, GolubKahan, KrylovProce
 Callback = Callable[[SolverState], "bool | None"]
 
 PROBE_BLOCK = 4
-SHORT_PROBE, LONG_PROBE = 6, 17
+SHORT_PROBE, LONG_PROBE, LONGEST_PROBE = 6, 17, 49
 MISS_PROBABILITY = 1e-3
-_CLOSE = 0.97  # a block of squares within this ratio may be copies of more values than a block can find
+# A block of squares within the first ratio may be part of a cluster wider than a block can see at once; within the
+# second it is a multiple value for all that Krylov spaces know.
+_CLOSE, _TIED = 0.97, 0.998
 _SHARPER = (0.75, 0.2)  # what the recurrence must reach, in units of the tolerance, before fresh products measure
 
 # The cost model: flop/s of one core in LAPACK's products with the matrix, in the rest of LAPACK, and in products with a
@@ -239,16 +241,21 @@ def _probe(run: SvdRun, found: Triplets, process: KrylovProcess) -> tuple[Triple
     """Look for values beyond the k-th in the complement of everything found, until a probe finds none."""
     operator, kind = run.operator, type(process)
     while True:
-        steps = LONG_PROBE if _may_hide_copies(found.s, process.block) else SHORT_PROBE
+        margin = run.tol * found.s[0]
+        limit = found.s[-1] + margin
+        least, most = _probe_steps(found.s, process.block)
         locked = found.V, found.U
-        probe = kind(operator, PROBE_BLOCK * (steps + 1), PROBE_BLOCK, run.seeds, locked=locked)
-        while probe.steps < steps and not probe.exhausted:
+        probe = kind(operator, PROBE_BLOCK * (most + 1), PROBE_BLOCK, run.seeds, locked=locked)
+        while probe.steps < most and not probe.exhausted:
             run.advance(probe)
             if run.stopped(found.s, found.residuals):
                 return found, None
+            if probe.steps >= least and (probe.steps - least) % 4 == 0:
+                probe.evaluate()
+                if probe.values[0] > limit or probe.values[0] + probe.residuals[0] <= limit:
+                    break
         probe.evaluate()
-        margin = run.tol * found.s[0]
-        missed = int((probe.values > found.s[-1] + margin).sum())
+        missed = int((probe.values > limit).sum())
         if missed == 0:
             return found, _certificate(run, found, probe, margin)
         run.hits += missed
@@ -259,10 +266,16 @@ def _probe(run: SvdRun, found: Triplets, process: KrylovProcess) -> tuple[Triple
             return found, None
 
 
-def _may_hide_copies(s: FloatArray, block: int) -> bool:
-    """Whether a whole block of squares lies close together: one that is wider would not be seen by that block."""
+def _probe_steps(s: FloatArray, block: int) -> tuple[int, int]:
+    """Least and most steps of a probe. Only of a multiple value can a block miss copies: more than its own width.
+
+    Where a whole block of values is tied the probe goes on until its largest value is clearly below what was found.
+    """
     squares = s**2
-    return bool((squares[block - 1 :] >= _CLOSE * squares[: max(0, len(s) - block + 1)]).any())
+    ratios = squares[block - 1 :] / np.maximum(squares[: max(0, len(s) - block + 1)], np.finfo(float).tiny)
+    closest = float(ratios.max(initial=0.0))
+    least = LONG_PROBE if closest >= _CLOSE else SHORT_PROBE
+    return least, LONGEST_PROBE if closest >= _TIED else least
 
 
 def _certificate(run: SvdRun, found: Triplets, probe: KrylovProcess, margin: float) -> Certificate:
