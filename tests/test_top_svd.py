@@ -224,14 +224,19 @@ def test_every_copy_of_a_multiple_value(dtype):
     assert sum(count > 0 for count in hits) >= 10, "most runs needed no probe: this test proves little"
 
 
-def test_long_probe_where_copies_may_hide():
-    tied = with_values(np.r_[np.full(6, 2.0), np.linspace(1.0, 0.0, 300)], 400, 350)
-    apart = with_values(np.r_[2.0, 1.9, 1.7, 1.5, 1.4, 1.3, np.linspace(1.0, 0.0, 300)], 400, 350)
-    long, short = (fc.top_svd(A, 6).certificate for A in (tied, apart))
-    assert long.steps == _svd_solver.LONG_PROBE
-    assert short.steps == _svd_solver.SHORT_PROBE
-    assert long.delta < short.delta
-    assert long.method == short.method == "probe"
+def test_probes_are_long_where_copies_may_hide():
+    bulk = np.linspace(1.0, 0.0, 300)
+    tops = {
+        _svd_solver.LONGEST_PROBE: np.full(6, 2.0),
+        _svd_solver.LONG_PROBE: np.linspace(2.0, 1.96, 6),
+        _svd_solver.SHORT_PROBE: np.linspace(2.0, 1.3, 6),
+    }
+    gaps = []
+    for steps, top in tops.items():
+        certificate = fc.top_svd(with_values(np.r_[top, bulk], 400, 350), 6).certificate
+        assert (certificate.method, certificate.steps) == ("probe", steps)
+        gaps.append(certificate.delta)
+    assert gaps[0] < gaps[1] < gaps[2]
 
 
 def test_the_probe_certifies_beyond_its_margin():

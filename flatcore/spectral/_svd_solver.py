@@ -27,7 +27,7 @@ from flatcore.spectral._svd_process import FusedLanczos, GolubKahan, KrylovProce
 Callback = Callable[[SolverState], "bool | None"]
 
 PROBE_BLOCK = 4
-SHORT_PROBE, LONG_PROBE, LONGEST_PROBE = 6, 17, 49
+SHORT_PROBE, LONG_PROBE, LONGEST_PROBE = 6, 17, 33
 MISS_PROBABILITY = 1e-3
 # A block of squares within the first ratio may be part of a cluster wider than a block can see at once; within the
 # second it is a multiple value for all that Krylov spaces know.
@@ -243,17 +243,13 @@ def _probe(run: SvdRun, found: Triplets, process: KrylovProcess) -> tuple[Triple
     while True:
         margin = run.tol * found.s[0]
         limit = found.s[-1] + margin
-        least, most = _probe_steps(found.s, process.block)
+        steps = _probe_steps(found.s, process.block)
         locked = found.V, found.U
-        probe = kind(operator, PROBE_BLOCK * (most + 1), PROBE_BLOCK, run.seeds, locked=locked)
-        while probe.steps < most and not probe.exhausted:
+        probe = kind(operator, PROBE_BLOCK * (steps + 1), PROBE_BLOCK, run.seeds, locked=locked)
+        while probe.steps < steps and not probe.exhausted:
             run.advance(probe)
             if run.stopped(found.s, found.residuals):
                 return found, None
-            if probe.steps >= least and (probe.steps - least) % 4 == 0:
-                probe.evaluate()
-                if probe.values[0] > limit or probe.values[0] + probe.residuals[0] <= limit:
-                    break
         probe.evaluate()
         missed = int((probe.values > limit).sum())
         if missed == 0:
@@ -266,16 +262,12 @@ def _probe(run: SvdRun, found: Triplets, process: KrylovProcess) -> tuple[Triple
             return found, None
 
 
-def _probe_steps(s: FloatArray, block: int) -> tuple[int, int]:
-    """Least and most steps of a probe. Only of a multiple value can a block miss copies: more than its own width.
-
-    Where a whole block of values is tied the probe goes on until its largest value is clearly below what was found.
-    """
+def _probe_steps(s: FloatArray, block: int) -> int:
+    """Only of a multiple value, or a close cluster, can a block miss copies: more than its own width."""
     squares = s**2
     ratios = squares[block - 1 :] / np.maximum(squares[: max(0, len(s) - block + 1)], np.finfo(float).tiny)
     closest = float(ratios.max(initial=0.0))
-    least = LONG_PROBE if closest >= _CLOSE else SHORT_PROBE
-    return least, LONGEST_PROBE if closest >= _TIED else least
+    return LONGEST_PROBE if closest >= _TIED else LONG_PROBE if closest >= _CLOSE else SHORT_PROBE
 
 
 def _certificate(run: SvdRun, found: Triplets, probe: KrylovProcess, margin: float) -> Certificate:
