@@ -176,8 +176,8 @@ class FusedLanczos(KrylovProcess):
 
     def _advance(self, first: int, last: int) -> FloatArray:
         Z = self._operator.normal(self._V[first:last])
-        self._size = max(self._size, float(np.linalg.norm(Z, axis=1).max()))
         H, self._tail, Q = orthonormal_against(Z, self._V[:last], self._size)
+        self._size = max(self._size, float(np.abs(H).max()))
         a, b = first - self._locked, last - self._locked
         H = H[self._locked :]
         self._small[:b, a:b] = H
@@ -220,8 +220,8 @@ class GolubKahan(KrylovProcess):
 
     def _advance(self, first: int, last: int) -> FloatArray:
         W = self._operator.forward(self._V[first:last])
-        self._size = max(self._size, float(np.linalg.norm(W, axis=1).max()))
         H, C, Q = orthonormal_against(W, self._U[:first], self._size)
+        self._size = max(self._size, float(np.abs(H).max(initial=0.0)), float(np.abs(C).max(initial=0.0)))
         a, b = first - self._locked, last - self._locked
         self._small[:a, a:b] = H[self._locked :]
         self._small[a : a + len(Q), a:b] = C.T
@@ -243,11 +243,11 @@ def orthonormal_against(W: FloatArray, known: FloatArray, size: float) -> tuple[
     """H, C, Q with W = Hᵀ·known + C·Q, the rows of Q orthonormal and orthogonal to `known`; W's memory becomes Q's.
 
     A pass over unit rows that leaves them long leaves them orthogonal to rounding. What is below the rounding of
-    `size` drops out of Q, as do rows that go on shrinking.
+    `size` or of H drops out of Q, as do rows that go on shrinking.
     """
     H = _core.gram(known, W)
     _project_out(W, known, H)
-    C, Q, norms = _normalised(W, size)
+    C, Q, norms = _normalised(W, max(size, float(np.abs(H).max(initial=0.0))))
     for _ in range(_MOST_PASSES):
         again = _core.gram(known, Q)
         _project_out(Q, known, again)
@@ -290,7 +290,7 @@ def _normalised(W: FloatArray, size: float) -> tuple[FloatArray, FloatArray, Flo
         return np.zeros((0, 0)), W, np.zeros(0)
     R = np.linalg.eigh(_core.gram(W, W))[1]  # a few rows: no threads
     _core.combine(W, R)
-    norms = np.linalg.norm(W, axis=1).astype(np.float64)
+    norms = np.sqrt(np.diagonal(_core.gram(W, W)))
     eps = _eps(W.dtype)
     kept = norms > max(4.0 * eps * size, 10.0 * eps * float(norms.max()), _TINY)
     Q = W if kept.all() else W[kept]
