@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'layer_balance', 'largest_modulus', 'layer_svd', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'set_blas_threads', 'set_threads', 'stored_product', 'strongest_path', 'thin_svd', 'update']
+__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'set_blas_threads', 'set_threads', 'stored_product', 'strongest_path', 'thin_svd', 'update']
 class Chain:
     """
     Read-only views of a chain's weights.

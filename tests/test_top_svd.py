@@ -392,11 +392,9 @@ def test_every_layout(shape, tmp_path):
 
 
 def test_read_in_place():
-    """No copy of the matrix in NumPy's memory: the basis is a tenth of it."""
+    """No copy of the matrix in NumPy's memory, where the basis is a third of it."""
     A = np.random.default_rng(0).standard_normal((1000, 1200), dtype=np.float32)
-    for same in (A, A.T, A[:, ::-1].T[::-1][::-1][:, :], A[::2]):
-        if same.strides[0] < 0 or same.strides[1] < 0:
-            continue
+    for same in (A, A.T, A[::2], np.asfortranarray(A)[:, 100:]):
         tracemalloc.start()
         fc.top_svd(same, 2, maxiter=20)
         peak = tracemalloc.get_traced_memory()[1]

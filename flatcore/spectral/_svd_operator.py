@@ -60,7 +60,6 @@ class StoredOperator:
         exponent = -math.frexp(largest)[1] if largest > 0.0 else 0
         bound = _LARGEST_EXPONENT[self.dtype]
         self.scale = 2.0 ** min(max(exponent, -bound), bound)
-        self.zero = largest == 0.0
 
     def normal(self, X: FloatArray) -> FloatArray:
         """s² X AᵀA for rows X (b, N), with one read."""

@@ -57,8 +57,6 @@ class KrylovProcess(ABC):
 
     """
 
-    reads_per_step: int
-
     def __init__(
         self,
         operator: StoredOperator,
@@ -155,8 +153,6 @@ class KrylovProcess(ABC):
 class FusedLanczos(KrylovProcess):
     """Block Lanczos on AᵀA, one read of A a step."""
 
-    reads_per_step = 1
-
     @property
     def noise(self) -> FloatArray:
         lost = self.values <= _LOST * self._eps**0.5 * self.values[0]
@@ -191,8 +187,6 @@ class FusedLanczos(KrylovProcess):
 
 class GolubKahan(KrylovProcess):
     """Block Golub–Kahan–Lanczos, two reads of A a step."""
-
-    reads_per_step = 2
 
     def __init__(
         self,
