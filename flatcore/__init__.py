@@ -28,7 +28,7 @@ from flatcore.linear import (
     gains,
     sharpness,
 )
-from flatcore.spectral import diagonal, eigsh, spectral_density, trace
+from flatcore.spectral import diagonal, eigsh, spectral_density, top_svd, trace
 
 __version__ = "0.1.0"
 
@@ -47,5 +47,6 @@ __all__ = [
     "gains",
     "sharpness",
     "spectral_density",
+    "top_svd",
     "trace",
 ]

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'layer_balance', 'layer_svd', 'matmul', 'max_threads', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'strongest_path', 'thin_svd', 'to_rows', 'update']
+__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update']
 class Recycler:
     """
     Memory for results of one size, used again once they are freed.
@@ -179,6 +179,10 @@ def in_float32(hessian: ChainHessian64) -> ChainHessian32:
     """
     The same partial products, rounded to float32.
     """
+def largest_modulus(A: numpy.ndarray) -> float:
+    """
+    max |a_ij|; NaN where A is not finite.
+    """
 def layer_balance(chain: Chain, progress: typing.Any = None) -> tuple:
     """
     Gaps and relative gaps of consecutive layers.
@@ -194,6 +198,10 @@ def matmul(A: numpy.ndarray, B: numpy.ndarray) -> numpy.ndarray:
 def max_threads() -> int:
     """
     OpenMP threads a parallel loop may use.
+    """
+def normal_product(A: numpy.ndarray, X: numpy.ndarray, out: numpy.ndarray, scale: typing.SupportsFloat | typing.SupportsIndex) -> None:
+    """
+    out = scale² X AᵀA with one read of A; rows of X are vectors.
     """
 def normalised_signature(signature: str) -> str:
     """
@@ -226,6 +234,10 @@ def set_threads(threads: typing.SupportsInt | typing.SupportsIndex) -> None:
 def side_grams(chain: Chain, factor: typing.Any) -> list[numpy.typing.NDArray[numpy.float64]]:
     """
     A_j A_jᵀ of every layer, or (B_j L)ᵀ (B_j L) for the factor Lᵀ.
+    """
+def stored_product(X: numpy.ndarray, A: numpy.ndarray, out: numpy.ndarray) -> None:
+    """
+    out = X A in the precision of out, whatever that of A.
     """
 def strongest_path(sigma: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex]], overlaps: collections.abc.Sequence[numpy.ndarray]) -> tuple:
     """

@@ -563,3 +563,54 @@ class SpectralDensity(Record):
 
     def __repr__(self) -> str:
         return f"SpectralDensity({self.size} eigenvalues, status={self.status!r}, products={self.products})"
+
+
+@dataclass(frozen=True, repr=False)
+class SvdResult(Record):
+    """Singular triplets with true residuals.
+
+    ``U`` (m, k), ``s`` (k,) descending, ``Vt`` (k, n); ``residuals`` (k,): the larger of ‖Av − σu‖ and ‖Aᵀu − σv‖ from
+    fresh products in float64; ``converged`` (k,) says which of them reach ``tol``·σ_1. ``status`` is converged,
+    precision_limited, max_iterations or stopped, and ``message`` says what to do about it. ``products`` counts
+    vectors multiplied by A or Aᵀ, ``reads`` passes over the matrix. ``U, s, Vt = result`` unpacks.
+    """
+
+    U: Array = field(repr=False)
+    s: Array
+    Vt: Array = field(repr=False)
+    residuals: Array
+    converged: Array
+    status: str
+    message: str
+    tol: float
+    products: int
+    reads: int
+    seed: int
+    certificate: Certificate | None
+    method: str
+
+    def explain(self) -> str:
+        """How the answer was computed and why it can be trusted."""
+        lines = [
+            self.method,
+            f"{self.reads} reads of the matrix, {self.products} products with single vectors, seed {self.seed}.",
+            self.message,
+        ]
+        if self.certificate is not None:
+            lines.append(self.certificate.summary())
+        return "\n".join(lines)
+
+    def __iter__(self) -> Iterator[Array]:
+        return iter((self.U, self.s, self.Vt))
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        yield "singular values", numbers(self.s, 8)
+        yield "residuals", numbers(self.residuals, 2)
+        yield "status", f"{self.status}: {self.message}"
+        yield "reads", f"{self.reads} of the matrix, {self.products} products with single vectors"
+        if self.certificate is not None:
+            c = self.certificate
+            yield "certificate", f"{c.method}: nothing missed beyond {number(c.delta, 3)} above the last value"
+
+    def __repr__(self) -> str:
+        return f"SvdResult(s=[{numbers(self.s, 6)}], status={self.status!r}, reads={self.reads})"

@@ -183,12 +183,12 @@ void skinny_pair(ConstMatrixView<T> X, ConstMatrixView<T> Y, ConstMatrixView<T> 
 }
 
 template <class T>
-void skinny_normal(T alpha, ConstMatrixView<T> X, const StoredMatrix& W, MatrixView<T> Y, RunControl& control) {
+void skinny_normal(T scale, ConstMatrixView<T> X, const StoredMatrix& W, MatrixView<T> Y, RunControl& control) {
     require(X.rows <= kSkinnyRows && X.cols == W.cols && Y.rows == X.rows && Y.cols == X.cols && row_major(W) &&
                 row_major(Y),
             "a normal product of ", X.rows, "x", X.cols, " with ", W.rows, "x", W.cols);
     Y.eigen().setZero();
-    const Matrix<T> x = chunked_copy(alpha, X);
+    const Matrix<T> x = chunked_copy(scale, X);
     const double per_row = 4.0 * static_cast<double>(X.rows) * static_cast<double>(X.cols);
     in_pieces(W.rows, per_row, control, [&](Index first_row, Index count) {
         sum_over_pieces(count, grain_of(per_row), Y, [&](Index r, Index rows, MatrixView<T> own) {
@@ -197,7 +197,7 @@ void skinny_normal(T alpha, ConstMatrixView<T> X, const StoredMatrix& W, MatrixV
             const void* tile = entry(W, first_row + r, 0);
             simd::skinny<T>().dots(W.scalar, X.rows, rows, X.cols, x.data(), tile, W.row_stride, image, kTile);
             for (Index i = 0; i < X.rows; ++i)
-                for (Index k = 0; k < rows; ++k) transposed[k * X.rows + i] = image[i * kTile + k];
+                for (Index k = 0; k < rows; ++k) transposed[k * X.rows + i] = scale * image[i * kTile + k];
             simd::skinny<T>().accumulate(W.scalar, X.rows, rows, X.cols, transposed, X.rows, tile, W.row_stride,
                                          own.data, own.row_stride);
         });

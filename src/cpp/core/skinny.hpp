@@ -3,7 +3,7 @@
 //   accumulate  C = alpha X W + beta C     X: m × p, W: p × n row-major,     threads over the columns of C
 //   dots        C = alpha X Wᵀ + beta C    X: m × n, W: p × n row-major,     threads over the rows of W
 //   pair        C += X D, E += Y Dᵀ        D: p × n row-major, read once,    threads over the rows of D
-//   normal      Y = alpha X WᵀW            X, Y: m × n, W: p × n row-major, read once, threads over the rows of W
+//   normal      Y = scale² X WᵀW           X, Y: m × n, W: p × n row-major, read once, threads over the rows of W
 //   outer       C = alpha Lᵀ R + beta C    L: p × m, R: p × n, few rows p,   threads over the rows of C, which is
 //   written
 //                                                                            past the caches where it is large
@@ -30,8 +30,8 @@ template <class T>
 void skinny_pair(ConstMatrixView<T> X, ConstMatrixView<T> Y, ConstMatrixView<T> D, MatrixView<T> C, MatrixView<T> E,
                  RunControl& control);
 
-// W row-major, of a precision that T holds.
+// W row-major, of a precision that T holds; scale is applied twice, so that products of large entries stay in range.
 template <class T>
-void skinny_normal(T alpha, ConstMatrixView<T> X, const StoredMatrix& W, MatrixView<T> Y, RunControl& control);
+void skinny_normal(T scale, ConstMatrixView<T> X, const StoredMatrix& W, MatrixView<T> Y, RunControl& control);
 
 }  // namespace flatcore

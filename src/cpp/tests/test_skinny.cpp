@@ -200,8 +200,8 @@ TEST_CASE_TEMPLATE("skinny products agree with Eigen whatever the layout", T, fl
         CHECK((C - below).norm() <= 4 * eps * static_cast<double>(p) * below.norm());
         CHECK((E - above).norm() <= 4 * eps * static_cast<double>(n) * above.norm());
         RowMajor<T> Z = RowMajor<T>::Ones(m, n);
-        skinny_normal<T>(T(0.5), {Y.data(), m, n}, stored, {Z.data(), m, n}, control);
-        const RowMajor<T> normal = T(0.5) * (Y * W.transpose()) * W;
+        skinny_normal<T>(T(-0.5), {Y.data(), m, n}, stored, {Z.data(), m, n}, control);
+        const RowMajor<T> normal = T(0.25) * (Y * W.transpose()) * W;
         CHECK((Z - normal).norm() <= 4 * eps * static_cast<double>(n + p) * normal.norm());
     }
 }

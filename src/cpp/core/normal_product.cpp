@@ -1,0 +1,87 @@
+#include "core/normal_product.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "core/errors.hpp"
+#include "core/parallel.hpp"
+#include "core/skinny.hpp"
+
+namespace flatcore {
+
+namespace {
+
+constexpr Index kModulusEntries = Index{1} << 24;  // between checkpoints
+
+// max |x| over x[0 … n); `spoiled` becomes NaN where an entry is NaN or infinite (x − x is 0 only for finite x).
+template <class T>
+double largest_of(const T* x, Index n, double& spoiled) {
+    constexpr Index kLanes = 16;
+    using Lanes = Eigen::Array<T, kLanes, 1>;
+    Lanes most = Lanes::Zero(), rest = Lanes::Zero();
+    Index i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const Lanes a = Eigen::Map<const Lanes>(x + i);
+        most = most.max(a.abs());
+        rest += a - a;
+    }
+    for (; i < n; ++i) {
+        most[0] = std::max(most[0], std::abs(x[i]));
+        rest[0] += x[i] - x[i];
+    }
+    spoiled += static_cast<double>(rest.sum());
+    return static_cast<double>(most.maxCoeff());
+}
+
+}  // namespace
+
+template <class T>
+void normal_product(T scale, const StoredMatrix& A, ConstMatrixView<T> X, MatrixView<T> Y, RunControl& control) {
+    require(X.cols == A.cols && Y.cols == A.cols && X.rows == Y.rows, "normal product of ", A.rows, "x", A.cols,
+            " with ", X.rows, "x", X.cols, " into ", Y.rows, "x", Y.cols);
+    const bool readable = A.scalar != Scalar::f64 || sizeof(T) == sizeof(double);
+    if (X.rows <= kSkinnyRows && A.col_stride == 1 && readable) {
+        skinny_normal<T>(scale, X, A, Y, control);
+        return;
+    }
+    Matrix<T> image(X.rows, A.rows);
+    multiply_stored<T>(X, A.transposed(), T(0), image.view(), control);
+    image.view().eigen() *= scale;
+    multiply_stored<T>(image.view(), A, T(0), Y, control);
+    Y.eigen() *= scale;
+}
+
+template <class T>
+double largest_modulus(ConstMatrixView<T> A, RunControl& control) {
+    const ConstMatrixView<T> rows = A.col_stride == 1 ? A : A.transposed();
+    require(rows.col_stride == 1 || rows.cols <= 1, "the largest modulus needs a view with one unit stride");
+    const Index group = std::max<Index>(1, kModulusEntries / std::max<Index>(1, rows.cols));
+    double largest = 0.0;
+    for (Index i = 0; i < rows.rows; i += group) {
+        const Index count = std::min(group, rows.rows - i);
+        std::vector<double> most(static_cast<std::size_t>(count)), spoiled(static_cast<std::size_t>(count));
+        parallel_ranges(count, std::max<Index>(1, (Index{1} << 16) / std::max<Index>(1, rows.cols)),
+                        [&](Index first, Index last) {
+                            for (Index r = first; r < last; ++r) {
+                                const auto at = static_cast<std::size_t>(r);
+                                most[at] = largest_of(rows.row_block(i + r, 1).data, rows.cols, spoiled[at]);
+                            }
+                        });
+        for (const double s : spoiled)
+            if (std::isnan(s)) return std::numeric_limits<double>::quiet_NaN();
+        largest = std::max(largest, *std::max_element(most.begin(), most.end()));
+        control.checkpoint();
+    }
+    return largest;
+}
+
+#define FLATCORE_INSTANTIATE(T)                                                                              \
+    template void normal_product<T>(T, const StoredMatrix&, ConstMatrixView<T>, MatrixView<T>, RunControl&); \
+    template double largest_modulus<T>(ConstMatrixView<T>, RunControl&);
+FLATCORE_INSTANTIATE(float)
+FLATCORE_INSTANTIATE(double)
+#undef FLATCORE_INSTANTIATE
+
+}  // namespace flatcore
