@@ -46,7 +46,7 @@ class Reduced(RowOperator):
 
     @property
     def cost(self) -> OperatorCost:
-        """4·m·P flops and two reads of the weights; some twenty m × m products a level of the chain beside that."""
+        """4·m·P flops and two reads of the weights; some ten products of m × m by m × d a layer beside that."""
         return reduced_cost(self._products, self.shape[0])
 
     def lift(self, z: Any) -> Any:
