@@ -1,4 +1,4 @@
-"""Spectra of any symmetric operator, with certificates or error bars, and the largest singular triplets of any matrix."""
+"""Spectra of any symmetric operator, with certificates or error bars; largest singular triplets of any matrix."""
 
 from flatcore.spectral._costs import OperatorCost
 from flatcore.spectral._density import spectral_density

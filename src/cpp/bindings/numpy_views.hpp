@@ -25,9 +25,11 @@ inline Scalar scalar_of_array(const py::array& array) {
 
 // As a weight may be stored: also float16 and ml_dtypes' bfloat16.
 inline Scalar stored_scalar(const py::array& array) {
-    const auto name = py::cast<std::string>(array.dtype().attr("name"));
-    if (name == "float16") return Scalar::f16;
-    if (name == "bfloat16") return Scalar::bf16;
+    if (array.itemsize() == 2) {
+        const auto name = py::cast<std::string>(array.dtype().attr("name"));
+        if (name == "float16") return Scalar::f16;
+        if (name == "bfloat16") return Scalar::bf16;
+    }
     return scalar_of_array(array);
 }
 

@@ -12,10 +12,11 @@ namespace flatcore {
 namespace {
 
 constexpr double kFlopsBetweenCheckpoints = 5e9;
-constexpr double kFlopsPerThread = 2e5;           // below this a second thread costs more than it saves
-constexpr Index kGroup = 64;                      // columns are dealt to threads in multiples of this
-constexpr Index kTile = 64;                       // rows that stay in cache between two products
-constexpr Index kStreamEntries = Index{1} << 19;  // outputs larger than this are written past the caches
+constexpr double kFlopsPerThread = 2e5;                   // below this a second thread costs more than it saves
+constexpr Index kGroup = 64;                              // columns are dealt to threads in multiples of this
+constexpr Index kTile = 64;                               // most rows that stay in cache between two products
+constexpr std::size_t kTileBytes = std::size_t{1} << 19;  // and their size: a quarter of a second-level cache
+constexpr Index kStreamEntries = Index{1} << 19;          // outputs larger than this are written past the caches
 
 const void* entry(const StoredMatrix& W, Index i, Index j) {
     return static_cast<const char*>(W.data) +
@@ -119,17 +120,18 @@ void outer(T alpha, ConstMatrixView<T> L, ConstMatrixView<T> R, T beta, MatrixVi
     });
 }
 
-// tile(first, rows, sum) over [0, n) in tiles of at most kTile rows; every thread adds to a sum of its own, the first
-// one to C itself, and C becomes their total.
+// tile(first, rows, sum) over [0, n) in tiles of at most kTile rows that fit kTileBytes; every thread adds to a sum of
+// its own, the first one to C itself, and C becomes their total.
 template <class T, class Tile>
-void sum_over_pieces(Index n, Index grain, MatrixView<T> C, const Tile& tile) {
+void sum_over_pieces(Index n, Index grain, std::size_t row_bytes, MatrixView<T> C, const Tile& tile) {
+    const Index most = std::clamp<Index>(static_cast<Index>(kTileBytes / row_bytes), 8, kTile);
     const Index pieces = parallel_pieces(n, grain);
     std::vector<Matrix<T>> sums;
     for (Index p = 1; p < pieces; ++p) sums.push_back(Matrix<T>(C.rows, C.cols));
     parallel_pieces_of(n, pieces, [&](Index piece, Index first, Index last) {
         const MatrixView<T> own = piece == 0 ? C : sums[static_cast<std::size_t>(piece - 1)].view();
         if (piece > 0) own.eigen().setZero();
-        for (Index r = first; r < last; r += kTile) tile(r, std::min(kTile, last - r), own);
+        for (Index r = first; r < last; r += most) tile(r, std::min(most, last - r), own);
     });
     for (const Matrix<T>& sum : sums) C.eigen() += sum.view().eigen();
 }
@@ -172,13 +174,14 @@ void skinny_pair(ConstMatrixView<T> X, ConstMatrixView<T> Y, ConstMatrixView<T> 
     const Matrix<T> xt = transposed_copy(T(1), X);
     const Matrix<T> y = chunked_copy(T(1), Y);
     const double per_row = 2.0 * static_cast<double>(X.rows + Y.rows) * static_cast<double>(D.cols);
-    sum_over_pieces(D.rows, grain_of(per_row), C, [&](Index r, Index rows, MatrixView<T> own) {
-        const T* tile = D.data + r * D.row_stride;
-        simd::skinny<T>().dots(scalar_of<T>(), Y.rows, rows, D.cols, y.data(), tile, D.row_stride, E.data + r,
-                               E.row_stride);
-        simd::skinny<T>().accumulate(scalar_of<T>(), X.rows, rows, D.cols, xt.data() + r * X.rows, X.rows, tile,
-                                     D.row_stride, own.data, own.row_stride);
-    });
+    sum_over_pieces(D.rows, grain_of(per_row), static_cast<std::size_t>(D.cols) * sizeof(T), C,
+                    [&](Index r, Index rows, MatrixView<T> own) {
+                        const T* tile = D.data + r * D.row_stride;
+                        simd::skinny<T>().dots(scalar_of<T>(), Y.rows, rows, D.cols, y.data(), tile, D.row_stride,
+                                               E.data + r, E.row_stride);
+                        simd::skinny<T>().accumulate(scalar_of<T>(), X.rows, rows, D.cols, xt.data() + r * X.rows,
+                                                     X.rows, tile, D.row_stride, own.data, own.row_stride);
+                    });
     control.checkpoint();
 }
 
@@ -191,16 +194,19 @@ void skinny_normal(T scale, ConstMatrixView<T> X, const StoredMatrix& W, MatrixV
     const Matrix<T> x = chunked_copy(scale, X);
     const double per_row = 4.0 * static_cast<double>(X.rows) * static_cast<double>(X.cols);
     in_pieces(W.rows, per_row, control, [&](Index first_row, Index count) {
-        sum_over_pieces(count, grain_of(per_row), Y, [&](Index r, Index rows, MatrixView<T> own) {
-            T image[kTile * kSkinnyRows], transposed[kTile * kSkinnyRows];  // X Wᵀ for a tile of W
-            std::fill_n(image, kTile * X.rows, T(0));
-            const void* tile = entry(W, first_row + r, 0);
-            simd::skinny<T>().dots(W.scalar, X.rows, rows, X.cols, x.data(), tile, W.row_stride, image, kTile);
-            for (Index i = 0; i < X.rows; ++i)
-                for (Index k = 0; k < rows; ++k) transposed[k * X.rows + i] = scale * image[i * kTile + k];
-            simd::skinny<T>().accumulate(W.scalar, X.rows, rows, X.cols, transposed, X.rows, tile, W.row_stride,
-                                         own.data, own.row_stride);
-        });
+        sum_over_pieces(count, grain_of(per_row), static_cast<std::size_t>(W.cols) * size_of(W.scalar), Y,
+                        [&](Index r, Index rows, MatrixView<T> own) {
+                            T image[kTile * kSkinnyRows], transposed[kTile * kSkinnyRows];  // X Wᵀ for a tile of W
+                            std::fill_n(image, kTile * X.rows, T(0));
+                            const void* tile = entry(W, first_row + r, 0);
+                            simd::skinny<T>().dots(W.scalar, X.rows, rows, X.cols, x.data(), tile, W.row_stride, image,
+                                                   kTile);
+                            for (Index i = 0; i < X.rows; ++i)
+                                for (Index k = 0; k < rows; ++k)
+                                    transposed[k * X.rows + i] = scale * image[i * kTile + k];
+                            simd::skinny<T>().accumulate(W.scalar, X.rows, rows, X.cols, transposed, X.rows, tile,
+                                                         W.row_stride, own.data, own.row_stride);
+                        });
     });
 }
 
