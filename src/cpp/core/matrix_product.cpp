@@ -57,6 +57,14 @@ void multiply(T alpha, ConstMatrixView<T> A, ConstMatrixView<T> B, T beta, Matri
     require(A.cols == B.rows && A.rows == C.rows && B.cols == C.cols, "matrix product of ", A.rows, "x", A.cols,
             " and ", B.rows, "x", B.cols, " into ", C.rows, "x", C.cols);
     if (C.empty()) return;
+    if (A.cols > 0) {
+        const StoredMatrix stored{B.data, scalar_of<T>(), B.rows, B.cols, B.row_stride, B.col_stride};
+        const StoredMatrix left{A.data, scalar_of<T>(), A.rows, A.cols, A.row_stride, A.col_stride};
+        // C = A B or Cᵀ = Bᵀ Aᵀ, whichever is row-major.
+        if (skinny_product<T>(alpha, A, stored, beta, C, control) ||
+            skinny_product<T>(alpha, B.transposed(), left.transposed(), beta, C.transposed(), control))
+            return;
+    }
     const Operand c = operand(C);
     if (c.flag == 'T') {  // row-major C: column-major BLAS computes Cᵀ = Bᵀ Aᵀ
         multiply<T>(alpha, B.transposed(), A.transposed(), beta, C.transposed(), control);
@@ -69,12 +77,6 @@ void multiply(T alpha, ConstMatrixView<T> A, ConstMatrixView<T> B, T beta, Matri
             C.eigen() *= beta;
         return;
     }
-    const StoredMatrix stored{B.data, scalar_of<T>(), B.rows, B.cols, B.row_stride, B.col_stride};
-    const StoredMatrix left{A.data, scalar_of<T>(), A.rows, A.cols, A.row_stride, A.col_stride};
-    // C = A B or Cᵀ = Bᵀ Aᵀ, whichever is row-major.
-    if (skinny_product<T>(alpha, A, stored, beta, C, control) ||
-        skinny_product<T>(alpha, B.transposed(), left.transposed(), beta, C.transposed(), control))
-        return;
     const Operand a = operand(A), b = operand(B);
     const double flops_per_column = 2.0 * static_cast<double>(A.rows) * static_cast<double>(A.cols);
     const Index panel = std::max<Index>(1, static_cast<Index>(kFlopsBetweenCheckpoints / flops_per_column));

@@ -158,7 +158,8 @@ bool skinny_product(T alpha, ConstMatrixView<T> A, const StoredMatrix& B, T beta
         }
         return false;
     }
-    if (A.cols <= kSkinnyRows && B.scalar == scalar_of<T>() && row_major(A.transposed()) && row_major(B)) {
+    if (A.cols <= kSkinnyRows && B.cols > 1 && B.scalar == scalar_of<T>() && row_major(A.transposed()) &&
+        row_major(B)) {
         outer(alpha, A.transposed(), B.as<T>(), beta, C, control);
         return true;
     }
