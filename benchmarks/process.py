@@ -92,6 +92,7 @@ class EntryProcess:
             self.peak = max(self.peak, anonymous_memory(self._child.pid))
             if time.monotonic() > end:
                 return None
+        self.peak = max(self.peak, anonymous_memory(self._child.pid))
         reply = self._child.stdout.readline()
         if not reply:
             raise ProcessEndedError(f"the process ended with code {self._child.wait()}")

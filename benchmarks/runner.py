@@ -229,14 +229,13 @@ def run_case(
     calls: dict[str, Callable[[], Any]] = {}
     times: dict[str, list[float]] = {}
     try:
-        yardsticks.take(case.entries[0].problem.dtype, case.matmul_sizes)
         for entry in case.entries:
             say(f"{case.name}: {entry.label}: set-up, first call, check")
             _prepare_into(result, entry, calls)
         rounds = options.rounds if case.rounds is None else min(case.rounds, options.rounds)
         say(f"{case.name}: {rounds} rounds")
-        interleaved_rounds(calls, {entry.label: entry.first for entry in result.entries}, rounds, times)
         yardsticks.take(case.entries[0].problem.dtype, case.matmul_sizes)
+        interleaved_rounds(calls, {entry.label: entry.first for entry in result.entries}, rounds, times)
     finally:
         for measured in result.entries:
             _evaluate(measured, times.get(measured.label, []), result.entries[0], times)

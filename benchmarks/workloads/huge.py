@@ -18,7 +18,7 @@ from benchmarks.timing import Yardsticks
 
 def inside(options: Options) -> Iterator[Case]:
     """What the process of its own runs."""
-    hidden, samples = (512, 256) if options.quick else (16_384, 1024)
+    hidden, samples = (256, 256) if options.quick else (16_384, 1024)
     widths = [784, *[hidden] * 7, 10]
     folder = options.scratch or Path(tempfile.gettempdir())
     problem = HugeProblem(written(folder, widths), widths, samples, 1e-4)
