@@ -11,7 +11,8 @@ from benchmarks.runner import Workload
 def _found() -> dict[str, Workload]:
     """Those that judge targets first, by the first target; then the others by name."""
     names = [module.name for module in pkgutil.iter_modules(__path__)]
-    workloads = [importlib.import_module(f"{__name__}.{name}").WORKLOAD for name in names]
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
+    workloads = [module.WORKLOAD for module in modules if hasattr(module, "WORKLOAD")]
     return {workload.name: workload for workload in sorted(workloads, key=_order)}
 
 
