@@ -3,8 +3,9 @@
 An answer's residual is the larger of ‖Av − σu‖ and ‖Aᵀu − σv‖ over σ_1, the worst over its triplets, in float64. Its
 values must be the k largest: those of AᵀA's dense eigenvalues in float64 (whose error, ε·σ_1²/σ, is far below the
 tolerances here). The difference allowed is 3e-5·σ_1, some ten times the ε·√n of a float32 decomposition, or twice the
-residual where that is larger, as methods that promise no accuracy are not failed for it: their residual is in the table,
-and what they are good for is the reader's to judge. Without vectors there is no residual, and only the values count.
+residual where that is larger, as methods that promise no accuracy are not failed for it: their residual is in the
+table, and what they are good for is the reader's to judge. Without vectors there is no residual, and only the values
+count.
 """
 
 from __future__ import annotations

@@ -424,6 +424,10 @@ def test_eigenpairs_are_checked(benchmarks):
     assert worst(problem.agreements(turned)) > 1
     early = EigenAnswer(values[:2] * 0.999, lambda: vectors[:, :2], promised=False)
     assert worst(problem.agreements(early)) <= 1
+    wrong = EigenAnswer(values[:2] * 0.99, lambda: vectors[:, :2] * 3, promised=False)
+    assert problem.quality(wrong)["values off by"] == pytest.approx(1e-2)
+    other = EigenAnswer(values[1:3], lambda: vectors[:, 1:3], promised=False)
+    assert worst(problem.agreements(other)) > 1
     assert problem.quality(early)["residual"] == pytest.approx(1e-3, rel=0.01)
 
 
