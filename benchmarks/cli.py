@@ -107,7 +107,8 @@ def _run_and_print(workload: Workload, options: Options) -> WorkloadResult:
     result = run(workload, options, yardsticks, _say)
     for case in result.cases:
         print(f"{table.case_table(case)}\n")
-    print(table.yardstick_lines(yardsticks))
+    if yardsticks.measured:
+        print(table.yardstick_lines(yardsticks))
     if result.targets:
         print(f"\n{table.target_lines(result.targets)}")
     print(flush=True)
