@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders import DoubleBackwardGraphKept, FlatcoreHessian
-from benchmarks.contenders.base import Array, Contender
+from benchmarks.contenders.base import Array, Contender, Product
+from benchmarks.contenders.flatcore_hessian import FlatcoreHessian
+from benchmarks.contenders.torch_hessian import DoubleBackwardGraphKept
 from benchmarks.runner import Agreement
 from benchmarks.timing import Stages, Work
 
@@ -50,6 +51,11 @@ class HessianProblem:
         """P."""
         return sum(W.size for W in self.weights)
 
+    @property
+    def narrow_width(self) -> int:
+        """m, the narrower end's width."""
+        return min(self.weights[0].shape[1], self.weights[-1].shape[0])
+
     @cached_property
     def work(self) -> Work:
         """12·m·P flops a vector, m the narrower end's width; W is read twice, v once or twice, and Hv written once.
@@ -57,8 +63,7 @@ class HessianProblem:
         That is 18·P bytes for one vector in float32; a block reads W as often as one vector does.
         """
         P, k = self.num_parameters, 1 if self.argument.ndim == 1 else self.argument.shape[1]
-        m = min(self.weights[0].shape[1], self.weights[-1].shape[0])
-        return Work(flops=12.0 * m * P * k, bytes=(2.0 + 2.5 * k) * P * self.argument.itemsize)
+        return Work(flops=12.0 * self.narrow_width * P * k, bytes=(2.0 + 2.5 * k) * P * self.argument.itemsize)
 
     def describe(self) -> dict[str, Any]:
         """What the JSON says about the data."""
@@ -76,32 +81,35 @@ class HessianProblem:
         sizes = [W.size for W in self.weights]
         answers = _columns(answer)
         return [
-            Agreement(name, _worst_difference([answers[i] for i in which], exact, sizes), TOLERANCE[self.dtype])
+            Agreement(name, worst_difference([answers[i] for i in which], exact, sizes), TOLERANCE[self.dtype])
             for name, which, exact in self._references
         ]
 
     @cached_property
     def _references(self) -> list[tuple[str, Sequence[int], Sequence[Array]]]:
         """Name, columns, and products with these columns in float64."""
-        count = len(_columns(self.argument))
-        references = [self._reference(FlatcoreHessian(), "flatcore in float64", range(count))]
-        contender = DoubleBackwardGraphKept()
-        if self.torch_reference and contender.available() is None:
-            references.append(self._reference(contender, "torch in float64", sorted({0, count - 1})))
-        return references
+        columns = [v.astype(np.float64) for v in _columns(self.argument)]
+        ends = sorted({0, len(columns) - 1})
+        choice = {"flatcore in float64": range(len(columns)), "torch in float64": ends}
+        return [
+            (name, choice[name], [product(columns[i]) for i in choice[name]]) for name, product in exact_products(self)
+        ]
 
-    def _reference(
-        self, contender: Contender, name: str, which: Sequence[int]
-    ) -> tuple[str, Sequence[int], Sequence[Array]]:
-        product = contender.prepare(self._in_float64(), Stages())
-        columns = _columns(self.argument)
-        return name, which, [product(columns[i].astype(np.float64)) for i in which]
-
-    def _in_float64(self) -> HessianProblem:
+    def in_float64(self) -> HessianProblem:
+        """The same numbers in float64."""
         weights = [W.astype(np.float64) for W in self.weights]
         return replace(
             self, weights=weights, inputs=self.inputs.astype(np.float64), targets=self.targets.astype(np.float64)
         )
+
+
+def exact_products(problem: HessianProblem) -> list[tuple[str, Product]]:
+    """Products v → Hv in float64 by name: flatcore's, and PyTorch's where it is installed and fast enough."""
+    contenders: dict[str, Contender] = {"flatcore in float64": FlatcoreHessian()}
+    if problem.torch_reference and DoubleBackwardGraphKept().available() is None:
+        contenders["torch in float64"] = DoubleBackwardGraphKept()
+    exact = problem.in_float64()
+    return [(name, contender.prepare(exact, Stages())) for name, contender in contenders.items()]
 
 
 def gaussian_problem(
@@ -136,7 +144,7 @@ def _columns(V: Array) -> Sequence[Array]:
     return [V] if V.ndim == 1 else list(V.T)
 
 
-def _worst_difference(answers: Sequence[Array], exact: Sequence[Array], sizes: Sequence[int]) -> float:
+def worst_difference(answers: Sequence[Array], exact: Sequence[Array], sizes: Sequence[int]) -> float:
     """Largest ‖a − b‖ / ‖b‖ over columns and layers; infinite for NaN or a shape that does not fit."""
     ends = np.cumsum(sizes)[:-1]
     worst = 0.0

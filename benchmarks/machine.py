@@ -11,7 +11,18 @@ from typing import Any
 
 from flatcore import _core
 
-PACKAGES = ("flatcore", "numpy", "scipy", "torch", "curvlinops-for-pytorch")
+PACKAGES = (
+    "flatcore",
+    "numpy",
+    "scipy",
+    "torch",
+    "curvlinops-for-pytorch",
+    "PyHessian",
+    "hessian-eigenthings",
+    "primme",
+    "scikit-learn",
+    "weightwatcher",
+)
 
 
 def describe() -> dict[str, Any]:

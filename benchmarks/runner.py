@@ -3,6 +3,8 @@
 A workload is a sequence of cases and, for full-size runs, targets judged on their results. A case is a table: entries
 (a contender on a problem) timed against each other, the first of them the base of the ratios. A problem knows its
 argument, its work and how an answer is checked; nothing here knows what the question is.
+
+Ctrl-C ends a run with the rounds that are complete; an entry without one counts with its first call.
 """
 
 from __future__ import annotations
@@ -10,12 +12,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.contenders.base import Contender
+from benchmarks.contenders.base import CannotAnswerError, Contender
+from benchmarks.process import Address, Memory, Remote, peak_memory
 from benchmarks.timing import (
     MATMUL_SIZE,
-    TIMED_ONCE_SECONDS,
     Stages,
     Work,
     Yardsticks,
@@ -35,6 +38,8 @@ class Options:
     quick: bool = False  # small sizes, to check answers; targets are not judged
     full: bool = False  # also the contenders that take minutes
     rounds: int = 5
+    memory: bool = False  # also the peak memory of every entry, in a process of its own
+    scratch: Path | None = None  # folder for files of several GB; the system's temporary folder without one
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,11 @@ class Agreement:
 
 
 class Problem(Protocol):
-    """A question: what a contender is prepared with and called on."""
+    """A question: what a contender is prepared with and called on.
+
+    It may also have ``quality(answer)``, figures by name that say how good an answer is without judging it, such as a
+    residual or a number of failures.
+    """
 
     @property
     def argument(self) -> Any:
@@ -63,8 +72,8 @@ class Problem(Protocol):
         """Precision, which chooses the yardstick."""
 
     @property
-    def work(self) -> Work:
-        """What one call has to do at least."""
+    def work(self) -> Work | None:
+        """What one call has to do at least, where that can be counted."""
 
     def describe(self) -> dict[str, Any]:
         """Sizes, for the JSON."""
@@ -89,6 +98,7 @@ class Case:
     name: str
     entries: Sequence[Entry]
     matmul_sizes: Sequence[int] = (MATMUL_SIZE,)  # yardsticks taken with it
+    rounds: int | None = None  # fewer than the command line's, for long runs
 
 
 @dataclass
@@ -97,18 +107,20 @@ class EntryResult:
 
     label: str
     problem: dict[str, Any]
-    work: Work
+    work: Work | None
     setup: float
     setup_stages: dict[str, float]
     first: float
     agreements: list[Agreement]
     rounds: list[float] = field(default_factory=list)
-    timed_once: bool = False
+    quality: dict[str, float] = field(default_factory=dict)
+    memory: Memory | None = None
+    timed_once: bool = False  # by the first call
     median: float = 0.0
     minimum: float = 0.0
     ratio_of_medians: float = 1.0  # this entry's over the base's
     median_of_ratios: float | None = None
-    gflops_per_second: float = 0.0
+    gflops_per_second: float | None = None
     roofline: float | None = None
     fraction_of_roofline: float | None = None
 
@@ -124,7 +136,7 @@ class CaseResult:
 
     name: str
     entries: list[EntryResult]
-    missing: dict[str, str]
+    missing: dict[str, str]  # reasons by label: not installed, or no answer
 
     def entry(self, label: str) -> EntryResult | None:
         """The row with this label, if it was measured."""
@@ -149,6 +161,8 @@ class Workload:
     summary: str
     cases: Callable[[Options], Iterator[Case]]
     targets: Callable[[Sequence[CaseResult], Yardsticks], list[Target]]
+    judges: str = ""  # the targets it judges, such as "P1 P2"
+    in_quick: bool = True  # whether --quick without a name runs it
 
 
 @dataclass
@@ -161,6 +175,7 @@ class WorkloadResult:
     yardsticks: Yardsticks
     cases: list[CaseResult] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
+    interrupted: bool = False
 
     @property
     def agrees(self) -> bool:
@@ -172,7 +187,8 @@ class WorkloadResult:
         return {
             "workload": self.workload,
             "summary": self.summary,
-            "options": asdict(self.options),
+            "options": {**asdict(self.options), "scratch": None},  # a path says nothing
+            "interrupted": self.interrupted,
             "yardsticks": {"best_of": self.yardsticks.repeats, **self.yardsticks.measured},
             "answers_agree": self.agrees,
             "cases": [_case_dict(case) for case in self.cases],
@@ -191,57 +207,95 @@ def _case_dict(case: CaseResult) -> dict[str, Any]:
 def run(workload: Workload, options: Options, yardsticks: Yardsticks, say: Say) -> WorkloadResult:
     """Run all cases of a workload, `say` being told what is being done; then the rooflines, and the targets."""
     result = WorkloadResult(workload.name, workload.summary, options, yardsticks)
-    for case in workload.cases(options):
-        result.cases.append(run_case(case, options.rounds, yardsticks, say))
+    try:
+        for number, case in enumerate(workload.cases(options)):
+            result.cases.append(CaseResult(case.name, [], {}))
+            run_case(case, Address.of(workload.cases, number), options, yardsticks, say, result.cases[-1])
+    except KeyboardInterrupt:
+        result.interrupted = True
     for entry in (entry for case in result.cases for entry in case.entries):
-        entry.roofline = yardsticks.roofline(entry.work, entry.problem["dtype"])
+        if entry.work is not None:
+            entry.roofline = yardsticks.roofline(entry.work, entry.problem["dtype"])
         entry.fraction_of_roofline = None if entry.roofline is None else entry.roofline / entry.median
-    if not options.quick:
+    if not options.quick and not result.interrupted:
         result.targets = workload.targets(result.cases, yardsticks)
     return result
 
 
-def run_case(case: Case, rounds: int, yardsticks: Yardsticks, say: Say) -> CaseResult:
-    """Set up, check and time the entries of one case."""
-    result = CaseResult(case.name, [], {})
+def run_case(
+    case: Case, address: Address, options: Options, yardsticks: Yardsticks, say: Say, result: CaseResult
+) -> None:
+    """Set up, check and time the entries of one case into `result`."""
     calls: dict[str, Callable[[], Any]] = {}
-    for entry in case.entries:
-        reason = entry.contender.available()
-        if reason is not None:
-            result.missing[entry.label] = reason
-            continue
-        say(f"{case.name}: {entry.label}: set-up, first call, check")
-        measured, calls[entry.label] = _prepared(entry)
-        result.entries.append(measured)
-    say(f"{case.name}: {rounds} rounds")
-    yardsticks.take(case.entries[0].problem.dtype, case.matmul_sizes)
-    times = interleaved_rounds(calls, {entry.label: entry.first for entry in result.entries}, rounds)
-    for measured in result.entries:
-        _evaluate(measured, times[measured.label], times[result.entries[0].label])
-    return result
+    times: dict[str, list[float]] = {}
+    try:
+        for entry in case.entries:
+            say(f"{case.name}: {entry.label}: set-up, first call, check")
+            _prepare_into(result, entry, calls)
+        rounds = options.rounds if case.rounds is None else min(case.rounds, options.rounds)
+        say(f"{case.name}: {rounds} rounds")
+        yardsticks.take(case.entries[0].problem.dtype, case.matmul_sizes)
+        interleaved_rounds(calls, {entry.label: entry.first for entry in result.entries}, rounds, times)
+    finally:
+        for measured in result.entries:
+            _evaluate(measured, times.get(measured.label, []), result.entries[0], times)
+        for entry in case.entries:
+            if isinstance(entry.contender, Remote):  # it was in a process of its own all the time
+                _set_memory(result.entry(entry.label), entry.contender.memory)
+                entry.contender.close()
+    for number, entry in enumerate(case.entries):
+        if options.memory and not isinstance(entry.contender, Remote) and entry.label not in result.missing:
+            say(f"{case.name}: {entry.label}: peak memory, in a process of its own")
+            _set_memory(result.entry(entry.label), peak_memory(address.entry(number), options))
+
+
+def _prepare_into(result: CaseResult, entry: Entry, calls: dict[str, Callable[[], Any]]) -> None:
+    """Set up an entry, make and check its first call; or note why it is missing."""
+    reason = entry.contender.available()
+    if reason is None:
+        try:
+            measured, calls[entry.label] = _prepared(entry)
+            result.entries.append(measured)
+        except CannotAnswerError as error:
+            reason = f"no answer: {error}"
+    else:
+        reason = f"missing: {reason}"
+    if reason is not None:
+        result.missing[entry.label] = reason
 
 
 def _prepared(entry: Entry) -> tuple[EntryResult, Callable[[], Any]]:
     """Set up a contender, make and check its first call; the call comes along."""
     stages = Stages()
-    setup, answer_to = seconds_of(lambda: entry.contender.prepare(entry.problem, stages))
+    problem = entry.problem
+    setup, answer_to = seconds_of(lambda: entry.contender.prepare(problem, stages))
 
     def call() -> Any:
-        return answer_to(entry.problem.argument)
+        return answer_to(problem.argument)
 
     first, answer = seconds_of(call)
-    agreements = entry.problem.agreements(answer)
-    problem = entry.problem
-    return EntryResult(entry.label, problem.describe(), problem.work, setup, stages.seconds, first, agreements), call
+    agreements = problem.agreements(answer)
+    quality = problem.quality(answer) if hasattr(problem, "quality") else {}
+    measured = EntryResult(
+        entry.label, problem.describe(), problem.work, setup, stages.seconds, first, agreements, quality=quality
+    )
+    return measured, call
 
 
-def _evaluate(entry: EntryResult, times: list[float], base: list[float]) -> None:
-    entry.rounds = times
-    entry.timed_once = entry.first > TIMED_ONCE_SECONDS
-    entry.median, entry.minimum = statistics.median(times), min(times)
-    entry.ratio_of_medians = ratio_of_medians(times, base)
-    entry.median_of_ratios = None if entry.timed_once else median_of_ratios(times, base)
-    entry.gflops_per_second = entry.work.flops / entry.median / 1e9
+def _evaluate(entry: EntryResult, rounds: list[float], base: EntryResult, times: dict[str, list[float]]) -> None:
+    base_rounds = times.get(base.label, [])
+    entry.rounds = rounds
+    entry.timed_once = not rounds
+    counted = rounds or [entry.first]
+    entry.median, entry.minimum = statistics.median(counted), min(counted)
+    entry.ratio_of_medians = ratio_of_medians(counted, base_rounds or [base.first])
+    entry.median_of_ratios = median_of_ratios(rounds, base_rounds) if rounds else None
+    entry.gflops_per_second = None if entry.work is None else entry.work.flops / entry.median / 1e9
+
+
+def _set_memory(measured: EntryResult | None, memory: Memory | None) -> None:
+    if measured is not None:
+        measured.memory = memory
 
 
 def entries_for(contenders: Iterable[Contender], problem: Problem) -> list[Entry]:
@@ -259,6 +313,16 @@ def peer_ratio(entry: EntryResult | None) -> float | None:
     if entry is None:
         return None
     return entry.ratio_of_medians if entry.median_of_ratios is None else entry.median_of_ratios
+
+
+def entry_median(entry: EntryResult | None) -> float | None:
+    """Seconds, where it was measured."""
+    return None if entry is None else entry.median
+
+
+def no_targets(results: Sequence[CaseResult], yardsticks: Yardsticks) -> list[Target]:
+    """For workloads that compare and aim at nothing."""
+    return []
 
 
 def at_most(name: str, value: float | None, bound: float) -> Target:

@@ -7,18 +7,7 @@ from collections.abc import Sequence
 from benchmarks.runner import CaseResult, EntryResult, Target
 from benchmarks.timing import Yardsticks
 
-_HEADER = (
-    "contender",
-    "set-up s",
-    "first s",
-    "median s",
-    "min s",
-    "× base",
-    "× by round",
-    "of roofline",
-    "GFLOP/s",
-    "difference",
-)
+_NOTHING = "–"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -32,31 +21,42 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def case_table(case: CaseResult) -> str:
-    """One case: a line a contender, then those that are missing."""
-    lines = [case.name, aligned([_HEADER, *map(_row, case.entries)])]
-    lines += [f"{label}: missing: {reason}" for label, reason in case.missing.items()]
+    """One case: a line a contender, without the columns that nothing is in; then those that are missing."""
+    lines = [case.name]
+    if case.entries:
+        rows = [_cells(entry) for entry in case.entries]
+        columns = [name for name in rows[0] if any(row[name] != _NOTHING for row in rows)]
+        lines.append(aligned([columns, *([row[name] for name in columns] for row in rows)]))
+    lines += [f"{label}: {reason}" for label, reason in case.missing.items()]
     return "\n".join(lines)
 
 
-def _row(entry: EntryResult) -> list[str]:
+def _cells(entry: EntryResult) -> dict[str, str]:
+    memory = entry.memory
+    return {
+        "contender": f"{entry.label} (timed once)" if entry.timed_once else entry.label,
+        "set-up s": f"{entry.setup:.4f}",
+        "first s": f"{entry.first:.4f}",
+        "median s": f"{entry.median:.4f}",
+        "min s": f"{entry.minimum:.4f}",
+        "× base": f"{entry.ratio_of_medians:.2f}",
+        "× by round": _number(entry.median_of_ratios, ".2f"),
+        "of roofline": _number(entry.fraction_of_roofline, ".1%"),
+        "GFLOP/s": _number(entry.gflops_per_second, ".1f"),
+        "peak MB": _NOTHING if memory is None else f"{'' if memory.complete else '> '}{memory.peak / 1e6:.0f}",
+        "data MB": _number(None if memory is None else memory.data / 1e6, ".0f"),
+        "difference": _difference(entry),
+        "quality": ", ".join(f"{name} {value:.2g}" for name, value in entry.quality.items()) or _NOTHING,
+    }
+
+
+def _difference(entry: EntryResult) -> str:
     worst = max(entry.agreements, key=lambda agreement: agreement.difference / agreement.tolerance)
-    verdict = "" if worst.agrees else f" > {worst.tolerance:.0e} ({worst.reference})"
-    return [
-        f"{entry.label} (timed once)" if entry.timed_once else entry.label,
-        f"{entry.setup:.4f}",
-        f"{entry.first:.4f}",
-        f"{entry.median:.4f}",
-        f"{entry.minimum:.4f}",
-        f"{entry.ratio_of_medians:.2f}",
-        _number(entry.median_of_ratios, ".2f"),
-        _number(entry.fraction_of_roofline, ".1%"),
-        f"{entry.gflops_per_second:.1f}",
-        f"{worst.difference:.1e}{verdict}",
-    ]
+    return f"{worst.difference:.1e}{'' if worst.agrees else f' > {worst.tolerance:.0e} ({worst.reference})'}"
 
 
 def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
+    return _NOTHING if value is None else format(value, form)
 
 
 def yardstick_lines(yardsticks: Yardsticks) -> str:

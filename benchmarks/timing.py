@@ -68,17 +68,24 @@ def rotated(keys: Sequence[str], by: int) -> list[str]:
 
 
 def interleaved_rounds(
-    calls: Mapping[str, Callable[[], Any]], first: Mapping[str, float], rounds: int
-) -> dict[str, list[float]]:
-    """Seconds of every call in every round; one entry, its first call's, where that took too long to repeat."""
-    slow = {key: [seconds] for key, seconds in first.items() if seconds > TIMED_ONCE_SECONDS}
-    keys = [key for key in calls if key not in slow]
-    times: dict[str, list[float]] = {key: [] for key in keys}
-    for number in range(rounds):
-        gc.collect()
-        for key in rotated(keys, number) if keys else []:
-            times[key].append(seconds_of(calls[key])[0])
-    return times | slow
+    calls: Mapping[str, Callable[[], Any]], first: Mapping[str, float], rounds: int, times: dict[str, list[float]]
+) -> None:
+    """Add the seconds of every call in every round to `times`; no entry where the first call took too long to repeat.
+
+    What interrupts a round leaves the complete rounds.
+    """
+    keys = [key for key in calls if first[key] <= TIMED_ONCE_SECONDS]
+    times.update({key: [] for key in calls})
+    complete = 0
+    try:
+        for number in range(rounds):
+            gc.collect()
+            for key in rotated(keys, number) if keys else []:
+                times[key].append(seconds_of(calls[key])[0])
+            complete += 1
+    finally:
+        for seconds in times.values():
+            del seconds[complete:]
 
 
 def ratio_of_medians(times: Sequence[float], base: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""The interface of a contender, and the registry of those that can be asked for by name."""
+"""The interface of a contender."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+import flatcore as fc
 from benchmarks.timing import Stages
 
 Array = NDArray[Any]
@@ -26,6 +27,15 @@ class Contender(Protocol):
         """Do what is done once (timed as the set-up; `stage` names its parts); return argument → answer."""
 
 
+class CannotAnswerError(Exception):
+    """Raised by a contender that ran and found no answer, such as a solver that does not converge."""
+
+
 def missing(module: str, install: str) -> str | None:
     """None where `module` can be imported, otherwise what to install."""
     return None if importlib.util.find_spec(module) else f"{module} is not installed: pip install {install}"
+
+
+def lacking(owner: Any, name: str) -> str | None:
+    """None where the installed flatcore's `owner` has `name`; older versions are measured without it."""
+    return None if hasattr(owner, name) else f"flatcore {fc.__version__} has no {name}"

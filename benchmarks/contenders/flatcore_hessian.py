@@ -35,3 +35,6 @@ class FlatcoreHessian:
             return result
 
         return product
+
+
+CONTENDERS = {"Hessian product": (FlatcoreHessian(),), "kernel: Hessian product": (FlatcoreHessian(),)}

@@ -129,3 +129,6 @@ def vector_by_vector(product: TensorProduct, shapes: Sequence[tuple[int, ...]]) 
         return flat(V) if V.ndim == 1 else np.stack([flat(v) for v in V.T]).T
 
     return columns
+
+
+CONTENDERS = {"Hessian product": (DoubleBackward(), DoubleBackwardGraphKept(), ForwardOverReverse())}
