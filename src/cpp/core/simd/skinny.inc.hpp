@@ -8,10 +8,10 @@
 
 constexpr int kVectors = 2;
 constexpr int kMostRows = FLATCORE_MOST_ROWS;
-constexpr Index kDepth = 64;    // rows of W that a column group stays for
-constexpr Index kAhead = 2;     // column groups prefetched ahead
+constexpr Index kDepth = 32;    // rows of W that a column group stays for
+constexpr Index kAhead = 4;     // column groups prefetched ahead
 constexpr Index kDotRows = 64;  // rows of W that a chunk of X stays for
-constexpr Index kDotAhead = 2;  // rows of W prefetched ahead
+constexpr Index kDotAhead = 4;  // rows of W prefetched ahead
 
 enum class Write { add, overwrite, stream };
 
