@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'layer_balance', 'layer_svd', 'matmul', 'max_threads', 'normalised_signature', 'overlaps', 'partial_norms', 'set_blas_threads', 'set_threads', 'strongest_path', 'thin_svd', 'update']
+__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normalised_signature', 'overlaps', 'partial_norms', 'set_blas_threads', 'set_threads', 'strongest_path', 'thin_svd', 'update']
 class Chain:
     """
     Read-only views of a chain's weights.
@@ -94,6 +94,10 @@ def layer_balance(chain: Chain, progress: typing.Any = None) -> tuple:
 def layer_svd(chain: Chain, layer: typing.SupportsInt | typing.SupportsIndex) -> tuple:
     """
     U, s, Vt of one layer's link.
+    """
+def many_sharpness(weights: collections.abc.Sequence[numpy.ndarray], factor: numpy.ndarray, target: numpy.ndarray, scale: typing.SupportsFloat | typing.SupportsIndex, constant: typing.SupportsFloat | typing.SupportsIndex, settings: dict) -> dict:
+    """
+    Top curvatures and measures of a stack of chains, by name; weights (batch, d_j, d_{j-1}).
     """
 def matmul(A: numpy.ndarray, B: numpy.ndarray) -> numpy.ndarray:
     """

@@ -5,6 +5,7 @@ from flatcore.linear.chain import LinearChain
 from flatcore.linear.flattest import flattest_sharpness
 from flatcore.linear.hessian import GaussNewton, Hessian, StaleWeightsError
 from flatcore.linear.losses import CrossEntropyLoss, Loss, MaskedQuadraticLoss, QuadraticLoss
+from flatcore.linear.many import analyze_many
 from flatcore.linear.sharpness import sharpness
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "QuadraticLoss",
     "StaleWeightsError",
     "analyze",
+    "analyze_many",
     "balance",
     "coupling",
     "flattest_sharpness",

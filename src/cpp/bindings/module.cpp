@@ -19,5 +19,6 @@ PYBIND11_MODULE(_core, module) {
     flatcore::bindings::bind_block_vectors(module);
     flatcore::bindings::bind_chain(module);
     flatcore::bindings::bind_hessian(module);
+    flatcore::bindings::bind_many(module);
     flatcore::bindings::bind_weights(module);
 }
