@@ -26,7 +26,9 @@ def as_numpy(name: str, value: Any) -> NDArray[Any]:
             raise ValueError(f"{name} has layout {tensor.layout}; expected a dense tensor (use .to_dense())")
         if tensor.device.type != "cpu":
             raise ValueError(f"{name} lives on {tensor.device}; expected a CPU tensor (use .cpu())")
-        if tensor.dtype.itemsize < 4 and tensor.dtype.is_floating_point:
+        if str(tensor.dtype) == "torch.bfloat16":
+            return _bfloat16(tensor)
+        if tensor.dtype.itemsize < 2 and tensor.dtype.is_floating_point:
             tensor = tensor.float()
         return np.asarray(tensor.numpy())
     if isinstance(value, np.ma.MaskedArray):
@@ -37,16 +39,33 @@ def as_numpy(name: str, value: Any) -> NDArray[Any]:
         raise ValueError(f"{name} is no array of one shape; expected rows of equal length ({error})") from None
 
 
-def as_float_array(name: str, value: Any, ndim: int) -> FloatArray:
+def _bfloat16(tensor: Any) -> NDArray[Any]:
+    """The tensor's own memory where ml_dtypes has the type NumPy lacks, else a float32 copy."""
+    try:
+        from ml_dtypes import bfloat16
+    except ModuleNotFoundError:
+        return np.asarray(tensor.float().numpy())
+    return np.asarray(tensor.view(sys.modules["torch"].int16).numpy().view(bfloat16))
+
+
+def is_half(dtype: np.dtype[Any]) -> bool:
+    """Tell float16 and bfloat16, which the kernels read as stored."""
+    return dtype.name in ("float16", "bfloat16")
+
+
+def as_float_array(name: str, value: Any, ndim: int, *, keep_half: bool = False) -> FloatArray:
     """A float32 or float64 array of `ndim` dimensions, native and aligned; copied only where that is needed.
 
-    Integers and booleans become float64, half precision becomes float32; complex and other types are refused.
+    Integers and booleans become float64; half precision becomes float32, or stays where `keep_half` allows it; complex
+    and other types are refused.
     """
     array = as_numpy(name, value)
     if array.ndim != ndim:
         raise ValueError(f"{name} has shape {array.shape}; expected {ndim} dimension{'s' * (ndim != 1)}")
     if array.dtype.kind == "c":
         raise ValueError(f"{name} is complex ({array.dtype}); expected real numbers")
+    if keep_half and is_half(array.dtype) and array.dtype.isnative:
+        return np.require(array, requirements="A")
     if array.dtype.kind in "biu":
         dtype: np.dtype[Any] = np.dtype(np.float64)
     elif array.dtype.kind == "f" or array.dtype.name == "bfloat16":

@@ -221,6 +221,7 @@ def _build() -> dict[str, str]:
         "compiler": str(info["compiler"]),
         "openmp": f"{_core.max_threads()} threads" if info["openmp"] else "not built in: serial",
         "blas": _blas(),
+        "simd": str(info["simd"]),
         "eigen": f"{info['eigen']}, {info['eigen_simd']}",
     }
 

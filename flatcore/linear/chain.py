@@ -15,6 +15,7 @@ from flatcore._checks import (
     check_finite,
     check_not_empty,
     human,
+    is_half,
     is_tensor,
     with_unit_stride,
 )
@@ -31,7 +32,8 @@ class LinearChain:
     ----------
     weights
         One matrix a layer, ``weights[j]`` of shape (d_{j+1}, d_j), PyTorch's ``Linear.weight`` layout: NumPy arrays or
-        CPU tensors, float32 or float64 (integers become float64, half precision float32; a mixture becomes float64).
+        CPU tensors, float32 or float64 (integers become float64; a mixture becomes float64). float16 and bfloat16 are read
+        as stored; such a chain works in float32.
     biases
         None, or one entry a layer: a vector of length d_{j+1} or None.
     skip
@@ -63,9 +65,14 @@ class LinearChain:
         matrices = _checked_weights(weights)
         vectors = _checked_biases(biases, matrices)
         self.skip = _checked_skip(skip, matrices)
-        dtype = np.result_type(*matrices, *(b for b in vectors if b is not None))
-        self.dtype: np.dtype[Any] = np.dtype(dtype)
-        self.weights = tuple(_frozen(with_unit_stride(W.astype(dtype, copy=False))) for W in matrices)
+        given_types = {array.dtype for array in (*matrices, *(b for b in vectors if b is not None))}
+        dtype = np.dtype(np.float64 if np.dtype(np.float64) in given_types else np.float32)
+        self.dtype: np.dtype[Any] = dtype
+        keeps_half = dtype == np.float32
+        self.weights = tuple(
+            _frozen(with_unit_stride(W if keeps_half and is_half(W.dtype) else W.astype(dtype, copy=False)))
+            for W in matrices
+        )
         self.biases = tuple(
             None if b is None else _frozen(np.ascontiguousarray(b.astype(dtype, copy=False))) for b in vectors
         )
@@ -106,7 +113,7 @@ class LinearChain:
 
     def to_vector(self) -> FloatArray:
         """All parameters as one vector: W_1, b_1, W_2, b_2, …, row-major (the order of torch's parameters())."""
-        return np.concatenate([a.ravel() for a in self._arrays()])
+        return np.concatenate([a.astype(self.dtype, copy=False).ravel() for a in self._arrays()])
 
     def with_vector(self, v: Any) -> LinearChain:
         """A chain of the same form whose parameters are those of `v` (P,)."""
@@ -164,7 +171,7 @@ def _checked_weights(weights: Sequence[Any]) -> list[FloatArray]:
         raise ValueError("weights is empty; expected at least one matrix")
     matrices: list[FloatArray] = []
     for j, value in enumerate(given):
-        W = as_float_array(f"weights[{j}]", value, 2)
+        W = as_float_array(f"weights[{j}]", value, 2, keep_half=True)
         check_not_empty(f"weights[{j}]", W)
         if matrices and W.shape[1] != matrices[-1].shape[0]:
             raise ValueError(

@@ -20,8 +20,9 @@ ChainObject make_chain(const std::vector<py::array>& weights, const std::vector<
         owners.push_back(weights[j]);
         if (const auto& bias = biases[j]) {
             require(bias->ndim() == 1 && bias->shape(0) == layer.weight.rows && bias->strides(0) == bias->itemsize() &&
-                        scalar_of_array(*bias) == layer.weight.scalar,
-                    "bias ", j + 1, " must be contiguous, of its weight's precision and height");
+                        scalar_of_array(*bias) == layer.bias_scalar(),
+                    "bias ", j + 1,
+                    " must be contiguous, of its weight's height and precision (float32 beside half precision)");
             layer.bias = bias->data();
             owners.push_back(*bias);
         }

@@ -134,6 +134,7 @@ py::dict build_info() {
 #endif
     info["eigen"] = std::to_string(EIGEN_WORLD_VERSION) + "." + std::to_string(EIGEN_MAJOR_VERSION) + "." +
                     std::to_string(EIGEN_MINOR_VERSION);
+    info["simd"] = simd::table().name;
     info["eigen_simd"] = Eigen::SimdInstructionSetsInUse();
     return info;
 }

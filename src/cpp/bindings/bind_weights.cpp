@@ -24,15 +24,14 @@ py::tuple svd_of(Matrix<T> A) {
 
 py::tuple bound_thin_svd(const py::array& A) {
     const StoredMatrix stored = stored_matrix(A);
-    return stored.scalar == Scalar::f32 ? svd_of<float>(stored.converted<float>())
-                                        : svd_of<double>(stored.converted<double>());
+    return stored.scalar == Scalar::f64 ? svd_of<double>(stored.converted<double>())
+                                        : svd_of<float>(stored.converted<float>());
 }
 
 py::tuple bound_layer_svd(const ChainObject& self, Index layer) {
     require(layer >= 0 && layer < self.chain.depth(), "layer ", layer, " of a chain of depth ", self.chain.depth());
-    return self.chain.layer(layer + 1).weight.scalar == Scalar::f32
-               ? svd_of<float>(self.chain.link<float>(layer + 1))
-               : svd_of<double>(self.chain.link<double>(layer + 1));
+    return self.chain.layer(layer + 1).weight.scalar == Scalar::f64 ? svd_of<double>(self.chain.link<double>(layer + 1))
+                                                                    : svd_of<float>(self.chain.link<float>(layer + 1));
 }
 
 py::tuple bound_balance(const ChainObject& self, const py::object& progress) {

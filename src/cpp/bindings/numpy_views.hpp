@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -22,11 +23,19 @@ inline Scalar scalar_of_array(const py::array& array) {
     throw InvalidArgument("expected a float32 or float64 array, got " + py::cast<std::string>(py::str(array.dtype())));
 }
 
+// As a weight may be stored: also float16 and ml_dtypes' bfloat16.
+inline Scalar stored_scalar(const py::array& array) {
+    const auto name = py::cast<std::string>(array.dtype().attr("name"));
+    if (name == "float16") return Scalar::f16;
+    if (name == "bfloat16") return Scalar::bf16;
+    return scalar_of_array(array);
+}
+
 // A matrix as stored; both strides are whole numbers of entries, as NumPy guarantees for aligned arrays.
 inline StoredMatrix stored_matrix(const py::array& array) {
     require(array.ndim() == 2, "expected a matrix, got an array of ", array.ndim(), " dimensions");
     return {array.data(),
-            scalar_of_array(array),
+            stored_scalar(array),
             array.shape(0),
             array.shape(1),
             array.strides(0) / array.itemsize(),

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/errors.hpp"
+#include "core/skinny.hpp"
 
 namespace flatcore {
 
@@ -46,21 +47,16 @@ std::uint64_t Chain::fingerprint() const {
         const Index size = rows * cols, step = std::max<Index>(1, size / kSamples);
         for (Index t = 0; t < size; t += step) {
             const Index offset = (t / cols) * row_stride + (t % cols) * col_stride;
-            if (scalar == Scalar::f32) {
-                std::uint32_t bits;
-                std::memcpy(&bits, static_cast<const float*>(data) + offset, sizeof bits);
-                absorb(bits);
-            } else {
-                std::uint64_t bits;
-                std::memcpy(&bits, static_cast<const double*>(data) + offset, sizeof bits);
-                absorb(bits);
-            }
+            std::uint64_t bits = 0;
+            std::memcpy(&bits, static_cast<const char*>(data) + static_cast<std::size_t>(offset) * size_of(scalar),
+                        size_of(scalar));
+            absorb(bits);
         }
     };
     for (const Layer& layer : layers_) {
         const StoredMatrix& W = layer.weight;
         sample(W.scalar, W.data, W.rows, W.cols, W.row_stride, W.col_stride);
-        if (layer.bias) sample(W.scalar, layer.bias, W.rows, 1, 1, 1);
+        if (layer.bias) sample(layer.bias_scalar(), layer.bias, W.rows, 1, 1, 1);
     }
     return hash;
 }
@@ -77,7 +73,7 @@ std::vector<T> Chain::bias(Index j) const {
     const Layer& source = layer(j);
     if (!source.bias) return {};
     const auto size = static_cast<std::size_t>(dim(j));
-    if (source.weight.scalar == Scalar::f32) {
+    if (source.bias_scalar() == Scalar::f32) {
         const auto* data = static_cast<const float*>(source.bias);
         return {data, data + size};
     }
@@ -117,36 +113,30 @@ AffineRows<T> move_up(const Chain& chain, Index j, const AffineRows<T>& X, RunCo
 }
 
 template <class T>
-void add_direction_down(const Chain& chain, Index j, const AffineRows<T>& X, const T* direction, Index first,
-                        AffineRows<T>& out, RunControl& control) {
-    const auto rows = out.body.view().row_block(first, X.rows());
-    multiply<T>(T(1), X.body.view(), chain.weight_block(direction, j), T(1), rows, control);
-    if (chain.layer(j).bias) {
-        const auto delta = as_vector(direction + chain.bias_offset(j), static_cast<std::size_t>(chain.dim(j)));
-        as_vector(out.column).segment(first, X.rows()).noalias() += X.body.view().eigen() * delta;
+void add_direction(const Chain& chain, Index j, const AffineRows<T>& X, const AffineRows<T>& Y, const T* direction,
+                   Index first, AffineRows<T>& down, AffineRows<T>& up, RunControl& control) {
+    const auto D = chain.weight_block(direction, j);
+    const auto below = down.body.view().row_block(X.rows() > 0 ? first : 0, X.rows());
+    const auto above = up.body.view().row_block(Y.rows() > 0 ? first : 0, Y.rows());
+    if (X.rows() > 0 && Y.rows() > 0 && std::max(X.rows(), Y.rows()) <= kSkinnyRows) {
+        skinny_pair<T>(X.body.view(), Y.body.view(), D, below, above, control);
+    } else {
+        if (X.rows() > 0) multiply<T>(T(1), X.body.view(), D, T(1), below, control);
+        if (Y.rows() > 0) multiply<T>(T(1), Y.body.view(), D.transposed(), T(1), above, control);
     }
+    if (!chain.layer(j).bias) return;
+    const auto delta = as_vector(direction + chain.bias_offset(j), static_cast<std::size_t>(chain.dim(j)));
+    if (X.rows() > 0) as_vector(down.column).segment(first, X.rows()).noalias() += X.body.view().eigen() * delta;
+    if (Y.rows() > 0) above.eigen().noalias() += as_vector(Y.column.data(), Y.column.size()) * delta.transpose();
 }
 
-template <class T>
-void add_direction_up(const Chain& chain, Index j, const AffineRows<T>& X, const T* direction, Index first,
-                      AffineRows<T>& out, RunControl& control) {
-    const auto rows = out.body.view().row_block(first, X.rows());
-    multiply<T>(T(1), X.body.view(), chain.weight_block(direction, j).transposed(), T(1), rows, control);
-    if (chain.layer(j).bias) {
-        const auto delta = as_vector(direction + chain.bias_offset(j), static_cast<std::size_t>(chain.dim(j)));
-        rows.eigen().noalias() += as_vector(X.column.data(), X.column.size()) * delta.transpose();
-    }
-}
-
-#define FLATCORE_INSTANTIATE(T)                                                                                     \
-    template Matrix<T> Chain::link<T>(Index) const;                                                                 \
-    template std::vector<T> Chain::bias<T>(Index) const;                                                            \
-    template AffineRows<T> move_down<T>(const Chain&, Index, const AffineRows<T>&, RunControl&);                    \
-    template AffineRows<T> move_up<T>(const Chain&, Index, const AffineRows<T>&, RunControl&);                      \
-    template void add_direction_down<T>(const Chain&, Index, const AffineRows<T>&, const T*, Index, AffineRows<T>&, \
-                                        RunControl&);                                                               \
-    template void add_direction_up<T>(const Chain&, Index, const AffineRows<T>&, const T*, Index, AffineRows<T>&,   \
-                                      RunControl&);
+#define FLATCORE_INSTANTIATE(T)                                                                                      \
+    template Matrix<T> Chain::link<T>(Index) const;                                                                  \
+    template std::vector<T> Chain::bias<T>(Index) const;                                                             \
+    template AffineRows<T> move_down<T>(const Chain&, Index, const AffineRows<T>&, RunControl&);                     \
+    template AffineRows<T> move_up<T>(const Chain&, Index, const AffineRows<T>&, RunControl&);                       \
+    template void add_direction<T>(const Chain&, Index, const AffineRows<T>&, const AffineRows<T>&, const T*, Index, \
+                                   AffineRows<T>&, AffineRows<T>&, RunControl&);
 FLATCORE_INSTANTIATE(float)
 FLATCORE_INSTANTIATE(double)
 #undef FLATCORE_INSTANTIATE

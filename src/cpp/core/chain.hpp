@@ -23,9 +23,12 @@
 namespace flatcore {
 
 struct Layer {
-    StoredMatrix weight;         // W_j
-    const void* bias = nullptr;  // b_j in the weight's precision, contiguous; null where absent
+    StoredMatrix weight;  // W_j
+    const void* bias =
+        nullptr;  // b_j, contiguous, in the weight's precision but never less than f32; null where absent
     bool skip = false;
+
+    Scalar bias_scalar() const { return weight.scalar == Scalar::f64 ? Scalar::f64 : Scalar::f32; }
 };
 
 // Non-owning: the weights must outlive the chain.
@@ -82,12 +85,10 @@ AffineRows<T> move_down(const Chain& chain, Index j, const AffineRows<T>& X, Run
 template <class T>
 AffineRows<T> move_up(const Chain& chain, Index j, const AffineRows<T>& X, RunControl& control);
 
-// Rows [first, first + X.rows()) of `out` += X̃ D̃_j or X̃ D̃_jᵀ, D̃_j taken from a parameter vector.
+// Rows [first, …) of `down` += X̃ D̃_j and of `up` += Ỹ D̃_jᵀ, D̃_j taken from a parameter vector and read once. Either of
+// X, Y may have no rows.
 template <class T>
-void add_direction_down(const Chain& chain, Index j, const AffineRows<T>& X, const T* direction, Index first,
-                        AffineRows<T>& out, RunControl& control);
-template <class T>
-void add_direction_up(const Chain& chain, Index j, const AffineRows<T>& X, const T* direction, Index first,
-                      AffineRows<T>& out, RunControl& control);
+void add_direction(const Chain& chain, Index j, const AffineRows<T>& X, const AffineRows<T>& Y, const T* direction,
+                   Index first, AffineRows<T>& down, AffineRows<T>& up, RunControl& control);
 
 }  // namespace flatcore

@@ -42,6 +42,13 @@ AffineRows<T> stacked(const AffineRows<T>& a, Index a_first, const AffineRows<T>
     return out;
 }
 
+// X += D, columns included.
+template <class T>
+void add_rows(const AffineRows<T>& D, AffineRows<T>& X) {
+    X.body.view().eigen() += D.body.view().eigen();
+    for (std::size_t i = 0; i < X.column.size(); ++i) X.column[i] += D.column[i];
+}
+
 }  // namespace
 
 template <class T>
@@ -94,16 +101,6 @@ template <class T>
 AffineRows<T> ChainHessian<T>::cross(Index layer, const AffineRows<T>& X, bool near_sweep, RunControl& control) const {
     const bool down = (end_ == NarrowEnd::output) == near_sweep;
     return down ? move_down(chain_, layer, X, control) : move_up(chain_, layer, X, control);
-}
-
-template <class T>
-void ChainHessian<T>::add_direction(Index layer, const AffineRows<T>& X, const T* direction, Index first,
-                                    bool near_sweep, AffineRows<T>& out, RunControl& control) const {
-    const bool down = (end_ == NarrowEnd::output) == near_sweep;
-    if (down)
-        add_direction_down(chain_, layer, X, direction, first, out, control);
-    else
-        add_direction_up(chain_, layer, X, direction, first, out, control);
 }
 
 // The far end as the loss sees it: body and, where it counts, the homogeneous column behind it.
@@ -185,16 +182,25 @@ void ChainHessian<T>::product(ConstMatrixView<T> directions, MatrixView<T> out, 
     const bool full = curvature == Curvature::hessian && !loss_gradient_is_zero_;
     const auto direction = [&](Index i) { return directions.row_block(i, 1).data; };
 
-    Levels dnear(static_cast<std::size_t>(depth + 1));
+    Levels dnear(static_cast<std::size_t>(depth + 1)), far_direction(static_cast<std::size_t>(depth + 1));
+    const AffineRows<T> none(0, 0, false);
     dnear[static_cast<std::size_t>(start_level())] =
         zero_rows<T>(k * m, chain_.dim(start_level()), chain_.homogeneous());
     for (Index step = 0; step < depth; ++step) {
         const Crossing at = crossing(step);
         AffineRows<T>& next = dnear[static_cast<std::size_t>(at.to)];
+        AffineRows<T>& other = far_direction[static_cast<std::size_t>(at.from)];
         next = step == 0 ? zero_rows<T>(k * m, chain_.dim(at.to), chain_.homogeneous())
                          : cross(at.layer, level(dnear, at.from), true, control);
-        for (Index i = 0; i < k; ++i)
-            add_direction(at.layer, level(near_, at.from), direction(i), i * m, true, next, control);
+        const bool with_far = full && step > 0;  // nothing lies beyond the narrow end
+        other = with_far ? zero_rows<T>(k * m, chain_.dim(at.from), chain_.homogeneous()) : AffineRows<T>(0, 0, false);
+        const AffineRows<T>&near = level(near_, at.from), &far = with_far ? level(far_, at.to) : none;
+        for (Index i = 0; i < k; ++i) {
+            if (end_ == NarrowEnd::output)
+                add_direction(chain_, at.layer, near, far, direction(i), i * m, next, other, control);
+            else
+                add_direction(chain_, at.layer, far, near, direction(i), i * m, other, next, control);
+        }
     }
 
     Matrix<T> image = joined(level(dnear, far_level()));
@@ -220,9 +226,7 @@ void ChainHessian<T>::product(ConstMatrixView<T> directions, MatrixView<T> out, 
         }
         if (step == 0) break;  // nothing lies beyond the narrow end
         AffineRows<T> next = cross(at.layer, sigma, false, control);
-        if (full)
-            for (Index i = 0; i < k; ++i)
-                add_direction(at.layer, level(far_, at.to), direction(i), i * m, false, next, control);
+        if (full) add_rows(level(far_direction, at.from), next);
         sigma = std::move(next);
     }
 }

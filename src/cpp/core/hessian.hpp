@@ -15,12 +15,13 @@
 //   gradient block:   near_aᵀ far_b
 //   product:  1. near sweep  dnear_b = dnear_a·(link) + near_a·(D-link),  dnear = 0 at the narrow end; the far end
 //                            of this sweep is dΦ̃ (or its transpose)
+//                            and, from the same read of D, far_b·(D-link)ᵀ for step 3
 //             2. σ = 𝓗[dΦ] at the far end, by the loss
 //             3. far sweep   (HD)_j = near_aᵀ σ_b + dnear_aᵀ far_b,   σ_a = σ_b·(link)ᵀ + far_b·(D-link)ᵀ
 // The Gauss–Newton product leaves out the terms with `far`; so does the Hessian where G = 0.
 //
-// cost    12·m·P flops for one direction, traffic: D twice, W twice, HD once; k directions read W as often as one.
-// memory  near, far: 2·m·Σd entries; a product of k directions: k·m·(Σd + max d) more.
+// cost    12·m·P flops for one direction, traffic: D once, W twice, HD once; k directions read W as often as one.
+// memory  near, far: 2·m·Σd entries; a product of k directions: k·m·(2Σd + max d) more.
 #pragma once
 
 #include <functional>
@@ -79,8 +80,6 @@ class ChainHessian {
     };
     Crossing crossing(Index step) const;
     AffineRows<T> cross(Index layer, const AffineRows<T>& X, bool near_sweep, RunControl& control) const;
-    void add_direction(Index layer, const AffineRows<T>& X, const T* direction, Index first, bool near_sweep,
-                       AffineRows<T>& out, RunControl& control) const;
     bool far_column_counts() const { return chain_.homogeneous() && end_ == NarrowEnd::output; }
     Matrix<T> joined(const AffineRows<T>& rows) const;
     void split(ConstMatrixView<T> joined_rows, AffineRows<T>& rows) const;

@@ -8,6 +8,7 @@
 #include "core/errors.hpp"
 #include "core/lapack.hpp"
 #include "core/parallel.hpp"
+#include "core/skinny.hpp"
 
 namespace flatcore {
 
@@ -68,6 +69,12 @@ void multiply(T alpha, ConstMatrixView<T> A, ConstMatrixView<T> B, T beta, Matri
             C.eigen() *= beta;
         return;
     }
+    const StoredMatrix stored{B.data, scalar_of<T>(), B.rows, B.cols, B.row_stride, B.col_stride};
+    const StoredMatrix left{A.data, scalar_of<T>(), A.rows, A.cols, A.row_stride, A.col_stride};
+    // C = A B or Cᵀ = Bᵀ Aᵀ, whichever is row-major.
+    if (skinny_product<T>(alpha, A, stored, beta, C, control) ||
+        skinny_product<T>(alpha, B.transposed(), left.transposed(), beta, C.transposed(), control))
+        return;
     const Operand a = operand(A), b = operand(B);
     const double flops_per_column = 2.0 * static_cast<double>(A.rows) * static_cast<double>(A.cols);
     const Index panel = std::max<Index>(1, static_cast<Index>(kFlopsBetweenCheckpoints / flops_per_column));
@@ -79,20 +86,31 @@ void multiply(T alpha, ConstMatrixView<T> A, ConstMatrixView<T> B, T beta, Matri
     }
 }
 
+// visit(view of the entries in their own type).
+template <class Visit>
+void with_entries(const StoredMatrix& W, const Visit& visit) {
+    switch (W.scalar) {
+        case Scalar::f32:
+            return visit(W.as<float>());
+        case Scalar::f64:
+            return visit(W.as<double>());
+        case Scalar::f16:
+            return visit(W.as<Eigen::half>());
+        case Scalar::bf16:
+            return visit(W.as<Eigen::bfloat16>());
+    }
+}
+
 template <class T>
 Matrix<T> StoredMatrix::converted() const {
     Matrix<T> out(rows, cols);
-    const auto copy = [&](auto source) {
+    with_entries(*this, [&](auto source) {
         parallel_ranges(rows, std::max<Index>(1, (Index{1} << 16) / std::max<Index>(1, cols)),
                         [&](Index first, Index last) {
                             out.view().row_block(first, last - first).eigen() =
                                 source.row_block(first, last - first).eigen().template cast<T>();
                         });
-    };
-    if (scalar == Scalar::f32)
-        copy(as<float>());
-    else
-        copy(as<double>());
+    });
     return out;
 }
 
@@ -108,6 +126,7 @@ void multiply_stored(ConstMatrixView<T> A, const StoredMatrix& W, T beta, Matrix
         multiply<T>(T(1), A, ConstMatrixView<T>(nullptr, 0, W.cols), beta, C, control);
         return;
     }
+    if (skinny_product<T>(T(1), A, W, beta, C, control)) return;
     // Panels of whole stored rows: each is one contiguous piece of the stored weights, converted into a buffer that
     // stays in cache for the product that follows. One thread converts: BLAS's own threads are still warm.
     const bool row_major = W.col_stride == 1;
@@ -117,10 +136,8 @@ void multiply_stored(ConstMatrixView<T> A, const StoredMatrix& W, T beta, Matrix
     for (Index i = 0; i < stored.rows; i += panel) {
         const Index rows = std::min(panel, stored.rows - i);
         const MatrixView<T> converted = buffer.view().row_block(0, rows);
-        if (stored.scalar == Scalar::f32)
-            converted.eigen() = stored.as<float>().row_block(i, rows).eigen().template cast<T>();
-        else
-            converted.eigen() = stored.as<double>().row_block(i, rows).eigen().template cast<T>();
+        with_entries(stored,
+                     [&](auto entries) { converted.eigen() = entries.row_block(i, rows).eigen().template cast<T>(); });
         if (row_major)
             multiply<T>(T(1), A.col_block(i, rows), converted, i == 0 ? beta : T(1), C, control);
         else

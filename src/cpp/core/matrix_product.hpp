@@ -9,14 +9,13 @@
 #pragma once
 
 #include "core/run_control.hpp"
+#include "core/simd/simd.hpp"
 #include "core/views.hpp"
 
 namespace flatcore {
 
 template <class T>
 void multiply(T alpha, ConstMatrixView<T> A, ConstMatrixView<T> B, T beta, MatrixView<T> C, RunControl& control);
-
-enum class Scalar { f32, f64 };
 
 template <class T>
 constexpr Scalar scalar_of() {

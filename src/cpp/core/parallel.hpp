@@ -20,13 +20,16 @@ inline int max_threads() {
 #endif
 }
 
-// body(first, last) over consecutive ranges of [0, n), none shorter than `grain` unless n is. The ranges depend only
-// on n, grain and the number of threads, so results are reproducible. The first exception is rethrown after the loop.
+// How many pieces [0, n) is cut into: at most one a thread, none shorter than `grain` unless n is.
+inline Index parallel_pieces(Index n, Index grain) {
+    return std::max<Index>(1, std::min<Index>(max_threads(), n / std::max<Index>(1, grain)));
+}
+
+// body(piece, first, last) over `pieces` consecutive ranges of [0, n). The first exception is rethrown after the loop.
 template <class Body>
-void parallel_ranges(Index n, Index grain, const Body& body) {
-    const Index pieces = std::max<Index>(1, std::min<Index>(max_threads(), n / std::max<Index>(1, grain)));
+void parallel_pieces_of(Index n, Index pieces, const Body& body) {
     if (pieces == 1) {
-        body(Index{0}, n);
+        body(Index{0}, Index{0}, n);
         return;
     }
     std::exception_ptr error;
@@ -35,7 +38,7 @@ void parallel_ranges(Index n, Index grain, const Body& body) {
 #endif
     for (Index p = 0; p < pieces; ++p) {
         try {
-            body(n * p / pieces, n * (p + 1) / pieces);
+            body(p, n * p / pieces, n * (p + 1) / pieces);
         } catch (...) {
 #ifdef _OPENMP
 #pragma omp critical(flatcore_parallel_error)
@@ -44,6 +47,13 @@ void parallel_ranges(Index n, Index grain, const Body& body) {
         }
     }
     if (error) std::rethrow_exception(error);
+}
+
+// The same where the body does not care which piece it is. The ranges depend only on n, grain and the number of
+// threads, so results are reproducible.
+template <class Body>
+void parallel_ranges(Index n, Index grain, const Body& body) {
+    parallel_pieces_of(n, parallel_pieces(n, grain), [&](Index, Index first, Index last) { body(first, last); });
 }
 
 }  // namespace flatcore

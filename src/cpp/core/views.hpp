@@ -7,6 +7,7 @@
 #include <Eigen/Core>
 #include <cstddef>
 #include <memory>
+#include <new>
 #include <type_traits>
 
 namespace flatcore {
@@ -54,7 +55,8 @@ template <class T>
 class Matrix {
  public:
     Matrix() = default;
-    Matrix(Index rows, Index cols) : rows_(rows), cols_(cols), data_(new T[static_cast<std::size_t>(rows * cols)]) {}
+    Matrix(Index rows, Index cols)
+        : rows_(rows), cols_(cols), data_(static_cast<T*>(::operator new(bytes(rows, cols), kAlignment))) {}
 
     static Matrix zeros(Index rows, Index cols) {
         Matrix out(rows, cols);
@@ -70,8 +72,14 @@ class Matrix {
     ConstMatrixView<T> view() const { return {data_.get(), rows_, cols_}; }
 
  private:
+    static constexpr std::align_val_t kAlignment{64};  // a cache line: vectors never straddle two
+    static std::size_t bytes(Index rows, Index cols) { return static_cast<std::size_t>(rows * cols) * sizeof(T); }
+    struct Free {
+        void operator()(T* data) const { ::operator delete(data, kAlignment); }
+    };
+
     Index rows_ = 0, cols_ = 0;
-    std::unique_ptr<T[]> data_;
+    std::unique_ptr<T[], Free> data_;
 };
 
 }  // namespace flatcore

@@ -1,0 +1,20 @@
+// The kernels for AVX2, FMA and F16C.
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include "core/simd/simd.hpp"
+
+#define FLATCORE_VECTOR_BYTES 32
+#define FLATCORE_MOST_ROWS 6
+
+namespace flatcore::simd::avx2 {
+namespace {
+#include "core/simd/lanes.inc.hpp"
+#include "core/simd/skinny.inc.hpp"
+}  // namespace
+
+extern const Table kTable;
+const Table kTable{"avx2", skinny_kernels<float>(), skinny_kernels<double>()};
+
+}  // namespace flatcore::simd::avx2

@@ -1,0 +1,20 @@
+// The kernels for AVX-512 (F, BW, DQ, VL).
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include "core/simd/simd.hpp"
+
+#define FLATCORE_VECTOR_BYTES 64
+#define FLATCORE_MOST_ROWS 12
+
+namespace flatcore::simd::avx512 {
+namespace {
+#include "core/simd/lanes.inc.hpp"
+#include "core/simd/skinny.inc.hpp"
+}  // namespace
+
+extern const Table kTable;
+const Table kTable{"avx512", skinny_kernels<float>(), skinny_kernels<double>()};
+
+}  // namespace flatcore::simd::avx512

@@ -1,0 +1,77 @@
+#include "core/simd/simd.hpp"
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "core/errors.hpp"
+#include "core/simd/tables.hpp"
+
+namespace flatcore::simd {
+
+namespace baseline {
+extern const Table kTable;
+}
+#ifdef FLATCORE_SIMD_X86
+namespace avx2 {
+extern const Table kTable;
+}
+namespace avx512 {
+extern const Table kTable;
+}
+#endif
+
+namespace {
+
+struct Set {
+    const char* name;
+    const Table* table;
+    bool supported;
+};
+
+// Best first. A set is supported where this build has it and the processor can run it.
+std::vector<Set> sets() {
+#ifdef FLATCORE_SIMD_X86
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return {{"avx512", &avx512::kTable, avx512}, {"avx2", &avx2::kTable, avx2}, {"baseline", &baseline::kTable, true}};
+#else
+    return {{"baseline", &baseline::kTable, true}};
+#endif
+}
+
+const Table& chosen() {
+    const char* asked = std::getenv("FLATCORE_SIMD");
+    const std::string name = asked ? asked : "";
+    for (const Set& set : sets())
+        if (set.supported && (name.empty() || name == set.name)) return *set.table;
+    throw InvalidArgument("FLATCORE_SIMD is " + name +
+                          "; expected baseline, or avx2 or avx512 where they are built and run");
+}
+
+}  // namespace
+
+const Table& table() {
+    static const Table& table = chosen();
+    return table;
+}
+
+std::vector<const Table*> supported_tables() {
+    std::vector<const Table*> out;
+    for (const Set& set : sets())
+        if (set.supported) out.push_back(set.table);
+    return out;
+}
+
+template <>
+const SkinnyKernels<float>& skinny<float>() {
+    return table().skinny32;
+}
+template <>
+const SkinnyKernels<double>& skinny<double>() {
+    return table().skinny64;
+}
+
+}  // namespace flatcore::simd

@@ -1,0 +1,32 @@
+// Products with a skinny operand (few rows), for threads and caches; the register blocks are in core/simd.
+//
+//   accumulate  C = alpha X W + beta C     X: m × p, W: p × n row-major,     threads over the columns of C
+//   dots        C = alpha X Wᵀ + beta C    X: m × n, W: p × n row-major,     threads over the rows of W
+//   pair        C += X D, E += Y Dᵀ        D: p × n row-major, read once,    threads over the rows of D
+//   outer       C = alpha Lᵀ R + beta C    L: p × m, R: p × n, few rows p,   threads over the rows of C, which is
+//   written
+//                                                                            past the caches where it is large
+// W may be stored in any precision and is converted in registers.
+//
+// cost    2·m·p·n flops, one read of W (or one write of C); X and C stay in cache. Below about m = 6 rows the memory is
+//         the limit, above about m = 20 the arithmetic.
+// memory  a packed copy of X (of L none); `pair`: a private C for every thread, summed in their order.
+// Results depend on the number of threads only in `pair`.
+#pragma once
+
+#include "core/matrix_product.hpp"
+
+namespace flatcore {
+
+// Most rows of an operand that these kernels take from BLAS.
+constexpr Index kSkinnyRows = 160;
+
+// C = alpha A B + beta C where one of these forms fits; false, and nothing done, where BLAS should do it.
+template <class T>
+bool skinny_product(T alpha, ConstMatrixView<T> A, const StoredMatrix& B, T beta, MatrixView<T> C, RunControl& control);
+
+template <class T>
+void skinny_pair(ConstMatrixView<T> X, ConstMatrixView<T> Y, ConstMatrixView<T> D, MatrixView<T> C, MatrixView<T> E,
+                 RunControl& control);
+
+}  // namespace flatcore

@@ -1,0 +1,203 @@
+// The skinny kernels of every instruction set against sums in long double, over sizes that leave tails everywhere.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "core/simd/tables.hpp"
+#include "core/skinny.hpp"
+#include "helpers.hpp"
+
+using namespace flatcore;
+
+namespace {
+
+template <class T>
+const simd::SkinnyKernels<T>& kernels_of(const simd::Table& table);
+template <>
+const simd::SkinnyKernels<float>& kernels_of(const simd::Table& table) {
+    return table.skinny32;
+}
+template <>
+const simd::SkinnyKernels<double>& kernels_of(const simd::Table& table) {
+    return table.skinny64;
+}
+
+// Random entries that every precision stores exactly: k / 8 with |k| <= 32, times a power of two.
+template <class T>
+std::vector<T> entries(Index count, unsigned seed) {
+    std::mt19937 engine(seed);
+    std::uniform_int_distribution<int> digits(-32, 32), power(-6, 2);
+    std::vector<T> out(static_cast<std::size_t>(count));
+    for (T& value : out) value = static_cast<T>(std::ldexp(digits(engine) / 8.0, power(engine)));
+    return out;
+}
+
+// A matrix stored as `scalar`, and its values.
+struct Stored {
+    std::vector<char> bytes;
+    std::vector<double> values;
+
+    Stored(Scalar scalar, Index count, unsigned seed) : values(entries<double>(count, seed)) {
+        bytes.resize(static_cast<std::size_t>(count) * size_of(scalar));
+        for (Index i = 0; i < count; ++i) {
+            const auto at = static_cast<std::size_t>(i);
+            if (scalar == Scalar::f64) reinterpret_cast<double*>(bytes.data())[i] = values[at];
+            if (scalar == Scalar::f32) reinterpret_cast<float*>(bytes.data())[i] = static_cast<float>(values[at]);
+            if (scalar == Scalar::f16)
+                reinterpret_cast<Eigen::half*>(bytes.data())[i] = static_cast<Eigen::half>(values[at]);
+            if (scalar == Scalar::bf16)
+                reinterpret_cast<Eigen::bfloat16*>(bytes.data())[i] = static_cast<Eigen::bfloat16>(values[at]);
+        }
+    }
+};
+
+// Each output is a sum of `terms` products of size at most 256: rounding errors of at most terms·eps of their sum.
+template <class T>
+void check_close(double got, double expected, double magnitude, Index terms) {
+    const double eps = std::numeric_limits<T>::epsilon();
+    CHECK(std::abs(got - expected) <= static_cast<double>(terms + 2) * eps * magnitude + 1e-300);
+}
+
+template <class T>
+void check_set(const simd::Table& table, Scalar scalar, Index m, Index p, Index n) {
+    CAPTURE(table.name);
+    CAPTURE(m);
+    CAPTURE(p);
+    CAPTURE(n);
+    const Index ldw = n + 3, ldc = std::max(n, p) + 5;
+    const Stored W(scalar, p * ldw, 1);
+    const auto w = [&](Index k, Index j) { return W.values[static_cast<std::size_t>(k * ldw + j)]; };
+
+    const std::vector<T> xt = entries<T>(p * m, 2);
+    std::vector<T> c(static_cast<std::size_t>(m * ldc), T(1));
+    kernels_of<T>(table).accumulate(scalar, m, p, n, xt.data(), m, W.bytes.data(), ldw, c.data(), ldc);
+    for (Index i = 0; i < m; ++i)
+        for (Index j = 0; j < ldc; ++j) {
+            double sum = 1.0, size = 1.0;
+            for (Index k = 0; k < p && j < n; ++k) {
+                const double term = static_cast<double>(xt[static_cast<std::size_t>(k * m + i)]) * w(k, j);
+                sum += term;
+                size += std::abs(term);
+            }
+            check_close<T>(static_cast<double>(c[static_cast<std::size_t>(i * ldc + j)]), sum, size, p);
+        }
+
+    const Index chunks = (n + simd::kDotChunk - 1) / simd::kDotChunk;
+    const std::vector<T> y = entries<T>(m * n, 3);
+    Matrix<T> packed = Matrix<T>::zeros(chunks * m, simd::kDotChunk);
+    for (Index i = 0; i < m; ++i)
+        for (Index j = 0; j < n; ++j)
+            packed.view()(j / simd::kDotChunk * m + i, j % simd::kDotChunk) = y[static_cast<std::size_t>(i * n + j)];
+    std::fill(c.begin(), c.end(), T(1));
+    kernels_of<T>(table).dots(scalar, m, p, n, packed.data(), W.bytes.data(), ldw, c.data(), ldc);
+    for (Index i = 0; i < m; ++i)
+        for (Index k = 0; k < ldc; ++k) {
+            double sum = 1.0, size = 1.0;
+            for (Index j = 0; j < n && k < p; ++j) {
+                const double term = static_cast<double>(y[static_cast<std::size_t>(i * n + j)]) * w(k, j);
+                sum += term;
+                size += std::abs(term);
+            }
+            check_close<T>(static_cast<double>(c[static_cast<std::size_t>(i * ldc + k)]), sum, size, n);
+        }
+}
+
+template <class T>
+void check_outer(const simd::Table& table, Index m, Index p, Index n, Index offset) {
+    CAPTURE(table.name);
+    const std::vector<T> l = entries<T>(p * m, 4), r = entries<T>(p * n, 5);
+    const Index ldc = (n + 31) / 16 * 16;
+    for (const bool add : {false, true})
+        for (const bool stream : {false, true}) {
+            Matrix<T> c(m + 1, ldc);
+            c.view().eigen().setConstant(T(2));
+            kernels_of<T>(table).outer(m, p, n, l.data(), m, r.data(), n, c.data() + offset, ldc, add, stream);
+            for (Index i = 0; i < m; ++i)
+                for (Index j = 0; j < n; ++j) {
+                    double sum = add ? 2.0 : 0.0, size = 2.0;
+                    for (Index k = 0; k < p; ++k) {
+                        const double term = static_cast<double>(l[static_cast<std::size_t>(k * m + i)]) *
+                                            static_cast<double>(r[static_cast<std::size_t>(k * n + j)]);
+                        sum += term;
+                        size += std::abs(term);
+                    }
+                    check_close<T>(static_cast<double>(c.data()[offset + i * ldc + j]), sum, size, p);
+                }
+        }
+}
+
+}  // namespace
+
+TEST_CASE("skinny kernels of every instruction set") {
+    const std::vector<Index> rows{1, 2, 3, 5, 6, 7, 10, 12, 13, 25};
+    for (const simd::Table* table : simd::supported_tables())
+        for (const Index m : rows)
+            for (const auto& [p, n] :
+                 std::vector<std::pair<Index, Index>>{{1, 1}, {3, 70}, {65, 33}, {130, 96}, {9, 1030}}) {
+                for (const Scalar scalar : {Scalar::f32, Scalar::f16, Scalar::bf16}) {
+                    check_set<float>(*table, scalar, m, p, n);
+                    check_set<double>(*table, scalar, m, p, n);
+                }
+                check_set<double>(*table, Scalar::f64, m, p, n);
+            }
+}
+
+TEST_CASE("outer products, added, overwritten and written past the caches") {
+    for (const simd::Table* table : simd::supported_tables())
+        for (const Index m : {1, 5, 12, 29})
+            for (const Index p : {1, 8, 20})
+                for (const Index n : {1, 31, 64, 100})
+                    for (const Index offset : {0, 1}) {
+                        check_outer<float>(*table, m, p, n, offset);
+                        check_outer<double>(*table, m, p, n, offset);
+                    }
+}
+
+TEST_CASE("half precision is widened exactly, subnormals and signs included") {
+    for (const simd::Table* table : simd::supported_tables()) {
+        std::vector<std::uint16_t> bits;
+        for (unsigned b = 0; b < 0x10000; ++b)
+            if ((b & 0x7c00) != 0x7c00) bits.push_back(static_cast<std::uint16_t>(b));  // finite in float16
+        const Index n = static_cast<Index>(bits.size());
+        const float one = 1.0f;
+        std::vector<float> out(bits.size(), 0.0f);
+        table->skinny32.accumulate(Scalar::f16, 1, 1, n, &one, 1, bits.data(), n, out.data(), n);
+        Index wrong = 0;
+        for (std::size_t i = 0; i < bits.size(); ++i)
+            wrong += out[i] != static_cast<float>(Eigen::numext::bit_cast<Eigen::half>(bits[i]));
+        CHECK(wrong == 0);
+    }
+}
+
+TEST_CASE_TEMPLATE("skinny products agree with Eigen whatever the layout", T, float, double) {
+    RunControl control;
+    const double eps = std::numeric_limits<T>::epsilon();
+    for (const auto& [m, p, n] :
+         std::vector<std::tuple<Index, Index, Index>>{{1, 300, 700}, {10, 300, 700}, {40, 33, 65}, {7, 5, 3}}) {
+        const RowMajor<T> X = RowMajor<T>::Random(m, p), W = RowMajor<T>::Random(p, n), Y = RowMajor<T>::Random(m, n);
+        const StoredMatrix stored{W.data(), scalar_of<T>(), p, n, n, 1};
+        RowMajor<T> C = RowMajor<T>::Ones(m, n), E = RowMajor<T>::Ones(m, p), F = RowMajor<T>::Ones(p, n);
+        REQUIRE(skinny_product<T>(T(-2), {X.data(), m, p}, stored, T(3), {C.data(), m, n}, control));
+        const RowMajor<T> expected = T(-2) * X * W + T(3) * RowMajor<T>::Ones(m, n);
+        CHECK((C - expected).norm() <= 4 * eps * static_cast<double>(p) * expected.norm());
+        REQUIRE(skinny_product<T>(T(2), {Y.data(), m, n}, stored.transposed(), T(0), {E.data(), m, p}, control));
+        const RowMajor<T> dots = T(2) * Y * W.transpose();
+        CHECK((E - dots).norm() <= 4 * eps * static_cast<double>(n) * dots.norm());
+        if (p > kSkinnyRows) {
+            const StoredMatrix right{Y.data(), scalar_of<T>(), m, n, n, 1};
+            REQUIRE(skinny_product<T>(T(2), ConstMatrixView<T>(X.data(), m, p).transposed(), right, T(1),
+                                      {F.data(), p, n}, control));
+            const RowMajor<T> outer = T(2) * X.transpose() * Y + RowMajor<T>::Ones(p, n);
+            CHECK((F - outer).norm() <= 4 * eps * static_cast<double>(m) * outer.norm());
+        }
+        C.setOnes();
+        E.setOnes();
+        skinny_pair<T>({X.data(), m, p}, {Y.data(), m, n}, {W.data(), p, n}, {C.data(), m, n}, {E.data(), m, p},
+                       control);
+        const RowMajor<T> below = X * W + RowMajor<T>::Ones(m, n), above = Y * W.transpose() + RowMajor<T>::Ones(m, p);
+        CHECK((C - below).norm() <= 4 * eps * static_cast<double>(p) * below.norm());
+        CHECK((E - above).norm() <= 4 * eps * static_cast<double>(n) * above.norm());
+    }
+}
