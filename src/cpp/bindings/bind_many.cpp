@@ -11,9 +11,10 @@ namespace {
 
 StackedLayer stacked_layer(const py::array& array) {
     require(array.ndim() == 3, "expected (batch, d_j, d_{j-1}), got ", array.ndim(), " dimensions");
+    const Scalar scalar = scalar_of_array(array);
+    require(scalar == Scalar::f32 || scalar == Scalar::f64, "expected float32 or float64 weights");
     const Index size = array.itemsize();
-    return {array.data(), scalar_of_array(array), array.strides(0) / size, array.strides(1) / size,
-            array.strides(2) / size};
+    return {array.data(), scalar, array.strides(0) / size, array.strides(1) / size, array.strides(2) / size};
 }
 
 ManyChains stack_of(const std::vector<py::array>& weights, const py::array& factor, const py::array& target,
