@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 
 from flatcore import _core
-from flatcore._checks import FloatArray, as_float_array, as_numpy, check_choice, check_count, check_finite, check_memory
+from flatcore._checks import (
+    FloatArray,
+    as_float_array,
+    as_numpy,
+    check_choice,
+    check_count,
+    check_finite,
+    check_memory,
+    chunks,
+)
 from flatcore._threads import limit_threads
 from flatcore.linear.losses import QuadraticLoss
 from flatcore.results import ManyAnalyses, read_only
@@ -22,6 +31,7 @@ from flatcore.spectral._eigsh import DEFAULT_TOL, FLOORS, MISS_PROBABILITY
 
 CERTIFIED_GAP = 0.1  # of the spectrum's width
 DEFAULT_PRODUCTS = 2000
+_ENTRIES_PER_CHECK = 1 << 22  # looked at between two chances for Ctrl-C
 _STATUS = np.array(["converged", "precision_limited", "max_iterations", "overflow"])
 
 
@@ -165,11 +175,11 @@ def _check_shapes(layers: Sequence[FloatArray]) -> None:
 
 
 def _check_entries(j: int, layer: FloatArray) -> None:
-    """Refuse NaN and Inf by layer, chain and position; two fast passes where all is well."""
-    if np.isfinite(layer.min()) and np.isfinite(layer.max()):
-        return
-    chain = next(i for i, W in enumerate(layer) if not np.isfinite(W).all())
-    check_finite(f"weights_stack[{j}] of chain {chain}", layer[chain])
+    """Refuse NaN and Inf by layer, chain and position; the least and the largest entry tell where all is well."""
+    for part in chunks(len(layer), max(1, _ENTRIES_PER_CHECK // layer[0].size)):
+        if not np.isfinite(layer[part].min()) or not np.isfinite(layer[part].max()):
+            chain = next(i for i in range(part.start, part.stop) if not np.isfinite(layer[i]).all())
+            check_finite(f"weights_stack[{j}] of chain {chain}", layer[chain])
 
 
 def _check_loss(loss: Any, layers: Sequence[FloatArray]) -> None:

@@ -137,12 +137,13 @@ double SmallLanczos<T>::top_residual(double beta) {
     return residual_;
 }
 
-// ritz() = Σ s_j q_j.
+// ritz() = Σ s_j q_j, the rounding along locked vectors taken out.
 template <class T>
 void SmallLanczos<T>::combine() {
     std::vector<T> coefficients(s_.begin(), s_.end());
     const simd::Term<T> term{coefficients.data(), 1, 1, basis_.data(), length_, T_.size()};
     kernels_.multiply(1, length_, &term, 1, ritz(), length_);
+    orthogonalise(ritz(), 0);
     const double norm = std::sqrt(kernels_.dot(length_, ritz(), ritz()));
     kernels_.scale(length_, static_cast<T>(1.0 / norm), ritz(), ritz());
 }
