@@ -356,7 +356,8 @@ class ManyAnalyses(Record):
     ``converged`` (batch, k); ``status`` (batch,) converged, precision_limited, max_iterations or overflow (then values
     are NaN); ``products`` (batch,). With probability at least 1 − ``probability`` no missed eigenvalue of a chain lies
     more than ``delta`` (batch,) beyond the last value returned. ``loss``, ``gradient_norm``, ``spectral_norm`` ‖Φ‖₂
-    (batch,); ``gap`` and ``relative_gap`` (batch, M − 1) of consecutive layers, as in :class:`BalanceResult`.
+    (batch,); ``gap`` and ``relative_gap`` (batch, M − 1) of consecutive layers, as in :class:`BalanceResult` (these
+    four are NaN where they were not asked for).
     ``vectors`` (batch, P, k) where asked for, in the order W_1, W_2, …
     """
 

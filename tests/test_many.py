@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -192,6 +193,17 @@ def test_same_bits_for_any_threads_and_any_batch(dtype):
     assert (first.vectors == one.vectors[:5]).all()
     other = fc.analyze_many(stack, loss, k=3, seed=6, vectors=True)
     assert (other.vectors != one.vectors).any()
+
+
+def test_measures_only_on_request():
+    stack, loss = make_stack((4, 3, 2)), make_loss((4, 2))
+    full, bare = fc.analyze_many(stack, loss), fc.analyze_many(stack, loss, measures=False)
+    np.testing.assert_array_equal(full.values, bare.values)
+    np.testing.assert_array_equal(full.loss, bare.loss)
+    for name in ("gradient_norm", "spectral_norm", "gap", "relative_gap"):
+        assert np.isfinite(getattr(full, name)).all()
+        assert np.isnan(getattr(bare, name)).all()
+    assert re.search(r"gradient norm +undefined", bare.summary())
 
 
 def test_vectors_only_on_request():

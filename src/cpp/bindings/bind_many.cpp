@@ -74,6 +74,7 @@ py::dict bound_many(const std::vector<py::array>& weights, const py::array& fact
     options.certified_steps = settings["certified_steps"].cast<Index>();
     options.seed = settings["seed"].cast<std::uint64_t>();
     options.curvature = settings["gauss_newton"].cast<bool>() ? Curvature::gauss_newton : Curvature::hessian;
+    options.measures = settings["measures"].cast<bool>();
     const bool vectors = settings["vectors"].cast<bool>();
     const bool single = scalar_of_array(weights.front()) == Scalar::f32;
     return single ? many<float>(chains, options, vectors) : many<double>(chains, options, vectors);

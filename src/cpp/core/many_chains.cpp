@@ -122,24 +122,38 @@ class ChainSolver {
         return std::sqrt(kernels_.dot(N, defect, defect));
     }
 
+    // Uniform on [−1, 1], two entries from each 64 random bits; the padding stays zero.
     void fill_uniform(T* v, std::uint64_t seed) const {
         const ChainGeometry& g = geometry_;
         std::uint64_t counter = seed;
+        const auto entry = [](std::uint64_t bits) {
+            return static_cast<T>(static_cast<std::int32_t>(static_cast<std::uint32_t>(bits))) * T(0x1p-31);
+        };
         for (std::size_t s = 1; s < g.width.size(); ++s) {
-            T* block = v + g.offset[s];
-            for (Index i = 0; i < g.width[s - 1]; ++i)
-                for (Index j = 0; j < g.width[s]; ++j)
-                    block[i * g.padded[s] + j] =
-                        static_cast<T>(static_cast<double>(mixed(counter++) >> 11) * 0x1p-52 - 1.0);
+            for (Index i = 0; i < g.width[s - 1]; ++i) {
+                T* row = v + g.offset[s] + i * g.padded[s];
+                const Index n = g.width[s];
+                for (Index j = 0; j < n; j += 2) {
+                    const std::uint64_t bits = mixed(counter++);
+                    row[j] = entry(bits);
+                    if (j + 1 < n) row[j + 1] = entry(bits >> 32);
+                }
+            }
         }
     }
 
     void write_measures(Index i) {
+        const Index pairs = geometry_.depth - 1;
+        results_.loss[i] = loader_.loss();
+        if (!options_.measures) {
+            results_.gradient_norm[i] = results_.spectral_norm[i] = kNaN;
+            std::fill_n(results_.gap + i * pairs, pairs, kNaN);
+            std::fill_n(results_.relative_gap + i * pairs, pairs, kNaN);
+            return;
+        }
         const ChainMeasures measures = loader_.measure();
-        results_.loss[i] = measures.loss;
         results_.gradient_norm[i] = measures.gradient_norm;
         results_.spectral_norm[i] = measures.spectral_norm;
-        const Index pairs = geometry_.depth - 1;
         std::copy_n(measures.gap.data(), pairs, results_.gap + i * pairs);
         std::copy_n(measures.relative_gap.data(), pairs, results_.relative_gap + i * pairs);
     }

@@ -49,6 +49,7 @@ struct ManyOptions {
     Index certified_steps = 1;
     std::uint64_t seed = 0;
     Curvature curvature = Curvature::hessian;
+    bool measures = true;  // gradient_norm, spectral_norm and the gaps too; NaN without
 };
 
 enum class ManyStatus : std::int32_t { converged, precision_limited, max_iterations, overflow };

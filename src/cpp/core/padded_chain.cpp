@@ -219,10 +219,11 @@ bool ChainLoader::sweep_far() {
     return std::isfinite(residual_norm2_);
 }
 
+double ChainLoader::loss() const { return stack_.scale * (residual_norm2_ + stack_.constant); }
+
 ChainMeasures ChainLoader::measure() {
     const ChainGeometry& g = geometry_;
     ChainMeasures out;
-    out.loss = stack_.scale * (residual_norm2_ + stack_.constant);
     out.gradient_norm = gradient_norm();
     out.spectral_norm = spectral_norm();
     out.gap.resize(static_cast<std::size_t>(g.depth - 1));

@@ -78,7 +78,7 @@ class PaddedChain {
 
 // What is measured of a chain beside its curvature.
 struct ChainMeasures {
-    double loss, gradient_norm, spectral_norm;
+    double gradient_norm, spectral_norm;
     std::vector<double> gap, relative_gap;  // of layers j and j + 1
 };
 
@@ -89,6 +89,7 @@ class ChainLoader {
 
     // Chain i and its partial products; false where they overflow.
     bool load(Index i);
+    double loss() const;
     ChainMeasures measure();
     const PaddedChain<double>& chain() const { return chain_; }
 
