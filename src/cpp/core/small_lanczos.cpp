@@ -110,17 +110,17 @@ template <class T>
 bool SmallLanczos<T>::estimates_exceed(double beta) {
     const std::size_t j = T_.a.size() - 1;
     const std::vector<double>&a = T_.a, &b = T_.b;
-    const double noise = eps<T>() * scale_, divisor = std::max(beta, std::numeric_limits<double>::min());
+    const double unit = 0.5 * eps<T>(), divisor = std::max(beta, std::numeric_limits<double>::min());
     next_omega_.resize(j + 1);
     double worst = 0.0;
     for (std::size_t i = 0; i < j; ++i) {
         const double up = i + 1 < j ? omega_[i + 1] : 1.0, down = i > 0 ? b[i] * omega_[i - 1] : 0.0;
         const double same = i + 1 < j ? previous_omega_[i] : 1.0;
         const double sum = b[i + 1] * up + (a[i] - a[j]) * omega_[i] + down - b[j] * same;
-        next_omega_[i] = (sum + std::copysign(noise, sum)) / divisor;
+        next_omega_[i] = (sum + std::copysign(unit * (b[i + 1] + beta), sum)) / divisor;
         worst = std::max(worst, std::abs(next_omega_[i]));
     }
-    next_omega_[j] = noise / divisor;
+    next_omega_[j] = 2.0 * unit * scale_ / divisor;
     worst = std::max(worst, next_omega_[j]);
     previous_omega_.swap(omega_);
     omega_.swap(next_omega_);
