@@ -95,7 +95,7 @@ def layer_svd(chain: Chain, layer: typing.SupportsInt | typing.SupportsIndex) ->
     """
     U, s, Vt of one layer's link.
     """
-def many_sharpness(weights: collections.abc.Sequence[numpy.ndarray], factor: numpy.ndarray, target: numpy.ndarray, scale: typing.SupportsFloat | typing.SupportsIndex, constant: typing.SupportsFloat | typing.SupportsIndex, settings: dict) -> dict:
+def many_sharpness(weights: collections.abc.Sequence[numpy.ndarray], basis: numpy.ndarray, roots: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], target: numpy.ndarray, scale: typing.SupportsFloat | typing.SupportsIndex, constant: typing.SupportsFloat | typing.SupportsIndex, settings: dict) -> dict:
     """
     Top curvatures and measures of a stack of chains, by name; weights (batch, d_j, d_{j-1}).
     """

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 
 from flatcore import _core
 from flatcore._checks import (
@@ -124,13 +125,19 @@ def analyze_many(
     with limit_threads(threads):
         found = _core.many_sharpness(
             layers,
-            np.ascontiguousarray(form.factor),
+            *_principal_axes(form.factor),
             np.ascontiguousarray(form.target),
             form.scale,
             form.constant,
             settings,
         )
     return _result(found, layers, curvature, used_tol, limited, seed, parameters)
+
+
+def _principal_axes(L: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Q (d_0, d_0) orthogonal and roots (r,) with L = Q[:, :r]·diag(roots); the whitening's columns are orthogonal."""
+    Q, R = scipy.linalg.qr(L)
+    return np.ascontiguousarray(Q), np.diag(R).copy()
 
 
 def _checked_stack(stack: Any) -> list[FloatArray]:

@@ -17,8 +17,8 @@ StackedLayer stacked_layer(const py::array& array) {
     return {array.data(), scalar, array.strides(0) / size, array.strides(1) / size, array.strides(2) / size};
 }
 
-ManyChains stack_of(const std::vector<py::array>& weights, const py::array& factor, const py::array& target,
-                    double scale, double constant) {
+ManyChains stack_of(const std::vector<py::array>& weights, const py::array& basis, const std::vector<double>& roots,
+                    const py::array& target, double scale, double constant) {
     ManyChains out;
     out.batch = weights.front().shape(0);
     out.dims.push_back(weights.front().shape(2));
@@ -26,7 +26,8 @@ ManyChains stack_of(const std::vector<py::array>& weights, const py::array& fact
         out.dims.push_back(layer.shape(1));
         out.layers.push_back(stacked_layer(layer));
     }
-    out.factor = const_view<double>(factor);
+    out.basis = const_view<double>(basis);
+    out.roots = roots;
     out.target = const_view<double>(target);
     out.scale = scale;
     out.constant = constant;
@@ -64,9 +65,9 @@ py::dict many(const ManyChains& chains, const ManyOptions& options, bool vectors
     return out;
 }
 
-py::dict bound_many(const std::vector<py::array>& weights, const py::array& factor, const py::array& target,
-                    double scale, double constant, const py::dict& settings) {
-    const ManyChains chains = stack_of(weights, factor, target, scale, constant);
+py::dict bound_many(const std::vector<py::array>& weights, const py::array& basis, const std::vector<double>& roots,
+                    const py::array& target, double scale, double constant, const py::dict& settings) {
+    const ManyChains chains = stack_of(weights, basis, roots, target, scale, constant);
     ManyOptions options;
     options.k = settings["k"].cast<Index>();
     options.tol = settings["tol"].cast<double>();
@@ -83,7 +84,7 @@ py::dict bound_many(const std::vector<py::array>& weights, const py::array& fact
 }  // namespace
 
 void bind_many(py::module_& module) {
-    module.def("many_sharpness", &bound_many, py::arg("weights"), py::arg("factor"), py::arg("target"),
+    module.def("many_sharpness", &bound_many, py::arg("weights"), py::arg("basis"), py::arg("roots"), py::arg("target"),
                py::arg("scale"), py::arg("constant"), py::arg("settings"),
                "Top curvatures and measures of a stack of chains, by name; weights (batch, d_j, d_{j-1}).");
 }

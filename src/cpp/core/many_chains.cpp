@@ -43,7 +43,8 @@ class ChainSolver {
           lanczos_(geometry, options.k),
           vectors_(options.k * geometry.length),
           images_(options.k * geometry.length),
-          defect_(geometry.length) {
+          defect_(geometry.length),
+          rotated_(results.vectors ? geometry.widest * geometry.pad(geometry.widest) : 0) {
         if constexpr (!std::is_same_v<T, double>) rounded_.emplace(geometry);
     }
 
@@ -217,7 +218,11 @@ class ChainSolver {
         for (Index a = 0; a < options_.k; ++a) kernels_.add(g.length, coefficients(a), vector(a), defect_.data());
         for (Index layer = 1; layer <= g.depth; ++layer) {
             const auto s = static_cast<std::size_t>(g.layer(layer));  // the map is its own inverse
-            const double* block = defect_.data() + g.offset[s];
+            double* block = defect_.data() + g.offset[s];
+            if (layer == 1 && g.output) {
+                loader_.unrotate(block, rotated_.data());
+                block = rotated_.data();
+            }
             const Index rows = g.width[s - 1], cols = g.width[s], ld = g.padded[s];
             for (Index p = 0; p < rows; ++p)
                 for (Index q = 0; q < cols; ++q)
@@ -234,7 +239,7 @@ class ChainSolver {
     ChainLoader loader_;
     std::optional<PaddedChain<T>> rounded_;
     SmallLanczos<T> lanczos_;
-    AlignedArray<double> vectors_, images_, defect_;
+    AlignedArray<double> vectors_, images_, defect_, rotated_;
     simd::SmallChain<double> exact_;
     End end_ = End::converged;
     Index steps_ = 0, exact_products_ = 0;

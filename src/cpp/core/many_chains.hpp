@@ -38,7 +38,10 @@ struct ManyChains {
     Index batch = 0;
     std::vector<Index> dims;           // d_0 … d_M
     std::vector<StackedLayer> layers;  // W_1 … W_M
-    ConstMatrixView<double> factor, target;
+    // L = Q diag(roots), Q with orthonormal columns: the first r columns of `basis`, which is d_0 × d_0 orthogonal.
+    ConstMatrixView<double> basis;
+    std::vector<double> roots;
+    ConstMatrixView<double> target;
     double scale = 1.0, constant = 0.0;
 };
 

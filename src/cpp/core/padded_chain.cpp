@@ -40,7 +40,7 @@ void read_block(const T* data, Index rows, Index cols, Index row_stride, Index c
 
 ChainGeometry::ChainGeometry(const ManyChains& chains, int lanes_)
     : lanes(lanes_), depth(static_cast<Index>(chains.layers.size())) {
-    const Index rank = chains.factor.cols, outputs = chains.dims.back();
+    const Index rank = static_cast<Index>(chains.roots.size()), outputs = chains.dims.back();
     output = outputs <= rank || rank == 0;
     m = output ? outputs : rank;
     m_padded = pad(m);
@@ -66,7 +66,7 @@ PaddedChain<T>::PaddedChain(const ChainGeometry& g)
       fars_(arrays<T>(g.depth + 1)),
       fars_turned_(arrays<T>(g.depth + 1)),
       dnears_(arrays<T>(g.depth + 1)),
-      metric_(g.output ? g.width.back() * g.padded.back() : 0),
+      metric_(g.output ? g.padded.back() : 0),
       sigma_(g.m * g.pad(g.widest)),
       turned_(g.widest * g.m_padded),
       next_(g.widest * g.m_padded) {
@@ -98,7 +98,7 @@ void PaddedChain<T>::round_from(const PaddedChain<U>& other) {
         copy_entries(g.m * g.padded[i], other.far(s), far(s));
         copy_entries(g.width[i] * g.m_padded, other.far_turned(s), far_turned(s));
     }
-    if (g.output) copy_entries(g.width.back() * g.padded.back(), other.metric(), metric());
+    if (g.output) copy_entries(g.padded.back(), other.metric(), metric());
     scale = static_cast<T>(other.scale);
 }
 
@@ -132,24 +132,21 @@ ChainLoader::ChainLoader(const ManyChains& chains, const ChainGeometry& g)
       geometry_(g),
       kernels_(simd::small_chain<double>()),
       chain_(g),
-      factor_(chains.factor.rows * g.pad(chains.factor.cols)),
-      factor_turned_(chains.factor.cols * g.pad(chains.factor.rows)),
+      basis_(g.output ? g.widest * g.pad(g.widest) : 0),
       residual_(g.widest * g.pad(g.widest)),
       square_(g.widest * g.pad(g.widest)),
       other_(g.widest * g.pad(g.widest)),
       spare_(g.widest * g.pad(g.widest)) {
-    const Index d = chains.factor.rows, r = chains.factor.cols;
-    const Index ld = g.pad(r), ldt = g.pad(d);
-    for (Index i = 0; i < d; ++i)
-        for (Index j = 0; j < r; ++j)
-            factor_.data()[i * ld + j] = factor_turned_.data()[j * ldt + i] = chains.factor(i, j);
+    const Index d = chains.dims.front(), ld = g.pad(d);
     chain_.scale = 2.0 * chains.scale;
-    if (g.output) {
-        multiply(d, ldt, {factor_.data(), ld, 1, factor_turned_.data(), ldt, r}, chain_.metric(), ldt);
-        for (Index i = 0; i < d * ldt; ++i) chain_.metric()[i] *= chain_.scale;
-    } else {
-        std::copy_n(factor_turned_.data(), r * ldt, chain_.near(0));
+    for (std::size_t j = 0; j < chains.roots.size(); ++j) {
+        const double root = chains.roots[j];
+        if (g.output) chain_.metric()[j] = chain_.scale * root * root;
+        for (Index i = 0; i < d && !g.output; ++i)
+            chain_.near(0)[static_cast<Index>(j) * ld + i] = root * chains.basis(i, static_cast<Index>(j));
     }
+    for (Index i = 0; i < d && g.output; ++i)
+        for (Index j = 0; j < d; ++j) basis_.data()[i * ld + j] = chains.basis(i, j);
 }
 
 bool ChainLoader::load(Index i) {
@@ -174,6 +171,17 @@ void ChainLoader::read_links(Index i) {
         else
             read(static_cast<const double*>(layer.data));
     }
+    if (!g.output) return;
+    const Index rows = g.width[static_cast<std::size_t>(g.depth - 1)], ld = g.padded.back();
+    multiply(rows, ld, {chain_.link(g.depth), ld, 1, basis_.data(), ld, g.width.back()}, square_.data(), ld);
+    std::copy_n(square_.data(), rows * ld, chain_.link(g.depth));
+}
+
+void ChainLoader::unrotate(const double* block, double* out) const {
+    const ChainGeometry& g = geometry_;
+    const Index rows = g.width[static_cast<std::size_t>(g.depth - 1)], d = g.width.back(), ld = g.padded.back();
+    kernels_.turn(d, d, basis_.data(), ld, square_.data(), ld);
+    multiply(rows, ld, {block, ld, 1, square_.data(), ld, d}, out, ld);
 }
 
 void ChainLoader::sweep_near() {
@@ -189,24 +197,22 @@ void ChainLoader::sweep_near() {
     }
 }
 
-// The residual ΦL − T (or its transpose), the gradient G = 2·scale·(residual)[Lᵀ] at the far end, and the sweep back.
+// R = ΦL − T (or its transpose), the gradient G = 2·scale·R [Lᵀ] at the far end, and the sweep back.
 bool ChainLoader::sweep_far() {
     const ChainGeometry& g = geometry_;
-    const Index M = g.depth, ld = g.padded.back(), r = stack_.factor.cols;
-    double *R = residual_.data(), *G = chain_.far(M);
-    const Index cols = g.output ? r : g.width.back(), ldr = g.pad(cols);
-    if (g.output)
-        multiply(g.m, ldr, {chain_.near(M), ld, 1, factor_.data(), ldr, g.width.back()}, R, ldr);
-    else
-        std::copy_n(chain_.near(M), g.m * ld, R);
-    for (Index i = 0; i < g.m; ++i)
-        for (Index j = 0; j < cols; ++j) R[i * ldr + j] -= g.output ? stack_.target(i, j) : stack_.target(j, i);
-    residual_norm2_ = square_sum(g.m, cols, R, ldr);
-    if (g.output)
-        multiply(g.m, ld, {R, ldr, 1, factor_turned_.data(), ld, r}, G, ld);
-    else
-        std::copy_n(R, g.m * ld, G);
-    for (Index i = 0; i < g.m * ld; ++i) G[i] *= chain_.scale;
+    const Index M = g.depth, ld = g.padded.back();
+    const Index rank = static_cast<Index>(stack_.roots.size()), cols = g.output ? rank : g.width.back();
+    const double* near = chain_.near(M);
+    double* G = chain_.far(M);
+    residual_norm2_ = 0.0;
+    for (Index i = 0; i < g.m; ++i) {
+        for (Index j = 0; j < cols; ++j) {
+            const double root = g.output ? stack_.roots[static_cast<std::size_t>(j)] : 1.0;
+            const double R = near[i * ld + j] * root - (g.output ? stack_.target(i, j) : stack_.target(j, i));
+            residual_norm2_ += R * R;
+            G[i * ld + j] = chain_.scale * R * root;
+        }
+    }
     kernels_.turn(g.m, g.width.back(), G, ld, chain_.far_turned(M), g.m_padded);
     for (Index s = M; s > 1; --s) {
         const Index rows = g.width[static_cast<std::size_t>(s - 1)], links_ld = g.padded[static_cast<std::size_t>(s)];

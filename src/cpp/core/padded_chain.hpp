@@ -1,7 +1,8 @@
 // One chain of a stack as the kernels of simd/small_chain.hpp want it: padded rows, partial products, a loss gradient.
 //
-// The narrow end is the output where d_M ≤ r (near_0 = I, U_s = W_{M+1−s}; metric S = LLᵀ), else the input in whitened
-// coordinates (near_0 = Lᵀ, U_s = W_sᵀ, no metric). A parameter vector holds blocks s = 1 … M of e_{s−1} × padded e_s.
+// The narrow end is the output where d_M ≤ r, else the input. Input: near_0 = Lᵀ, U_s = W_sᵀ, no metric. Output:
+// near_0 = I, U_s = W_{M+1−s} but U_M = W_1 Q: in the orthonormal basis Q of the inputs, S = LLᵀ is the diagonal
+// metric, and the Hessian is orthogonally similar. A parameter vector holds blocks s = 1 … M of e_{s−1} × padded e_s.
 #pragma once
 
 #include <cstring>
@@ -92,6 +93,8 @@ class ChainLoader {
     double loss() const;
     ChainMeasures measure();
     const PaddedChain<double>& chain() const { return chain_; }
+    // The block of W_1 (d_1 × padded d_0) in the inputs' own coordinates, where it is in the basis Q.
+    void unrotate(const double* block, double* out) const;
 
  private:
     void read_links(Index i);
@@ -106,7 +109,7 @@ class ChainLoader {
     const ChainGeometry& geometry_;
     const simd::SmallChainKernels<double>& kernels_;
     PaddedChain<double> chain_;
-    AlignedArray<double> factor_, factor_turned_;  // L (d_0 × r) and Lᵀ, padded
+    AlignedArray<double> basis_;  // Q, padded; needed at the output end
     AlignedArray<double> residual_, square_, other_, spare_;
     double residual_norm2_ = 0.0;
 };

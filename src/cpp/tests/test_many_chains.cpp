@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <Eigen/Eigenvalues>
+#include <Eigen/QR>
 #include <limits>
 #include <thread>
 
@@ -102,7 +103,7 @@ void check_vectors(const simd::SmallChainKernels<T>& kernels, Index vectors) {
 struct Stack {
     std::vector<Index> dims;
     std::vector<std::vector<double>> memory;
-    Dense factor, target;
+    Dense basis, factor, target;
     ManyChains chains;
 
     // Layers (batch, d_j, d_{j−1}) of `batch` random chains, or all of ones on the diagonal.
@@ -119,11 +120,13 @@ struct Stack {
             memory.push_back(std::move(layer));
             chains.layers.push_back({memory.back().data(), Scalar::f64, rows * cols, cols, 1});
         }
-        factor = random_dense(dims.front(), rank, 91) / std::sqrt(static_cast<double>(dims.front()));
+        basis = Eigen::HouseholderQR<Dense>(random_dense(dims.front(), dims.front(), 91)).householderQ();
+        for (Index j = 0; j < rank; ++j) chains.roots.push_back(1.5 / static_cast<double>(j + 1));
+        factor = basis.leftCols(rank) * Eigen::Map<const Eigen::VectorXd>(chains.roots.data(), rank).asDiagonal();
         target = random_dense(dims.back(), rank, 92);
         chains.batch = batch;
         chains.dims = dims;
-        chains.factor = {factor.data(), factor.rows(), factor.cols(), 1, factor.rows()};
+        chains.basis = {basis.data(), basis.rows(), basis.cols(), 1, basis.rows()};
         chains.target = {target.data(), target.rows(), target.cols(), 1, target.rows()};
         chains.scale = 0.5;
         chains.constant = 2.0;

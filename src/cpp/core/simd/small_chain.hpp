@@ -4,14 +4,14 @@
 // the narrow end; link s = 1 … M is the e_{s-1} × e_s matrix U_s that takes rows from level s − 1 to level s (W or Wᵀ):
 //
 //   dnear_s = dnear_{s-1} U_s + near_{s-1} D_s,   dnear_0 = 0
-//   σ_M     = scale·dnear_M metric                                   (metric absent: the identity)
+//   σ_M     = dnear_M diag(metric)                                   (metric absent: scale·I)
 //   out_s   = near_{s-1}ᵀ σ_s + dnear_{s-1}ᵀ far_s,   σ_{s-1} = σ_s U_sᵀ + far_s D_sᵀ
 //
 // Matrices are row-major; rows are padded with zeros to whole vectors of `lanes` entries, and the products keep the
 // padding zero. The left operand of a product is read entry by entry and may have any strides; the right one and the
 // result run along vectors. That is why σ is computed transposed, from U, D and farᵀ as they lie, and then turned.
 //
-// cost  6M − 4 products of 2·m·e_{s-1}·e_s flops (6M − 6 where near_0 = I), and M − 1 transpositions.
+// cost  6M − 4 products of 2·m·e_{s-1}·e_s flops (6M − 6 where near_0 = I), and M transpositions.
 #pragma once
 
 #include <cstddef>
@@ -41,7 +41,7 @@ struct SmallChain {
     const T* const* near = nullptr;        // m × e_s; near[0] is null where it is the identity
     const T* const* far = nullptr;         // m × e_s; null where the products are Gauss–Newton's
     const T* const* far_turned = nullptr;  // e_s × m
-    const T* metric = nullptr;             // e_M × e_M, symmetric, or null
+    const T* metric = nullptr;             // e_M entries, padded, or null
     T scale = T(1);
     T* const* dnear = nullptr;  // scratch: m × e_s, s = 1 … M
     T* sigma = nullptr;         // scratch: m × the widest level

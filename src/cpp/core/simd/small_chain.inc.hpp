@@ -196,13 +196,14 @@ const T* chain_down(const SmallChain<T>& chain, const T* D) {
 
 template <class T>
 void chain_loss(const SmallChain<T>& chain, const T* dnear, T* sigma) {
-    const Index far_width = chain.width[chain.depth], ld = chain.padded[chain.depth];
+    const Index ld = chain.padded[chain.depth];
     if (!chain.metric) {
         chain_scale(chain.m * ld, chain.scale, dnear, sigma);
         return;
     }
-    const Term<T> term{dnear, ld, 1, chain.metric, ld, far_width};
-    chain_multiply(chain.m, ld, &term, 1, sigma, ld);
+    for (Index i = 0; i < chain.m; ++i)
+        for (Index j = 0; j < ld; j += Lanes<T>::count)
+            store(sigma + i * ld + j, load(dnear + i * ld + j) * load(chain.metric + j));
 }
 
 // The level-1 part of the far sweep: out_1 = near_0ᵀ σ_1.
