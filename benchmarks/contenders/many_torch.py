@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from benchmarks.many_problem import ManyAnswer, ManyProblem
 
-CHUNK = 128  # chains; 32 to 1,024 were tried
+CHUNK = 64  # chains; 8 to 1,024 were tried
 
 
 class TorchBatched:
