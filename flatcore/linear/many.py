@@ -112,6 +112,7 @@ def analyze_many(
     if vectors:
         check_memory("all eigenvectors", len(layers[0]) * k * parameters * dtype.itemsize)
     form = loss.whitened(False)
+    basis, roots = _principal_axes(form.factor)
     settings = {
         "k": k,
         "tol": used_tol,
@@ -125,7 +126,8 @@ def analyze_many(
     with limit_threads(threads):
         found = _core.many_sharpness(
             layers,
-            *_principal_axes(form.factor),
+            basis,
+            roots,
             np.ascontiguousarray(form.target),
             form.scale,
             form.constant,
@@ -134,10 +136,10 @@ def analyze_many(
     return _result(found, layers, curvature, used_tol, limited, seed, parameters)
 
 
-def _principal_axes(L: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _principal_axes(L: FloatArray) -> tuple[FloatArray, list[float]]:
     """Q (d_0, d_0) orthogonal and roots (r,) with L = Q[:, :r]·diag(roots); the whitening's columns are orthogonal."""
     Q, R = scipy.linalg.qr(L)
-    return np.ascontiguousarray(Q), np.diag(R).copy()
+    return np.ascontiguousarray(Q), np.diag(R).tolist()
 
 
 def _checked_stack(stack: Any) -> list[FloatArray]:
