@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update']
+__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update']
 class Recycler:
     """
     Memory for results of one size, used again once they are freed.
@@ -190,6 +190,10 @@ def layer_balance(chain: Chain, progress: typing.Any = None) -> tuple:
 def layer_svd(chain: Chain, layer: typing.SupportsInt | typing.SupportsIndex) -> tuple:
     """
     U, s, Vt of one layer's link.
+    """
+def many_sharpness(weights: collections.abc.Sequence[numpy.ndarray], basis: numpy.ndarray, roots: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], target: numpy.ndarray, scale: typing.SupportsFloat | typing.SupportsIndex, constant: typing.SupportsFloat | typing.SupportsIndex, settings: dict) -> dict:
+    """
+    Top curvatures and measures of a stack of chains, by name; weights (batch, d_j, d_{j-1}).
     """
 def matmul(A: numpy.ndarray, B: numpy.ndarray) -> numpy.ndarray:
     """

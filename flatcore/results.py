@@ -614,3 +614,68 @@ class SvdResult(Record):
 
     def __repr__(self) -> str:
         return f"SvdResult(s=[{numbers(self.s, 6)}], status={self.status!r}, reads={self.reads})"
+
+
+@dataclass(frozen=True, repr=False)
+class ManyAnalyses(Record):
+    """Curvature and balance of many chains under one loss; arrays over the batch.
+
+    ``values`` (batch, k) descending; ``residuals`` (batch, k) are ‖Hv − λv‖ from a fresh product in float64;
+    ``converged`` (batch, k); ``status`` (batch,) converged, precision_limited, max_iterations or overflow (then values
+    are NaN); ``products`` (batch,). With probability at least 1 − ``probability`` no missed eigenvalue of a chain lies
+    more than ``delta`` (batch,) beyond the last value returned. ``loss``, ``gradient_norm``, ``spectral_norm`` ‖Φ‖₂
+    (batch,); ``gap`` and ``relative_gap`` (batch, M − 1) of consecutive layers, as in :class:`BalanceResult` (these
+    four are NaN where they were not asked for).
+    ``vectors`` (batch, P, k) where asked for, in the order W_1, W_2, …
+    """
+
+    dims: tuple[int, ...]
+    num_parameters: int
+    curvature: str
+    values: Array
+    residuals: Array
+    converged: Array
+    status: Array
+    products: Array
+    delta: Array
+    probability: float  # that a chain's certificate is wrong
+    loss: Array
+    gradient_norm: Array
+    spectral_norm: Array
+    gap: Array
+    relative_gap: Array
+    tol: float
+    seed: int
+    message: str
+    vectors: Array | None = field(repr=False, default=None)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def _title(self) -> str:
+        return f"{len(self)} chains {' → '.join(str(d) for d in self.dims)}"
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        yield f"largest {self.curvature} eigenvalue", _spread(self.values[:, 0])
+        yield "residual", _spread(self.residuals.max(axis=1))
+        yield "loss", _spread(self.loss)
+        yield "gradient norm", _spread(self.gradient_norm)
+        yield "‖Φ‖₂", _spread(self.spectral_norm)
+        if self.relative_gap.size:
+            yield "relative gap", _spread(self.relative_gap.max(axis=1))
+        yield "nothing missed beyond", f"{_spread(self.delta)} (but with probability {self.probability:g})"
+        yield "products", f"{int(self.products.sum())}, at most {int(self.products.max())} a chain"
+        yield "status", self.message
+
+    def __repr__(self) -> str:
+        done = int((self.status == "converged").sum())
+        return f"ManyAnalyses({self._title()}, k={self.values.shape[1]}, {done} converged)"
+
+
+def _spread(values: Array) -> str:
+    """Least, median and largest of the finite entries."""
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return "undefined"
+    low, middle, high = (number(float(v), 4) for v in np.quantile(finite, [0.0, 0.5, 1.0]))
+    return f"median {middle}, from {low} to {high}"

@@ -6,6 +6,7 @@ from flatcore.linear.dual import Dual
 from flatcore.linear.flattest import flattest_sharpness
 from flatcore.linear.hessian import GaussNewton, Hessian
 from flatcore.linear.losses import CrossEntropyLoss, Loss, MaskedQuadraticLoss, QuadraticLoss
+from flatcore.linear.many import analyze_many
 from flatcore.linear.products import StaleWeightsError
 from flatcore.linear.reduced import Reduced
 from flatcore.linear.sharpness import sharpness
@@ -22,6 +23,7 @@ __all__ = [
     "Reduced",
     "StaleWeightsError",
     "analyze",
+    "analyze_many",
     "balance",
     "coupling",
     "flattest_sharpness",

@@ -34,7 +34,8 @@ from flatcore.spectral._svd_operator import StoredOperator
 _MOST_PASSES = 4
 _LONG = 0.5  # what is left of a unit row that was orthogonal up to a small error
 # Rounding of a product in units of eps·σ_1 (fused: eps·σ_1²), for values clear of it: above 8·√eps·σ_1.
-# Measured on graded spectra: float32 residuals stay at 2e-7·σ_1 down to σ = 1e-2·σ_1 and reach 4e-4·σ_1 at σ = 1e-3·σ_1.
+# Measured on graded spectra in float32: residuals stay at 2e-7·σ_1 down to σ = 1e-2·σ_1 and reach 4e-4·σ_1 at
+# σ = 1e-3·σ_1.
 _ROUNDING, _LOST = 0.03, 8.0
 _TINY = 1e-30  # norms whose squares would vanish
 

@@ -20,5 +20,6 @@ PYBIND11_MODULE(_core, module) {
     flatcore::bindings::bind_chain(module);
     flatcore::bindings::bind_hessian(module);
     flatcore::bindings::bind_svd(module);
+    flatcore::bindings::bind_many(module);
     flatcore::bindings::bind_weights(module);
 }

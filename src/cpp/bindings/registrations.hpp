@@ -10,6 +10,7 @@ void bind_block_vectors(pybind11::module_& module);
 void bind_chain(pybind11::module_& module);
 void bind_hessian(pybind11::module_& module);
 void bind_svd(pybind11::module_& module);
+void bind_many(pybind11::module_& module);
 void bind_weights(pybind11::module_& module);
 
 }  // namespace flatcore::bindings

@@ -73,5 +73,13 @@ template <>
 const SkinnyKernels<double>& skinny<double>() {
     return table().skinny64;
 }
+template <>
+const SmallChainKernels<float>& small_chain<float>() {
+    return table().chain32;
+}
+template <>
+const SmallChainKernels<double>& small_chain<double>() {
+    return table().chain64;
+}
 
 }  // namespace flatcore::simd

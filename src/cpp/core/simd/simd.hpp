@@ -16,6 +16,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/simd/small_chain.hpp"
+
 namespace flatcore {
 
 // How a matrix entry is stored.
@@ -47,6 +49,8 @@ struct Table {
     const char* name;
     SkinnyKernels<float> skinny32;
     SkinnyKernels<double> skinny64;
+    SmallChainKernels<float> chain32;
+    SmallChainKernels<double> chain64;
 };
 
 // The one in use.
