@@ -13,18 +13,19 @@ namespace flatcore {
 
 namespace {
 
-// Vectors are cut into pieces for threads at multiples of kChunk, none with less work than a thread is worth.
+// Vectors are cut into pieces for threads at multiples of kChunk<T>, none with less work than a thread is worth.
+template <class T>
 Index pieces_of(Index N, Index rows) {
-    const Index chunks = (N + kChunk - 1) / kChunk;
-    return parallel_pieces(chunks, (Index{1} << 18) / (kChunk * std::max<Index>(rows, 1)) + 1);
+    const Index chunks = (N + kChunk<T> - 1) / kChunk<T>;
+    return parallel_pieces(chunks, (Index{1} << 18) / (kChunk<T> * std::max<Index>(rows, 1)) + 1);
 }
 
 // body(piece, first column, number of columns) over all chunks, each piece of them on one thread.
-template <class Body>
+template <class T, class Body>
 void for_chunks(Index N, Index pieces, const Body& body) {
-    parallel_pieces_of((N + kChunk - 1) / kChunk, pieces, [&](Index piece, Index first, Index last) {
+    parallel_pieces_of((N + kChunk<T> - 1) / kChunk<T>, pieces, [&](Index piece, Index first, Index last) {
         for (Index chunk = first; chunk < last; ++chunk)
-            body(piece, chunk * kChunk, std::min(kChunk, N - chunk * kChunk));
+            body(piece, chunk * kChunk<T>, std::min(kChunk<T>, N - chunk * kChunk<T>));
     });
 }
 
@@ -44,24 +45,23 @@ template <class T>
 void gram(ConstMatrixView<T> V, ConstMatrixView<T> W, MatrixView<double> out, RunControl& control) {
     require(V.cols == W.cols && out.rows == V.rows && out.cols == W.rows, "gram of ", V.rows, "x", V.cols, " and ",
             W.rows, "x", W.cols, " into ", out.rows, "x", out.cols);
-    static_assert(kChunk == simd::kDotChunk, "a chunk is packed as the kernel reads it");
     out.eigen().setZero();
     if (out.empty()) return;
     const bool few = W.rows <= V.rows;  // the smaller block is packed, the larger one streams
     const ConstMatrixView<T> packed = few ? W : V, streamed = few ? V : W;
     require(streamed.col_stride == 1 || streamed.cols == 1, "gram needs contiguous vectors");
-    const Index pieces = pieces_of(V.cols, V.rows * W.rows);
+    const Index pieces = pieces_of<T>(V.cols, V.rows * W.rows);
     std::vector<Matrix<double>> sums;
     for (Index p = 0; p < pieces; ++p) sums.push_back(Matrix<double>::zeros(packed.rows, streamed.rows));
     std::vector<Matrix<T>> buffers, parts;
     for (Index p = 0; p < pieces; ++p) {
-        buffers.emplace_back(packed.rows, kChunk);
+        buffers.emplace_back(packed.rows, kChunk<T>);
         parts.emplace_back(packed.rows, streamed.rows);
     }
-    for_chunks(V.cols, pieces, [&](Index piece, Index first, Index width) {
+    for_chunks<T>(V.cols, pieces, [&](Index piece, Index first, Index width) {
         const auto at = static_cast<std::size_t>(piece);
         const MatrixView<T> chunk = buffers[at].view(), part = parts[at].view();
-        if (width < kChunk) chunk.eigen().setZero();
+        if (width < kChunk<T>) chunk.eigen().setZero();
         chunk.col_block(0, width).eigen() = packed.col_block(first, width).eigen();
         part.eigen().setZero();
         simd::skinny<T>().dots(scalar_of<T>(), packed.rows, streamed.rows, width, chunk.data,
@@ -94,10 +94,10 @@ void combine(MatrixView<T> V, ConstMatrixView<double> C, RunControl& control) {
     coefficients.view().eigen() = C.eigen().template cast<T>();
     if (C.cols == 0 || V.cols == 0) return;
     require(V.col_stride == 1 || V.cols <= 1, "combine needs contiguous vectors");
-    const Index pieces = pieces_of(V.cols, C.rows * C.cols);
+    const Index pieces = pieces_of<T>(V.cols, C.rows * C.cols);
     std::vector<Matrix<T>> images;
-    for (Index p = 0; p < pieces; ++p) images.emplace_back(C.cols, kChunk);
-    for_chunks(V.cols, pieces, [&](Index piece, Index first, Index width) {
+    for (Index p = 0; p < pieces; ++p) images.emplace_back(C.cols, kChunk<T>);
+    for_chunks<T>(V.cols, pieces, [&](Index piece, Index first, Index width) {
         const auto image = images[static_cast<std::size_t>(piece)].view().col_block(0, width);
         const auto source = V.col_block(first, width);
         image.eigen().setZero();

@@ -14,6 +14,7 @@ namespace {
 constexpr double kFlopsBetweenCheckpoints = 5e9;
 constexpr double kFlopsPerThread = 2e5;                   // below this a second thread costs more than it saves
 constexpr Index kGroup = 64;                              // columns are dealt to threads in multiples of this
+constexpr Index kRowsPerSum = 4;                          // rows of W for each row of a thread's own sum
 constexpr Index kTile = 64;                               // most rows that stay in cache between two products
 constexpr std::size_t kTileBytes = std::size_t{1} << 19;  // and their size: a quarter of a second-level cache
 constexpr Index kStreamEntries = Index{1} << 19;          // outputs larger than this are written past the caches
@@ -37,25 +38,31 @@ void scale(T beta, MatrixView<T> C) {
 // alpha Xᵀ, row-major.
 template <class T>
 Matrix<T> transposed_copy(T alpha, ConstMatrixView<T> X) {
+    constexpr Index kBlock = 16;  // a cache line of each row of X is used at once
     Matrix<T> out(X.cols, X.rows);
-    for (Index i = 0; i < X.rows; ++i)
-        for (Index k = 0; k < X.cols; ++k) out.data()[k * X.rows + i] = alpha * X(i, k);
+    parallel_ranges((X.cols + kBlock - 1) / kBlock, (Index{1} << 15) / (kBlock * X.rows) + 1,
+                    [&](Index first, Index last) {
+                        for (Index k = first * kBlock; k < std::min(last * kBlock, X.cols); k += kBlock)
+                            for (Index i = 0; i < X.rows; ++i)
+                                for (Index e = k; e < std::min(k + kBlock, X.cols); ++e)
+                                    out.data()[e * X.rows + i] = alpha * X(i, e);
+                    });
     return out;
 }
 
-// alpha X in chunks of simd::kDotChunk columns, each row-major, the last one padded with zeros.
+// alpha X in chunks of simd::kDotChunk<T> columns, each row-major, the last one padded with zeros.
 template <class T>
 Matrix<T> chunked_copy(T alpha, ConstMatrixView<T> X) {
-    const Index chunks = (X.cols + simd::kDotChunk - 1) / simd::kDotChunk;
-    Matrix<T> out(chunks * X.rows, simd::kDotChunk);
-    T* to = out.data();
-    for (Index j = 0; j < X.cols; j += simd::kDotChunk) {
-        const Index width = std::min(simd::kDotChunk, X.cols - j);
-        for (Index i = 0; i < X.rows; ++i, to += simd::kDotChunk) {
-            for (Index e = 0; e < width; ++e) to[e] = alpha * X(i, j + e);
-            std::fill(to + width, to + simd::kDotChunk, T(0));
+    const Index chunks = (X.cols + simd::kDotChunk<T> - 1) / simd::kDotChunk<T>;
+    Matrix<T> out(chunks * X.rows, simd::kDotChunk<T>);
+    parallel_ranges(chunks * X.rows, (Index{1} << 15) / simd::kDotChunk<T>, [&](Index first, Index last) {
+        for (Index row = first; row < last; ++row) {
+            const Index j = row / X.rows * simd::kDotChunk<T>, width = std::min(simd::kDotChunk<T>, X.cols - j);
+            T* to = out.data() + row * simd::kDotChunk<T>;
+            for (Index e = 0; e < width; ++e) to[e] = alpha * X(row % X.rows, j + e);
+            std::fill(to + width, to + simd::kDotChunk<T>, T(0));
         }
-    }
+    });
     return out;
 }
 
@@ -67,22 +74,6 @@ void in_pieces(Index n, double flops_per_unit, RunControl& control, const Piece&
         piece(first, std::min(most, n - first));
         control.checkpoint();
     }
-}
-
-template <class T>
-void accumulate(T alpha, ConstMatrixView<T> X, const StoredMatrix& W, T beta, MatrixView<T> C, RunControl& control) {
-    scale(beta, C);
-    const Matrix<T> xt = transposed_copy(alpha, X);
-    const double per_column = 2.0 * static_cast<double>(X.rows) * static_cast<double>(X.cols);
-    in_pieces(C.cols, per_column, control, [&](Index first_column, Index columns) {
-        const Index groups = (columns + kGroup - 1) / kGroup;
-        parallel_ranges(groups, grain_of(per_column * kGroup), [&](Index first, Index last) {
-            const Index j = first_column + first * kGroup;
-            const Index n = std::min(last * kGroup, columns) - first * kGroup;
-            simd::skinny<T>().accumulate(W.scalar, X.rows, X.cols, n, xt.data(), X.rows, entry(W, 0, j), W.row_stride,
-                                         C.data + j, C.row_stride);
-        });
-    });
 }
 
 template <class T>
@@ -134,6 +125,35 @@ void sum_over_pieces(Index n, Index grain, std::size_t row_bytes, MatrixView<T> 
         for (Index r = first; r < last; r += most) tile(r, std::min(most, last - r), own);
     });
     for (const Matrix<T>& sum : sums) C.eigen() += sum.view().eigen();
+}
+
+// Threads share the rows of W, each with a sum of its own, where that sum is small beside its part of W: they then read
+// long runs of memory. Otherwise they share the columns.
+template <class T>
+void accumulate(T alpha, ConstMatrixView<T> X, const StoredMatrix& W, T beta, MatrixView<T> C, RunControl& control) {
+    scale(beta, C);
+    const Matrix<T> xt = transposed_copy(alpha, X);
+    const auto piece = [&](Index k, Index depth, Index j, Index n, MatrixView<T> sum) {
+        simd::skinny<T>().accumulate(W.scalar, X.rows, depth, n, xt.data() + k * X.rows, X.rows, entry(W, k, j),
+                                     W.row_stride, sum.data + j, sum.row_stride);
+    };
+    const double per_row = 2.0 * static_cast<double>(X.rows) * static_cast<double>(C.cols);
+    if (W.rows >= kRowsPerSum * X.rows * max_threads()) {
+        in_pieces(W.rows, per_row, control, [&](Index first_row, Index rows) {
+            sum_over_pieces(rows, grain_of(per_row), 1, C, [&](Index first, Index count, MatrixView<T> sum) {
+                piece(first_row + first, count, 0, C.cols, sum);
+            });
+        });
+        return;
+    }
+    const double per_column = 2.0 * static_cast<double>(X.rows) * static_cast<double>(X.cols);
+    in_pieces(C.cols, per_column, control, [&](Index first_column, Index columns) {
+        const Index groups = (columns + kGroup - 1) / kGroup;
+        parallel_ranges(groups, grain_of(per_column * kGroup), [&](Index first, Index last) {
+            const Index j = first * kGroup, n = std::min(last * kGroup, columns) - j;
+            piece(0, X.cols, first_column + j, n, C);
+        });
+    });
 }
 
 template <class View>

@@ -84,12 +84,13 @@ void check_set(const simd::Table& table, Scalar scalar, Index m, Index p, Index 
             check_close<T>(static_cast<double>(c[static_cast<std::size_t>(i * ldc + j)]), sum, size, p);
         }
 
-    const Index chunks = (n + simd::kDotChunk - 1) / simd::kDotChunk;
+    const Index chunks = (n + simd::kDotChunk<T> - 1) / simd::kDotChunk<T>;
     const std::vector<T> y = entries<T>(m * n, 3);
-    Matrix<T> packed = Matrix<T>::zeros(chunks * m, simd::kDotChunk);
+    Matrix<T> packed = Matrix<T>::zeros(chunks * m, simd::kDotChunk<T>);
     for (Index i = 0; i < m; ++i)
         for (Index j = 0; j < n; ++j)
-            packed.view()(j / simd::kDotChunk * m + i, j % simd::kDotChunk) = y[static_cast<std::size_t>(i * n + j)];
+            packed.view()(j / simd::kDotChunk<T> * m + i, j % simd::kDotChunk<T>) =
+                y[static_cast<std::size_t>(i * n + j)];
     std::fill(c.begin(), c.end(), T(1));
     kernels_of<T>(table).dots(scalar, m, p, n, packed.data(), W.bytes.data(), ldw, c.data(), ldc);
     for (Index i = 0; i < m; ++i)

@@ -29,8 +29,10 @@ namespace simd {
 
 using Index = std::ptrdiff_t;
 
-// Columns of one packed chunk of the left operand of `dots`.
-constexpr Index kDotChunk = 512;
+// Columns of one packed chunk of the left operand of `dots`: 2 kB of each row, so that a row block stays in the first
+// cache.
+template <class T>
+constexpr Index kDotChunk = 2048 / static_cast<Index>(sizeof(T));
 
 template <class T>
 struct SkinnyKernels {
@@ -40,8 +42,8 @@ struct SkinnyKernels {
     // C (m × n) = [C +] Lᵀ R, L: p × m, R: p × n with few rows p; C is written past the caches where `stream`.
     void (*outer)(Index m, Index p, Index n, const T* l, Index ldl, const T* r, Index ldr, T* c, Index ldc, bool add,
                   bool stream);
-    // C (m × p) += X Wᵀ, W: p × n row-major as stored, C with strides row and 1. x: X cut into chunks of kDotChunk
-    // columns, each an m × kDotChunk row-major piece, the last one padded with zeros.
+    // C (m × p) += X Wᵀ, W: p × n row-major as stored, C with strides row and 1. x: X cut into chunks of kDotChunk<T>
+    // columns, each an m × kDotChunk<T> row-major piece, the last one padded with zeros.
     void (*dots)(Scalar stored, Index m, Index p, Index n, const T* x, const void* w, Index ldw, T* c, Index ldc);
 };
 

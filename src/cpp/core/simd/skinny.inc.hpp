@@ -228,52 +228,39 @@ DotBlock<T> dot_block_of(Index rows) {
     return blocks[rows - 1];
 }
 
-// C (m × rows) += one chunk of X times one or two rows of W, read where they lie if they are whole vectors of type T
-// and two, else through a widened, padded copy.
+// C (m × rows) += a row block of one chunk of X times one or two rows of W, read where they lie if they are two of
+// whole vectors of type T, else through a widened, padded copy.
 template <class T, class S>
-void dot_rows(const RowBlocks& blocks, Index rows, Index width, const T* x, const S* w, Index ldw, T* c, Index ldc,
-              Index ahead) {
-    alignas(64) T pair[2 * kDotChunk], sums[2 * kMostRows];
+void dot_rows(Index m, Index rows, Index width, const T* x, const S* w, Index ldw, T* c, Index ldc, Index ahead) {
     constexpr Index L = Lanes<T>::count;
     const Index whole = (width + L - 1) / L * L;
-    const T* right = pair;
-    Index ldr = whole;
-    bool in_place = false;
     if constexpr (Same<T, S>::value) {
-        in_place = rows == 2 && width % L == 0;
-        if (in_place) {
-            right = w;
-            ldr = ldw;
-        }
+        if (rows == 2 && whole == width) return dot_block_of<T>(m)(whole, x, kDotChunk<T>, w, ldw, c, ldc, ahead);
     }
-    if (!in_place) {
-        widen<T>(rows, width, whole, w, ldw, pair, ahead);
-        for (Index e = rows * whole; e < 2 * whole; ++e) pair[e] = T(0);
-    }
-    for (Index b = 0; b < blocks.count; ++b) {
-        const Index first = blocks.first(b), m = blocks.rows(b);
-        const T* left = x + first * kDotChunk;
-        if (rows == 2) {
-            dot_block_of<T>(m)(whole, left, kDotChunk, right, ldr, c + first * ldc, ldc,
-                               in_place && b == 0 ? ahead : 0);
-            continue;
-        }
-        for (Index i = 0; i < 2 * m; ++i) sums[i] = T(0);
-        dot_block_of<T>(m)(whole, left, kDotChunk, right, ldr, sums, 2, 0);
-        for (Index i = 0; i < m; ++i) c[(first + i) * ldc] += sums[2 * i];
-    }
+    alignas(64) T pair[2 * kDotChunk<T>], sums[2 * kMostRows] = {};
+    widen<T>(rows, width, whole, w, ldw, pair, ahead);
+    if (rows == 2) return dot_block_of<T>(m)(whole, x, kDotChunk<T>, pair, whole, c, ldc, 0);
+    for (Index e = whole; e < 2 * whole; ++e) pair[e] = T(0);
+    dot_block_of<T>(m)(whole, x, kDotChunk<T>, pair, whole, sums, 2, 0);
+    for (Index i = 0; i < m; ++i) c[i * ldc] += sums[2 * i];
 }
 
+// A row block of a chunk of X stays in the first cache while kDotRows rows of W pass, which stay in the second.
 template <class T, class S>
 void dots_as(Index m, Index p, Index n, const T* x, const S* w, Index ldw, T* c, Index ldc) {
     const RowBlocks blocks(m);
     for (Index r = 0; r < p; r += kDotRows) {
         const Index last = p - r < kDotRows ? p : r + kDotRows;
-        for (Index j = 0; j < n; j += kDotChunk) {
-            const Index width = n - j < kDotChunk ? n - j : kDotChunk;
-            for (Index row = r; row < last; row += 2)
-                dot_rows(blocks, last - row < 2 ? Index(1) : Index(2), width, x + (j / kDotChunk) * m * kDotChunk,
-                         w + row * ldw + j, ldw, c + row, ldc, row + 2 + kDotAhead <= p ? kDotAhead * ldw : 0);
+        for (Index j = 0; j < n; j += kDotChunk<T>) {
+            const Index width = n - j < kDotChunk<T> ? n - j : kDotChunk<T>;
+            for (Index b = 0; b < blocks.count; ++b) {
+                const T* left = x + (j / kDotChunk<T>)*m * kDotChunk<T> + blocks.first(b) * kDotChunk<T>;
+                for (Index row = r; row < last; row += 2) {
+                    const Index ahead = b == 0 && row + 2 + kDotAhead <= p ? kDotAhead * ldw : 0;
+                    dot_rows(blocks.rows(b), last - row < 2 ? Index(1) : Index(2), width, left, w + row * ldw + j, ldw,
+                             c + blocks.first(b) * ldc + row, ldc, ahead);
+                }
+            }
         }
     }
 }
