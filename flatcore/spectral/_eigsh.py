@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
+from flatcore import _core
 from flatcore._checks import (
     FloatArray,
     as_float_array,
@@ -59,6 +60,7 @@ from flatcore.spectral._costs import (
 )
 from flatcore.spectral._lanczos import BlockLanczos, Order, order_of
 from flatcore.spectral._operator import Operator, check_symmetric
+from flatcore.spectral._small import eigh
 from flatcore.spectral._vectors import HostVectors
 
 MISS_PROBABILITY = 1e-3
@@ -368,14 +370,14 @@ def _warm_start(
     if not np.isfinite(H).all():
         raise ValueError("the operator returned NaN or Inf")
     check_symmetric(float(np.abs(H - H.T).max()), float(np.abs(H).max()), run.operator.dtype)
-    values, U = scipy.linalg.eigh((H + H.T) / 2, driver="evd")
+    values, U = eigh((H + H.T) / 2)
     run.observe(float(values[0]), float(values[-1]))
     best = run.order(values)[:most]
     for block in (rows, image):
         vectors.combine(block, U[:, best])
     rows, image, values = rows[: len(best)], image[: len(best)], values[best]
     if len(best) >= run.k:
-        residuals = np.array([_residual(image[i], values[i], rows[i]) for i in range(run.k)])
+        residuals = np.array([_residual(rows[i], image[i].copy(), values[i : i + 1]) for i in range(run.k)])
         found = _Found(basis[: run.k], values[: run.k], residuals)
         if run.small(found):
             found.rows[:] = rows[: run.k]
@@ -396,7 +398,7 @@ def _orthonormal(vectors: HostVectors, rows: FloatArray) -> FloatArray | None:
             return None
         G = vectors.gram(rows, rows)
         d = np.sqrt(G.diagonal())
-        values, U = scipy.linalg.eigh(G / np.outer(d, d), driver="evd")
+        values, U = eigh(G / np.outer(d, d))
         kept = values > 1e-12 * len(rows)
         vectors.combine(rows, U[:, kept] / np.sqrt(values[kept]) / d[:, None])
         rows = rows[: int(kept.sum())]
@@ -482,20 +484,24 @@ def _measured(run: _Run, rows: FloatArray) -> _Found:
     values, residuals = np.empty(len(rows)), np.empty(len(rows))
     for part in chunks(len(rows), certifying_block(run.operator.length, len(rows))):
         X = rows[part].astype(np.float64)
-        for x in X:
-            x /= np.linalg.norm(x)
+        for i in range(len(X)):
+            X[i] /= _inner(X[i], X[i]) ** 0.5
         AX = run.operator(X)
         for i, (x, image) in enumerate(zip(X, AX, strict=True), part.start):
-            values[i] = x @ image
-            residuals[i] = _residual(image, values[i], x)
+            values[i] = _inner(x, image)
+            residuals[i] = _residual(x, image, values[i : i + 1])
         del X, AX
     return _Found(rows, values, residuals)
 
 
-def _residual(image: FloatArray, value: float, x: FloatArray) -> float:
-    """‖Ax − λx‖, summed in pieces: no third vector."""
-    pieces = [np.linalg.norm(image[part] - value * x[part]) for part in chunks(len(x), 1 << 16)]
-    return float(np.linalg.norm(pieces))
+def _residual(x: FloatArray, image: FloatArray, value: FloatArray) -> float:
+    """‖Ax − λx‖, in the memory of Ax."""
+    _core.update(image[None], x[None], value[None])
+    return _inner(image, image) ** 0.5
+
+
+def _inner(x: FloatArray, y: FloatArray) -> float:
+    return float(_core.gram(x[None], y[None])[0, 0])
 
 
 def _sorted(run: _Run, found: _Found, most: int) -> _Found:

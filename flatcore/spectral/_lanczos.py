@@ -36,10 +36,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 from flatcore._checks import FloatArray
 from flatcore.spectral._operator import check_symmetric
+from flatcore.spectral._small import eigh
 from flatcore.spectral._vectors import BlockVectors
 
 _MOST_PASSES = 4
@@ -291,7 +291,7 @@ class BlockLanczos:
         W is rotated to the eigenvectors of its Gram matrix and its norms are measured afterwards: the Gram matrix's own
         eigenvalues are noise below eps times the largest. A second call makes the rows orthonormal to rounding.
         """
-        _, U = scipy.linalg.eigh((G + G.T) / 2, driver="evd")
+        _, U = eigh((G + G.T) / 2)
         self._vectors.combine(W, U)
         norms = np.sqrt(np.diag(self._vectors.gram(W, W)))
         kept = norms > self._least(relative_to, float(norms.max()) ** 2)
@@ -330,7 +330,7 @@ class BlockLanczos:
         if self._solved:
             return
         rows = self._multiplied
-        self._values, self._ritz = scipy.linalg.eigh(self._T[:rows, :rows], driver="evd", check_finite=False)
+        self._values, self._ritz = eigh(self._T[:rows, :rows])
         self._tail = self._C.T @ self._ritz[self._last]
         self._low, self._high = min(self._low, float(self._values[0])), max(self._high, float(self._values[-1]))
         self._scale = max(self._scale, abs(self._low), abs(self._high))
@@ -368,7 +368,7 @@ def _inverse_root(G: FloatArray, least: float) -> tuple[FloatArray, FloatArray] 
     """
     d = np.sqrt(G.diagonal())
     S = G / np.outer(d, d)
-    values, U = scipy.linalg.eigh((S + S.T) / 2, driver="evd")
+    values, U = eigh((S + S.T) / 2)
     if values[0] < least:
         return None
     roots = np.sqrt(values)  # evd: the vectors of MRRR lose orthogonality among nearly equal eigenvalues

@@ -23,10 +23,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 from flatcore._checks import FloatArray, check_memory
 from flatcore.spectral._scaled import ScaledOperator, check_symmetric
+from flatcore.spectral._small import eigh
 from flatcore.spectral._vectors import BlockVectors, HostVectors
 
 BLOCK = 8
@@ -47,7 +47,7 @@ def orthonormal_rows(vectors: BlockVectors, Y: Any, known: Any) -> tuple[FloatAr
         G = vectors.gram(known, Y)
         vectors.update(Y, known, G)
         along += C @ G.T
-        _, U = scipy.linalg.eigh(vectors.gram(Y, Y), driver="evd")  # evr loses orthogonality in clusters
+        _, U = eigh(vectors.gram(Y, Y))
         vectors.combine(Y, U)
         norms = np.sqrt(np.diag(vectors.gram(Y, Y)))
         last = passes == _MOST_PASSES - 1

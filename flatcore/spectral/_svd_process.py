@@ -25,10 +25,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 from flatcore import _core
 from flatcore._checks import FloatArray, check_memory
+from flatcore.spectral._small import eigh, svd
 from flatcore.spectral._svd_operator import StoredOperator
 
 _MOST_PASSES = 4
@@ -161,7 +161,7 @@ class FusedLanczos(KrylovProcess):
         return np.asarray(share * self._eps * self.values[0] ** 2 / self._divisors())
 
     def evaluate(self) -> None:
-        theta, Y = scipy.linalg.eigh(self._small[: self.rows, : self.rows], driver="evd", check_finite=False)
+        theta, Y = eigh(self._small[: self.rows, : self.rows])
         self.values, self._ritz = np.sqrt(np.maximum(theta[::-1], 0.0)), Y[:, ::-1]
         bottom = self._ritz[self.rows - len(self._tail) :]
         self.residuals = np.linalg.norm(self._tail.T @ bottom, axis=0) / self._divisors()
@@ -209,7 +209,7 @@ class GolubKahan(KrylovProcess):
         return np.full_like(self.values, _ROUNDING * self._eps * float(self.values.max(initial=0.0)))
 
     def evaluate(self) -> None:
-        X, self.values, Yt = scipy.linalg.svd(self._small[: self.rows, : self.rows], check_finite=False)
+        X, self.values, Yt = svd(self._small[: self.rows, : self.rows])
         self._left, self._ritz = X, Yt.T
         self.residuals = np.linalg.norm(self._tail.T @ X[self.rows - len(self._tail) :], axis=0)
 
@@ -283,7 +283,7 @@ def _normalised(W: FloatArray, size: float) -> tuple[FloatArray, FloatArray, Flo
     """
     if len(W) == 0:
         return np.zeros((0, 0)), W, np.zeros(0)
-    R = np.linalg.eigh(_core.gram(W, W))[1]  # a few rows: no threads
+    R = eigh(_core.gram(W, W))[1]
     _core.combine(W, R)
     norms = np.sqrt(np.diagonal(_core.gram(W, W)))
     eps = _eps(W.dtype)

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 
 from flatcore import _core
 from flatcore._checks import FloatArray, check_memory, human
+from flatcore._linalg import matmul
 from flatcore.results import Certificate, SolverState
 from flatcore.spectral._certificate import certified_gap
+from flatcore.spectral._small import orthonormal_columns, svd
 from flatcore.spectral._svd_operator import StoredOperator
 from flatcore.spectral._svd_process import FusedLanczos, GolubKahan, KrylovProcess
 
@@ -212,10 +213,10 @@ def _refined(run: SvdRun, process: KrylovProcess) -> Triplets:
     rounded to the matrix's precision; what that adds to a residual is at most σ_1 times the rounding.
     """
     operator = run.operator
-    V = scipy.linalg.qr(process.right(run.k).T, mode="economic", check_finite=False)[0]
+    V = orthonormal_columns(process.right(run.k).T)
     image = operator.forward(np.ascontiguousarray(V.T))
-    U, s, Wt = scipy.linalg.svd(image.T, full_matrices=False, check_finite=False)
-    rows_u, rows_v = np.ascontiguousarray(U.T), Wt @ V.T
+    U, s, Wt = svd(image.T)
+    rows_u, rows_v = np.ascontiguousarray(U.T), matmul(Wt, V.T)
     u, v = rows_u.astype(operator.dtype), rows_v.astype(operator.dtype)
     back = operator.backward(u.astype(np.float64))
     right = np.linalg.norm(back - s[:, None] * v, axis=1)

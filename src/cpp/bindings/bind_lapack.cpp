@@ -90,8 +90,9 @@ void* blas_symbol(std::initializer_list<const char*> names) {
 // The number of BLAS threads, 0 where this BLAS does not tell.
 int get_blas_threads() {
 #ifdef FLATCORE_HAS_DLFCN
-    if (void* f = blas_symbol({"scipy_openblas_get_num_threads", "openblas_get_num_threads", "MKL_Get_Max_Threads"}))
-        return reinterpret_cast<int (*)()>(f)();
+    static void* const f =
+        blas_symbol({"scipy_openblas_get_num_threads", "openblas_get_num_threads", "MKL_Get_Max_Threads"});
+    if (f) return reinterpret_cast<int (*)()>(f)();
 #endif
     return 0;
 }
@@ -99,7 +100,9 @@ int get_blas_threads() {
 // True where the BLAS listens.
 bool set_blas_threads(int threads) {
 #ifdef FLATCORE_HAS_DLFCN
-    if (void* f = blas_symbol({"scipy_openblas_set_num_threads", "openblas_set_num_threads", "MKL_Set_Num_Threads"})) {
+    static void* const f =
+        blas_symbol({"scipy_openblas_set_num_threads", "openblas_set_num_threads", "MKL_Set_Num_Threads"});
+    if (f) {
         reinterpret_cast<void (*)(int)>(f)(threads);
         return true;
     }

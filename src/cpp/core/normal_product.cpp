@@ -7,6 +7,7 @@
 
 #include "core/errors.hpp"
 #include "core/parallel.hpp"
+#include "core/simd/simd.hpp"
 #include "core/skinny.hpp"
 
 namespace flatcore {
@@ -14,26 +15,6 @@ namespace flatcore {
 namespace {
 
 constexpr Index kModulusEntries = Index{1} << 24;  // between checkpoints
-
-// max |x| over x[0 … n); `spoiled` becomes NaN where an entry is NaN or infinite (x − x is 0 only for finite x).
-template <class T>
-double largest_of(const T* x, Index n, double& spoiled) {
-    constexpr Index kLanes = 16;
-    using Lanes = Eigen::Array<T, kLanes, 1>;
-    Lanes most = Lanes::Zero(), rest = Lanes::Zero();
-    Index i = 0;
-    for (; i + kLanes <= n; i += kLanes) {
-        const Lanes a = Eigen::Map<const Lanes>(x + i);
-        most = most.max(a.abs());
-        rest += a - a;
-    }
-    for (; i < n; ++i) {
-        most[0] = std::max(most[0], std::abs(x[i]));
-        rest[0] += x[i] - x[i];
-    }
-    spoiled += static_cast<double>(rest.sum());
-    return static_cast<double>(most.maxCoeff());
-}
 
 }  // namespace
 
@@ -61,17 +42,17 @@ double largest_modulus(ConstMatrixView<T> A, RunControl& control) {
     double largest = 0.0;
     for (Index i = 0; i < rows.rows; i += group) {
         const Index count = std::min(group, rows.rows - i);
-        std::vector<double> most(static_cast<std::size_t>(count)), spoiled(static_cast<std::size_t>(count));
+        std::vector<T> sizes(static_cast<std::size_t>(count));
         parallel_ranges(count, std::max<Index>(1, (Index{1} << 16) / std::max<Index>(1, rows.cols)),
                         [&](Index first, Index last) {
-                            for (Index r = first; r < last; ++r) {
-                                const auto at = static_cast<std::size_t>(r);
-                                most[at] = largest_of(rows.row_block(i + r, 1).data, rows.cols, spoiled[at]);
-                            }
+                            for (Index r = first; r < last; ++r)
+                                sizes[static_cast<std::size_t>(r)] =
+                                    simd::skinny<T>().largest(rows.cols, rows.row_block(i + r, 1).data);
                         });
-        for (const double s : spoiled)
-            if (std::isnan(s)) return std::numeric_limits<double>::quiet_NaN();
-        largest = std::max(largest, *std::max_element(most.begin(), most.end()));
+        for (const T size : sizes) {
+            if (std::isnan(size)) return std::numeric_limits<double>::quiet_NaN();
+            largest = std::max(largest, static_cast<double>(size));
+        }
         control.checkpoint();
     }
     return largest;

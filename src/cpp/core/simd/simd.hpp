@@ -45,6 +45,8 @@ struct SkinnyKernels {
     // C (m × p) += X Wᵀ, W: p × n row-major as stored, C with strides row and 1. x: X cut into chunks of kDotChunk<T>
     // columns, each an m × kDotChunk<T> row-major piece, the last one padded with zeros.
     void (*dots)(Scalar stored, Index m, Index p, Index n, const T* x, const void* w, Index ldw, T* c, Index ldc);
+    // max |x_i|; NaN where an entry is NaN or infinite.
+    T (*largest)(Index n, const T* x);
 };
 
 struct Table {

@@ -1,0 +1,37 @@
+"""The solvers' small dense problems, by LAPACK on one thread.
+
+Between two of them the kernels' own threads are at work. BLAS threads that were woken for a matrix of a hundred rows go
+on spinning for a while and take the cores from them: steps took up to four times as long.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+
+from flatcore._checks import FloatArray
+from flatcore._threads import serial_blas
+
+_TINY = 16  # rows for which no BLAS starts threads
+
+
+def eigh(A: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Eigenvalues ascending and eigenvectors orthonormal to rounding (SciPy's default driver loses that in clusters)."""
+    if len(A) <= _TINY:
+        return np.linalg.eigh(A)
+    with serial_blas():
+        values, vectors = scipy.linalg.eigh(A, driver="evd", check_finite=False)
+    return values, vectors
+
+
+def svd(A: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The thin singular value decomposition."""
+    with serial_blas():
+        U, s, Vt = scipy.linalg.svd(A, full_matrices=False, check_finite=False)
+    return U, s, Vt
+
+
+def orthonormal_columns(A: FloatArray) -> FloatArray:
+    """Q of the thin QR decomposition."""
+    with serial_blas():
+        return scipy.linalg.qr(A, mode="economic", check_finite=False)[0]
