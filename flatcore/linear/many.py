@@ -28,7 +28,8 @@ from flatcore._threads import limit_threads
 from flatcore.linear.losses import QuadraticLoss
 from flatcore.results import ManyAnalyses, read_only
 from flatcore.spectral._certificate import certified_gap
-from flatcore.spectral._eigsh import DEFAULT_TOL, FLOORS, MISS_PROBABILITY
+from flatcore.spectral._costs import MISS_PROBABILITY
+from flatcore.spectral._eigsh import DEFAULT_TOL, FLOORS
 
 CERTIFIED_GAP = 0.1  # of the spectrum's width
 DEFAULT_PRODUCTS = 2000

@@ -22,6 +22,13 @@ def log_miss_probability(relative_gap: float, dimension: int, block: int, steps:
     return block / 2 * (1.0 + math.log(dimension / (block * relative_gap)) - 2.0 * log_cosh)
 
 
+def steps_needed(relative_gap: float, dimension: int, block: int, probability: float) -> int:
+    """Block steps after which the bound at δ/w = relative_gap is at most `probability`."""
+    per_step = math.acosh(1.0 + 2.0 * relative_gap)
+    squared = 1.0 + math.log(dimension / (block * relative_gap)) - 2.0 * math.log(probability) / block  # log T²
+    return 1 + math.ceil((squared / 2.0 + math.log(2.0)) / per_step)
+
+
 def certified_gap(dimension: int, block: int, steps: int, width: float, probability: float) -> float:
     """The smallest δ for which the bound is at most `probability`; 0 where the probe spanned the whole complement."""
     if dimension <= block * steps or width <= 0.0:

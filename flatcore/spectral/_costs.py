@@ -22,16 +22,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from flatcore.spectral._certificate import steps_needed
+
 # Rough rates of one current two-core machine (docs/benchmarks.md has the yardsticks measured beside every figure): only
 # their ratios matter for the choice.
-MEMORY_BANDWIDTH = 40e9  # bytes/s
-FLOAT32_RATE = 150e9  # flops/s; half of it in float64
+MEMORY_BANDWIDTH = 50e9  # bytes/s
+FLOAT32_RATE = 200e9  # flops/s; half of it in float64
 LAPACK_RATE = 50e9  # of the nominal 9·N³ flops of a symmetric eigendecomposition
 STEP_SECONDS = 4e-4  # a step's interpreted code and small matrices
 
-PROBE_BLOCK = 4
-PROBE_STEPS = 17
-PROBE_ROWS = PROBE_BLOCK * (PROBE_STEPS + 1)
+# What a probe certifies: with this probability at most, an eigenvalue this much of the spectrum's width beyond the last
+# one found was missed.
+MISS_PROBABILITY = 1e-3
+PROBE_GAP = 0.1
+PROBE_BLOCKS = (1, 2, 4)
 
 BLOCKS = ((1, 48), (2, 64), (4, 96), (8, 128))  # block and basis sizes that were counted
 _PASSES = 48.0  # at b = 1 and tol 1e-4, beside those that every wanted vector adds
@@ -87,12 +91,29 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """Random blocks in the complement of what was found."""
+
+    block: int
+    steps: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of its basis, the last front included."""
+        return self.block * (self.steps + 1)
+
+
+NO_PROBE = Probe(0, 0)
+
+
+@dataclass(frozen=True)
 class Plan:
-    """A route with its predicted time and products; block and basis are 0 for the dense one."""
+    """A route with its predicted time and products; block and basis are 0 for the dense one, which needs no probe."""
 
     route: str
     block: int
     basis: int
+    probe: Probe
     seconds: float
     vectors: float
 
@@ -103,14 +124,14 @@ class Plan:
 
     def rows(self, k: int) -> int:
         """Rows of the basis allocated: the iteration's, or the k vectors found and the probe's."""
-        return max(self.basis, k + PROBE_ROWS)
+        return max(self.basis, k + self.probe.rows)
 
     def bytes(self, problem: Problem) -> int:
         """Memory in use at the peak: the basis, the operator's, and front and products, or blocks in float64."""
         N, size = problem.N, problem.itemsize
         if self.route == "dense":
             return 8 * N * N * 4
-        block = max(self.block, PROBE_BLOCK)
+        block = max(self.block, self.probe.block)
         running = 3 * block * N * size
         certifying = 4 * certifying_block(N, problem.k) * N * 8
         starting = 2 * problem.start * N * 8
@@ -127,7 +148,7 @@ def dense_plan(problem: Problem) -> Plan:
     """All eigenvalues by LAPACK."""
     N = problem.N
     products = 0.0 if N <= 1 else math.ceil(N / 256) * problem.cost.seconds(min(N, 256), 8)
-    return Plan("dense", 0, 0, products + 9.0 * N**3 / LAPACK_RATE, N)
+    return Plan("dense", 0, 0, NO_PROBE, products + 9.0 * N**3 / LAPACK_RATE, N)
 
 
 def lanczos_plans(problem: Problem) -> tuple[Plan, ...]:
@@ -138,21 +159,32 @@ def lanczos_plans(problem: Problem) -> tuple[Plan, ...]:
     if k <= 16:
         blocks.setdefault(max(k, start), 48)
     sizes = sorted((b, max(p, 3 * k + 4 * b)) for b, p in blocks.items())
-    return tuple(_lanczos_plan(problem, b, p) for b, p in sizes)
+    probe = cheapest_probe(problem)
+    return tuple(_lanczos_plan(problem, b, p, probe) for b, p in sizes)
 
 
-def _lanczos_plan(problem: Problem, b: int, p: int) -> Plan:
+def cheapest_probe(problem: Problem) -> Probe:
+    """Wide blocks need fewer steps for the same certificate, narrow ones fewer vectors."""
+    steps = {b: steps_needed(PROBE_GAP, problem.N, b, MISS_PROBABILITY) for b in PROBE_BLOCKS}
+    return min((Probe(b, q) for b, q in steps.items()), key=lambda probe: _probe_seconds(problem, probe))
+
+
+def _probe_seconds(problem: Problem, probe: Probe) -> float:
+    rows = problem.k + probe.rows / 2
+    step = _orthogonalisation(problem, probe.block, rows, restarted=False)
+    return probe.steps * (problem.cost.seconds(probe.block, problem.itemsize) + step)
+
+
+def _lanczos_plan(problem: Problem, b: int, p: int, probe: Probe) -> Plan:
     k, N, cost = problem.k, problem.N, problem.cost
     decades = max(0.0, -4.0 - math.log10(problem.tol))
     passes = (_PASSES * b**_BLOCK_POWER + _PASSES_PER_VECTOR * k / b) * (1.0 + _PASSES_PER_DECADE * decades)
     step = cost.seconds(b, problem.itemsize) + _orthogonalisation(problem, b, 0.75 * p, restarted=True)
-    probe = cost.seconds(PROBE_BLOCK, problem.itemsize) + _orthogonalisation(
-        problem, PROBE_BLOCK, k + PROBE_ROWS / 2, restarted=False
-    )
     part = certifying_block(N, k)
     certificate = math.ceil(k / part) * cost.seconds(part, 8)
-    vectors = passes * b + PROBE_STEPS * PROBE_BLOCK + k
-    return Plan("block Lanczos", b, p, passes * step + PROBE_STEPS * probe + certificate, vectors)
+    vectors = passes * b + probe.steps * probe.block + k
+    seconds = passes * step + _probe_seconds(problem, probe) + certificate
+    return Plan("block Lanczos", b, p, probe, seconds, vectors)
 
 
 def _orthogonalisation(problem: Problem, b: int, rows: float, *, restarted: bool) -> float:

@@ -49,10 +49,10 @@ from flatcore._threads import limit_threads
 from flatcore.results import Certificate, EigenResult, SolverState, read_only
 from flatcore.spectral._certificate import certified_gap
 from flatcore.spectral._costs import (
-    PROBE_BLOCK,
-    PROBE_ROWS,
-    PROBE_STEPS,
+    MISS_PROBABILITY,
+    NO_PROBE,
     Choice,
+    Probe,
     Problem,
     certifying_block,
     choose,
@@ -63,10 +63,9 @@ from flatcore.spectral._operator import Operator, check_symmetric
 from flatcore.spectral._small import eigh
 from flatcore.spectral._vectors import HostVectors
 
-MISS_PROBABILITY = 1e-3
 DEFAULT_BLOCK_STEPS = 2000
 _ATTEMPTS = 3
-_MOST_HITS = PROBE_ROWS // 3  # missed eigenpairs that one probe converges
+_HIT_SHARE = 3  # a probe converges at most this part of its basis of missed eigenpairs
 _LONGEST_WAIT = 8  # steps between two looks at the Ritz values
 # Relative residuals that products and orthogonalisation in this precision reach in practice.
 FLOORS = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-13}
@@ -101,6 +100,7 @@ class _Run:
     low: float = np.inf
     high: float = -np.inf
     status: str = "converged"
+    probe: Probe = NO_PROBE
     done: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -233,6 +233,7 @@ def solve(
     available = available_memory()
     choice = choose(problem, guessed=wrapped.cost is None, available=available, route=route)
     plan = choice.plan
+    run.probe = plan.probe
     check_memory(_needs(choice, k, N), plan.bytes(problem))
     certificate: Certificate | None
     with limit_threads(threads):
@@ -517,8 +518,10 @@ def _probe(run: _Run, basis: FloatArray, found: _Found) -> tuple[_Found, Certifi
     N, k, hits = run.operator.length, run.k, 0
 
     def certificate(process: BlockLanczos, delta: float) -> Certificate:
-        run.done.append(f"The last probe took {process.steps} steps of {PROBE_BLOCK} vectors; {hits} hits were merged.")
-        return Certificate("probe", delta, MISS_PROBABILITY, process.steps, PROBE_BLOCK, hits)
+        run.done.append(
+            f"The last probe took {process.steps} steps of {run.probe.block} vectors; {hits} hits were merged."
+        )
+        return Certificate("probe", delta, MISS_PROBABILITY, process.steps, run.probe.block, hits)
 
     while True:
         found = _sorted(run, found, k)
@@ -526,22 +529,22 @@ def _probe(run: _Run, basis: FloatArray, found: _Found) -> tuple[_Found, Certifi
         process = BlockLanczos(
             run.operator,
             run.vectors,
-            capacity=PROBE_ROWS,
-            block=PROBE_BLOCK,
+            capacity=run.probe.rows,
+            block=run.probe.block,
             seeds=run.seeds,
             locked=found.rows,
             scale=run.scale,
             storage=basis,
         )
-        while process.steps < PROBE_STEPS and not process.exhausted:
+        while process.steps < run.probe.steps and not process.exhausted:
             process.step()
             run.steps += 1
             if _told_to_stop(run, found.values, found.residuals):
                 return found, certificate(process, np.inf)
         run.observe(process.low, process.high)
-        missed = min(int((run.beyond(process.values, limit) > margin).sum()), _MOST_HITS)
+        missed = min(int((run.beyond(process.values, limit) > margin).sum()), run.probe.rows // _HIT_SHARE)
         if missed == 0:
-            gap = certified_gap(N - k, PROBE_BLOCK, process.steps, run.width(limit), MISS_PROBABILITY)
+            gap = certified_gap(N - k, run.probe.block, process.steps, run.width(limit), MISS_PROBABILITY)
             return found, certificate(process, max(gap, margin))
         process.restart_if_full(run.order, missed)
         hit = _certified(run, process, basis, k, missed)

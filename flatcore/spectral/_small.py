@@ -16,7 +16,7 @@ _TINY = 16  # rows for which no BLAS starts threads
 
 
 def eigh(A: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Eigenvalues ascending and eigenvectors orthonormal to rounding (SciPy's default driver loses that in clusters)."""
+    """Eigenvalues ascending, eigenvectors orthonormal to rounding (SciPy's default driver loses that in clusters)."""
     if len(A) <= _TINY:
         return np.linalg.eigh(A)
     with serial_blas():

@@ -13,20 +13,31 @@ namespace flatcore {
 
 namespace {
 
-// Vectors are cut into pieces for threads at multiples of kChunk<T>, none with less work than a thread is worth.
-template <class T>
-Index pieces_of(Index N, Index rows) {
-    const Index chunks = (N + kChunk<T> - 1) / kChunk<T>;
-    return parallel_pieces(chunks, (Index{1} << 18) / (kChunk<T> * std::max<Index>(rows, 1)) + 1);
+constexpr Index kPackedEntries = 8192;  // of a packed block: 32 or 64 kB
+constexpr Index kCombined = 512;        // columns combined at a time
+
+// Vectors are cut into pieces for threads at multiples of a chunk, none with less work than a thread is worth.
+Index pieces_of(Index N, Index chunk, Index rows) {
+    return parallel_pieces((N + chunk - 1) / chunk, (Index{1} << 18) / (chunk * std::max<Index>(rows, 1)) + 1);
 }
 
 // body(piece, first column, number of columns) over all chunks, each piece of them on one thread.
-template <class T, class Body>
-void for_chunks(Index N, Index pieces, const Body& body) {
-    parallel_pieces_of((N + kChunk<T> - 1) / kChunk<T>, pieces, [&](Index piece, Index first, Index last) {
-        for (Index chunk = first; chunk < last; ++chunk)
-            body(piece, chunk * kChunk<T>, std::min(kChunk<T>, N - chunk * kChunk<T>));
+template <class Body>
+void for_chunks(Index N, Index chunk, Index pieces, const Body& body) {
+    parallel_pieces_of((N + chunk - 1) / chunk, pieces, [&](Index piece, Index first, Index last) {
+        for (Index c = first; c < last; ++c) body(piece, c * chunk, std::min(chunk, N - c * chunk));
     });
+}
+
+// Columns [first, first + width) of V, packed as the kernel `dots` reads them.
+template <class T>
+void pack(ConstMatrixView<T> V, Index first, Index width, T* out) {
+    for (Index j = 0; j < width; j += simd::kDotChunk<T>)
+        for (Index i = 0; i < V.rows; ++i, out += simd::kDotChunk<T>) {
+            const Index count = std::min(simd::kDotChunk<T>, width - j);
+            for (Index e = 0; e < count; ++e) out[e] = V(i, first + j + e);
+            std::fill(out + count, out + simd::kDotChunk<T>, T(0));
+        }
 }
 
 // A well-mixed 64-bit function of a counter (the finaliser of SplitMix64, Steele, Lea & Flood 2014).
@@ -50,21 +61,23 @@ void gram(ConstMatrixView<T> V, ConstMatrixView<T> W, MatrixView<double> out, Ru
     const bool few = W.rows <= V.rows;  // the smaller block is packed, the larger one streams
     const ConstMatrixView<T> packed = few ? W : V, streamed = few ? V : W;
     require(streamed.col_stride == 1 || streamed.cols == 1, "gram needs contiguous vectors");
-    const Index pieces = pieces_of<T>(V.cols, V.rows * W.rows);
+    // As many columns at a time as keep the packed block in the first cache: long runs of the streamed vectors.
+    const Index whole = kPackedEntries / packed.rows / simd::kDotChunk<T>;
+    const Index chunk = simd::kDotChunk<T> * std::clamp<Index>(whole, 1, kChunk / simd::kDotChunk<T>);
+    const Index pieces = pieces_of(V.cols, chunk, V.rows * W.rows);
     std::vector<Matrix<double>> sums;
-    for (Index p = 0; p < pieces; ++p) sums.push_back(Matrix<double>::zeros(packed.rows, streamed.rows));
     std::vector<Matrix<T>> buffers, parts;
     for (Index p = 0; p < pieces; ++p) {
-        buffers.emplace_back(packed.rows, kChunk<T>);
+        sums.push_back(Matrix<double>::zeros(packed.rows, streamed.rows));
+        buffers.emplace_back(packed.rows, chunk);
         parts.emplace_back(packed.rows, streamed.rows);
     }
-    for_chunks<T>(V.cols, pieces, [&](Index piece, Index first, Index width) {
+    for_chunks(V.cols, chunk, pieces, [&](Index piece, Index first, Index width) {
         const auto at = static_cast<std::size_t>(piece);
-        const MatrixView<T> chunk = buffers[at].view(), part = parts[at].view();
-        if (width < kChunk<T>) chunk.eigen().setZero();
-        chunk.col_block(0, width).eigen() = packed.col_block(first, width).eigen();
+        const MatrixView<T> part = parts[at].view();
+        pack(packed, first, width, buffers[at].data());
         part.eigen().setZero();
-        simd::skinny<T>().dots(scalar_of<T>(), packed.rows, streamed.rows, width, chunk.data,
+        simd::skinny<T>().dots(scalar_of<T>(), packed.rows, streamed.rows, width, buffers[at].data(),
                                streamed.col_block(first, width).data, streamed.row_stride, part.data, part.row_stride);
         sums[at].view().eigen() += part.eigen().template cast<double>();
     });
@@ -94,10 +107,10 @@ void combine(MatrixView<T> V, ConstMatrixView<double> C, RunControl& control) {
     coefficients.view().eigen() = C.eigen().template cast<T>();
     if (C.cols == 0 || V.cols == 0) return;
     require(V.col_stride == 1 || V.cols <= 1, "combine needs contiguous vectors");
-    const Index pieces = pieces_of<T>(V.cols, C.rows * C.cols);
+    const Index pieces = pieces_of(V.cols, kCombined, C.rows * C.cols);
     std::vector<Matrix<T>> images;
-    for (Index p = 0; p < pieces; ++p) images.emplace_back(C.cols, kChunk<T>);
-    for_chunks<T>(V.cols, pieces, [&](Index piece, Index first, Index width) {
+    for (Index p = 0; p < pieces; ++p) images.emplace_back(C.cols, kCombined);
+    for_chunks(V.cols, kCombined, pieces, [&](Index piece, Index first, Index width) {
         const auto image = images[static_cast<std::size_t>(piece)].view().col_block(0, width);
         const auto source = V.col_block(first, width);
         image.eigen().setZero();

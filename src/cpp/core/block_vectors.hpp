@@ -1,8 +1,8 @@
 // Block-vector operations of the eigensolvers, on host memory.
 //
 // A block of vectors is a row-major matrix whose rows are the vectors: V is c × N, W is b × N, N long. Small matrices
-// are float64 whatever T is, and sums over N are gathered in float64 over chunks of kChunk<T> columns, so a float32
-// basis is orthogonalised with coefficients good to about eps(float32) / sqrt(N / kChunk<T>) of their size.
+// are float64 whatever T is, and sums over N are gathered in float64 over chunks of at most kChunk columns, so a
+// float32 basis is orthogonalised with coefficients good to about eps(float32) / sqrt(N / kChunk) of their size.
 //
 // cost    gram, update: 2·c·b·N flops, one read of V and W (update also writes W);  combine: 2·c·r·N flops. Threads
 //         share N. They run at the speed of memory up to about b = 8 (core/skinny.hpp).
@@ -11,13 +11,11 @@
 #include <cstdint>
 
 #include "core/run_control.hpp"
-#include "core/simd/simd.hpp"
 #include "core/views.hpp"
 
 namespace flatcore {
 
-template <class T>
-constexpr Index kChunk = simd::kDotChunk<T>;
+constexpr Index kChunk = 4096;
 
 // out (c × b) = V Wᵀ.
 template <class T>

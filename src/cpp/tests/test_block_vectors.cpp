@@ -11,9 +11,7 @@ using namespace flatcore::testing;
 
 namespace {
 
-// A chunk of float32; two of float64.
-constexpr Index kLongest = kChunk<float>;
-constexpr Index kLengths[] = {0, 1, 5, kLongest - 1, kLongest, kLongest + 1, 2 * kLongest + 17};
+constexpr Index kLengths[] = {0, 1, 5, kChunk - 1, kChunk, kChunk + 1, 2 * kChunk + 17};
 
 struct Counts {
     Index c, b;
@@ -32,7 +30,7 @@ void check_gram(const Counts& counts, Index N) {
     const Stored<double> out(filled(counts.c, counts.b, kNaN), Layout::row_padded);
     RunControl control;
     gram<T>(v.read(), w.read(), out.view(), control);
-    // Rounding of a chunk's sum behaves like a random walk of at most √kChunk <= 23 steps of eps‖v‖‖w‖/√kChunk.
+    // Rounding of a chunk's sum behaves like a random walk of at most √kChunk = 64 steps of eps‖v‖‖w‖/√kChunk.
     const double tolerance = 20 * eps<T>() * largest_row_norm(V) * largest_row_norm(W);
     CHECK(max_difference(dense(out.view()), plain_product(V, W.transpose())) <= tolerance);
     CHECK(out.count_nan() == out.padding());
@@ -84,9 +82,9 @@ TEST_CASE_TEMPLATE("gram is V Wᵀ across chunk borders", T, float, double) {
 
 TEST_CASE("gram of a float32 basis gathers its chunks in float64") {
     // One entry 2¹³ in the first chunk, one entry 1 in each other: the sum of squares 2²⁶ + 4 has 27 bits.
-    Dense V = Dense::Zero(1, 5 * kLongest);
+    Dense V = Dense::Zero(1, 5 * kChunk);
     V(0, 7) = 8192.0;
-    for (Index chunk = 1; chunk < 5; ++chunk) V(0, chunk * kLongest + chunk) = 1.0;
+    for (Index chunk = 1; chunk < 5; ++chunk) V(0, chunk * kChunk + chunk) = 1.0;
     const Stored<float> v(V, Layout::row);
     double out = 0.0;
     RunControl control;

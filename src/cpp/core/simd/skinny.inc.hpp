@@ -13,6 +13,8 @@ constexpr Index kAhead = 4;     // column groups prefetched ahead
 constexpr Index kDotRows = 64;  // rows of W that a chunk of X stays for
 constexpr Index kDotAhead = 4;  // rows of W prefetched ahead
 
+constexpr Index kFirstCache = 32 * 1024;
+
 enum class Write { add, overwrite, stream };
 
 // C (R × kVectors vectors) = [C +] Σ_k left(k, ·) right(k, ·); `ahead`: entries from a right row to what is prefetched.
@@ -104,6 +106,14 @@ struct Same<A, A> {
     static constexpr bool value = true;
 };
 
+// Entries from the column group at j to the one to prefetch: further along the same rows, or at the start of the next
+// ones, of which `left` − depth remain.
+inline Index group_ahead(Index group, Index j, Index n, Index depth, Index left, Index ldw) {
+    if (j + (kAhead + 1) * group <= n) return kAhead * group;
+    const Index next = j + kAhead * group - n / group * group;
+    return left > depth + depth && next >= 0 && next + group <= n ? depth * ldw + next - j : 0;
+}
+
 // One row block reads W where it lies; several share a copy in the first cache, which is also where W is widened.
 template <class T, class S>
 void accumulate_as(Index m, Index p, Index n, const T* xt, Index ldx, const S* w, Index ldw, T* c, Index ldc) {
@@ -116,7 +126,7 @@ void accumulate_as(Index m, Index p, Index n, const T* xt, Index ldx, const S* w
         for (Index j = 0; j < n; j += group) {
             const S* from = w + k * ldw + j;
             const Index columns = n - j < group ? n - j : group;
-            const Index ahead = j + (kAhead + 1) * group <= n ? kAhead * group : 0;
+            const Index ahead = group_ahead(group, j, n, depth, p - k, ldw);
             if constexpr (Same<T, S>::value) {
                 if (blocks.count == 1 && columns == group) {
                     register_block_of<T, Write::add>(m)(depth, left, ldx, from, ldw, c + j, ldc, ahead);
@@ -245,18 +255,31 @@ void dot_rows(Index m, Index rows, Index width, const T* x, const S* w, Index ld
     for (Index i = 0; i < m; ++i) c[i * ldc] += sums[2 * i];
 }
 
-// A row block of a chunk of X stays in the first cache while kDotRows rows of W pass, which stay in the second.
+// Entries from a pair of rows in the chunk at j to the pair to prefetch: further down, or at the top of the next chunk,
+// or of the next rows.
+template <class T>
+Index row_ahead(Index r, Index row, Index last, Index p, Index j, Index n, Index ldw) {
+    const Index next = row + kDotAhead;
+    if (next + 2 <= last) return kDotAhead * ldw;
+    const Index wrapped = r + next - last;
+    if (j + 2 * kDotChunk<T> <= n && wrapped >= r && wrapped + 2 <= last) return (wrapped - row) * ldw + kDotChunk<T>;
+    return next + 2 <= p && j + kDotChunk<T> >= n ? (next - row) * ldw - j : 0;
+}
+
+// A row block of a chunk of X stays in the first cache while kDotRows rows of W pass, which stay in the second. Where
+// all of X fits the first cache, two rows of W pass at a time, whole.
 template <class T, class S>
 void dots_as(Index m, Index p, Index n, const T* x, const S* w, Index ldw, T* c, Index ldc) {
     const RowBlocks blocks(m);
-    for (Index r = 0; r < p; r += kDotRows) {
-        const Index last = p - r < kDotRows ? p : r + kDotRows;
+    const Index together = m * n * Index(sizeof(T)) <= kFirstCache ? 2 : kDotRows;
+    for (Index r = 0; r < p; r += together) {
+        const Index last = p - r < together ? p : r + together;
         for (Index j = 0; j < n; j += kDotChunk<T>) {
             const Index width = n - j < kDotChunk<T> ? n - j : kDotChunk<T>;
             for (Index b = 0; b < blocks.count; ++b) {
                 const T* left = x + (j / kDotChunk<T>)*m * kDotChunk<T> + blocks.first(b) * kDotChunk<T>;
                 for (Index row = r; row < last; row += 2) {
-                    const Index ahead = b == 0 && row + 2 + kDotAhead <= p ? kDotAhead * ldw : 0;
+                    const Index ahead = b == 0 ? row_ahead<T>(r, row, last, p, j, n, ldw) : 0;
                     dot_rows(blocks.rows(b), last - row < 2 ? Index(1) : Index(2), width, left, w + row * ldw + j, ldw,
                              c + blocks.first(b) * ldc + row, ldc, ahead);
                 }
