@@ -11,7 +11,16 @@ from oracles import with_spectrum
 
 import flatcore as fc
 from flatcore.spectral import _costs, _eigsh
-from flatcore.spectral._costs import OperatorCost, Problem, choose, dense_plan, guessed_cost, lanczos_plans
+from flatcore.spectral._certificate import log_miss_probability, steps_needed
+from flatcore.spectral._costs import (
+    OperatorCost,
+    Problem,
+    cheapest_probe,
+    choose,
+    dense_plan,
+    guessed_cost,
+    lanczos_plans,
+)
 from flatcore.spectral._operator import Operator
 
 NARROW = OperatorCost(shared_bytes=147e6, bytes_per_vector=1.7e6, flops_per_vector=0.74e9)
@@ -22,11 +31,11 @@ def problem(N=210_000, k=10, itemsize=4, tol=1e-4, cost=NARROW, start=0):
 
 
 def test_seconds_of_a_product():
-    cost = OperatorCost(80e9, 4e9, 15e9)
+    cost = OperatorCost(100e9, 5e9, 20e9)
     assert cost.seconds(1, 4) == pytest.approx(2.0 + 0.1 + 0.1)
     assert cost.seconds(10, 8) == pytest.approx(2.0 + 1.0 + 2.0)
-    streamed = OperatorCost(80e9, 4e9, 15e9, bandwidth=1e9)
-    assert streamed.seconds(1, 4) == pytest.approx(80.0 + 0.1 + 0.1)
+    streamed = OperatorCost(100e9, 5e9, 20e9, bandwidth=1e9)
+    assert streamed.seconds(1, 4) == pytest.approx(100.0 + 0.1 + 0.1)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +45,8 @@ def test_passes_are_those_counted(tol, counted):
     """Theory, section 6: within 8 % for the sizes in its table."""
     plans = {plan.block: plan for plan in lanczos_plans(problem(tol=tol))}
     for block, passes in counted.items():
-        vectors = plans[block].vectors - 17 * 4 - 10
+        probe = plans[block].probe
+        vectors = plans[block].vectors - probe.steps * probe.block - 10
         assert vectors / block == pytest.approx(passes, rel=0.08)
 
 
@@ -126,19 +136,32 @@ def test_explain_tells_the_prediction_and_what_was_done():
     )
     assert "route was asked for" in forced.explain()
     assert "block steps with" in forced.explain()
-    assert "The last probe took 17 steps of 4 vectors; 0 hits" in forced.explain()
+    probe = forced.certificate
+    assert f"The last probe took {probe.steps} steps of {probe.block} vector" in forced.explain()
+    assert "0 hits were merged" in forced.explain()
     np.testing.assert_allclose(result.values, forced.values, atol=4e-6)
 
 
 def test_memory_of_a_plan_counts_its_parts():
     plan = next(p for p in lanczos_plans(problem()) if p.block == 2)
     N, basis = 210_000, 64
-    rows = max(basis, 10 + 72)
+    rows = max(basis, 10 + plan.probe.block * (plan.probe.steps + 1))
     assert plan.rows(10) == rows
     assert plan.bytes(problem()) >= rows * N * 4 + 2 * 10 * N * 8
     assert plan.bytes(problem(start=100)) >= (rows * 4 + 2 * 100 * 8) * N  # start vectors and their products
     more = OperatorCost(0.0, 0.0, 0.0, workspace_bytes=1e6)
-    assert plan.bytes(problem(cost=more)) == plan.bytes(problem()) + 4 * 10**6  # the probe's block is four wide
+    assert plan.bytes(problem(cost=more)) == plan.bytes(problem()) + max(2, plan.probe.block) * 10**6
+
+
+def test_probes_reach_their_certificate_and_wide_ones_are_for_costly_reads():
+    for N in (500, 210_000, 10**7):
+        for b in _costs.PROBE_BLOCKS:
+            steps = steps_needed(0.1, N, b, 1e-3)
+            assert log_miss_probability(0.1, N, b, steps) <= math.log(1e-3)
+            assert steps == 1 or log_miss_probability(0.1, N, b, steps - 2) > math.log(1e-3)
+    assert cheapest_probe(problem()).block == 1
+    streamed = OperatorCost(6.5e9, 20e6, 1e9, bandwidth=1e9)
+    assert cheapest_probe(problem(cost=streamed)).block == 4
 
 
 def test_blocks_considered():

@@ -256,7 +256,7 @@ def test_same_seed_same_bits():
     runs = [fc.spectral_density(A, probes=3, steps=20, seed=seed) for seed in (5, 5, 6)]
     assert (runs[0].density == runs[1].density).all()
     assert (runs[0].nodes == runs[1].nodes).all()
-    assert (runs[0].nodes != runs[2].nodes).all()
+    assert (runs[0].nodes != runs[2].nodes).any()
 
 
 def test_callback_stops():

@@ -486,7 +486,7 @@ def _measured(run: _Run, rows: FloatArray) -> _Found:
     for part in chunks(len(rows), certifying_block(run.operator.length, len(rows))):
         X = rows[part].astype(np.float64)
         for i in range(len(X)):
-            X[i] /= _inner(X[i], X[i]) ** 0.5
+            X[i] /= math.sqrt(_inner(X[i], X[i]))
         AX = run.operator(X)
         for i, (x, image) in enumerate(zip(X, AX, strict=True), part.start):
             values[i] = _inner(x, image)
@@ -498,7 +498,7 @@ def _measured(run: _Run, rows: FloatArray) -> _Found:
 def _residual(x: FloatArray, image: FloatArray, value: FloatArray) -> float:
     """‖Ax − λx‖, in the memory of Ax."""
     _core.update(image[None], x[None], value[None])
-    return _inner(image, image) ** 0.5
+    return math.sqrt(_inner(image, image))
 
 
 def _inner(x: FloatArray, y: FloatArray) -> float:

@@ -34,4 +34,5 @@ def svd(A: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
 def orthonormal_columns(A: FloatArray) -> FloatArray:
     """Q of the thin QR decomposition."""
     with serial_blas():
-        return scipy.linalg.qr(A, mode="economic", check_finite=False)[0]
+        Q: FloatArray = scipy.linalg.qr(A, mode="economic", check_finite=False)[0]
+    return Q
