@@ -37,6 +37,7 @@ _LONG = 0.5  # what is left of a unit row that was orthogonal up to a small erro
 # Measured on graded spectra in float32: residuals stay at 2e-7·σ_1 down to σ = 1e-2·σ_1 and reach 4e-4·σ_1 at
 # σ = 1e-3·σ_1.
 _ROUNDING, _LOST = 0.03, 8.0
+_SAFE = 1e-3  # eigenvalues of a Gram matrix over its largest one beyond which Cholesky's factor is safe
 _TINY = 1e-30  # norms whose squares would vanish
 
 
@@ -237,12 +238,16 @@ class GolubKahan(KrylovProcess):
 def orthonormal_against(W: FloatArray, known: FloatArray, size: float) -> tuple[FloatArray, FloatArray, FloatArray]:
     """H, C, Q with W = Hᵀ·known + C·Q, the rows of Q orthonormal and orthogonal to `known`; W's memory becomes Q's.
 
-    A pass over unit rows that leaves them long leaves them orthogonal to rounding. What is below the rounding of
-    `size` or of H drops out of Q, as do rows that go on shrinking.
+    What is below the rounding of `size` or of H drops out of Q, as do rows that go on shrinking.
     """
     H = _core.gram(known, W)
     _project_out(W, known, H)
-    C, Q, norms = _normalised(W, max(size, float(np.abs(H).max(initial=0.0))))
+    size = max(size, float(np.abs(H).max(initial=0.0)))
+    G = _core.gram(W, W)
+    theta = eigh(G)[0]
+    if len(W) and theta[0] > _SAFE * max(float(theta[-1]), (1e4 * _eps(W.dtype) * size) ** 2):
+        return _twice_projected(W, known, H, G)
+    C, Q, norms = _normalised(W, size)
     for _ in range(_MOST_PASSES):
         again = _core.gram(known, Q)
         _project_out(Q, known, again)
@@ -253,6 +258,21 @@ def orthonormal_against(W: FloatArray, known: FloatArray, size: float) -> tuple[
             return H, C, Q
     long = norms > _LONG
     return H, C[:, long], Q[long]
+
+
+def _twice_projected(
+    W: FloatArray, known: FloatArray, H: FloatArray, G: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The same where G = W·Wᵀ after the first pass says that no row is near to rounding or to the others.
+
+    The second pass removes `again`, so the Gram matrix is then G − againᵀ·again; a Cholesky factor of a Gram matrix of
+    condition 1/_SAFE at most leaves rows orthonormal to rounding over √_SAFE.
+    """
+    again = _core.gram(known, W)
+    _project_out(W, known, again)
+    root = np.linalg.cholesky(G - again.T @ again)  # W = root·Q
+    _core.combine(W, np.ascontiguousarray(np.linalg.inv(root).T))
+    return H + again, root, W
 
 
 def with_random(Q: FloatArray, known: FloatArray, missing: int, seeds: Iterator[int]) -> FloatArray:
