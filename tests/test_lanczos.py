@@ -237,7 +237,7 @@ def traced_peak(call):
 
 @pytest.mark.parametrize("k", [1, 10])
 def test_memory_of_a_run(k):
-    """One basis of max(p, k + the probe's) rows, four blocks, the float64 block that certifies: nothing else, no copy."""
+    """One basis of max(p, k + the probe's) rows, four blocks, the certifying float64 block: nothing else, no copy."""
     N = 60_000
     d = np.r_[np.linspace(2.0, 1.5, 10), np.linspace(0.0, 1.0, N - 10)].astype(np.float32)
 
