@@ -82,8 +82,8 @@ class ManyProblem:
             return [Agreement("shape", float("inf"), 0.0)]
         exact = self._exact
         difference = float(np.max(np.abs(values[: len(exact)] / exact - 1.0)))
-        # The largest modulus is at least the value itself. Peers stop by what their recurrences say, which in float32 and
-        # without reorthogonalisation is less than the truth: twice the tolerance is accepted.
+        # The largest modulus is at least the value itself. Peers stop by what their recurrences say, which in float32
+        # and without reorthogonalisation is less than the truth: twice the tolerance is accepted.
         residual = float(np.max(residuals / values))
         return [
             Agreement("SciPy eigsh on automatic differentiation, float64", _finite(difference), self.tol),
