@@ -57,21 +57,21 @@ TransposeQr<T> transpose_qr(ConstMatrixView<T> rows) {
     const Index c = columns.cols();
     TransposeQr<T> out(rows.cols, c, c, c);
     const Eigen::MatrixXd V = qr.matrixQR().leftCols(c).template triangularView<Eigen::UnitLower>();
-    out.Y.view().eigen() = V.cast<T>();
-    out.Z.view().eigen() = (V * wy_factor(V, qr.hCoeffs()).transpose()).cast<T>();
+    out.Y.view().eigen() = V.transpose().cast<T>();
+    out.Z.view().eigen() = (wy_factor(V, qr.hCoeffs()) * V.transpose()).cast<T>();
     out.R.view().eigen() =
         qr.matrixQR().topRows(c).template triangularView<Eigen::Upper>().toDenseMatrix().template cast<T>();
     return out;
 }
 
-// rows ← rows − (rows A) Bᵀ
+// rows ← rows − (rows Aᵀ) B
 template <class T>
 void reflect(const Matrix<T>& A, const Matrix<T>& B, MatrixView<T> rows, RunControl& control) {
-    if (A.cols() == 0 || rows.rows == 0) return;
-    Matrix<T> along(rows.rows, A.cols());
-    multiply<T>(T(1), rows, A.view(), T(0), along.view(), control);
+    if (A.rows() == 0 || rows.rows == 0) return;
+    Matrix<T> along(rows.rows, A.rows());
+    multiply<T>(T(1), rows, A.view().transposed(), T(0), along.view(), control);
     const ConstMatrixView<T> coefficients = along.view();
-    multiply<T>(T(-1), coefficients, B.view().transposed(), T(1), rows, control);
+    multiply<T>(T(-1), coefficients, B.view(), T(1), rows, control);
 }
 
 // rows Q and rows Qᵀ in place

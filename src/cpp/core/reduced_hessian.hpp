@@ -27,16 +27,16 @@
 
 namespace flatcore {
 
-// rowsᵀ = Q [R; 0] with orthogonal Q = I − Y Zᵀ (compact WY form).
+// rowsᵀ = Q [R; 0] with orthogonal Q = I − Yᵀ Z (compact WY form).
 template <class T>
 struct TransposeQr {
-    Matrix<T> Y, Z;  // dim × reflectors; none where Q = I
+    Matrix<T> Y, Z;  // reflectors × dim, rows as the kernels stream them; none where Q = I
     Matrix<T> R;     // rank × m
     Index dim = 0;
 
     TransposeQr() = default;
     TransposeQr(Index dim_, Index reflectors, Index rank, Index m)
-        : Y(dim_, reflectors), Z(dim_, reflectors), R(rank, m), dim(dim_) {}
+        : Y(reflectors, dim_), Z(reflectors, dim_), R(rank, m), dim(dim_) {}
     Index rank() const { return R.rows(); }
     Index complement() const { return dim - rank(); }
 };
