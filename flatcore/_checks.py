@@ -18,17 +18,17 @@ def is_tensor(value: object) -> bool:
     return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach")
 
 
-def as_numpy(name: str, value: Any) -> NDArray[Any]:
-    """A NumPy view of an array, a CPU tensor (detached) or nested sequences."""
+def as_numpy(name: str, value: Any, *, keep_half: bool = False) -> NDArray[Any]:
+    """A NumPy view of an array, a CPU tensor (detached; of half precision only where allowed) or nested sequences."""
     if is_tensor(value):
         tensor = value.detach()
         if str(tensor.layout) != "torch.strided":
             raise ValueError(f"{name} has layout {tensor.layout}; expected a dense tensor (use .to_dense())")
         if tensor.device.type != "cpu":
             raise ValueError(f"{name} lives on {tensor.device}; expected a CPU tensor (use .cpu())")
-        if str(tensor.dtype) == "torch.bfloat16":
+        if keep_half and str(tensor.dtype) == "torch.bfloat16":
             return _bfloat16(tensor)
-        if tensor.dtype.itemsize < 2 and tensor.dtype.is_floating_point:
+        if tensor.dtype.itemsize < (2 if keep_half else 4) and tensor.dtype.is_floating_point:
             tensor = tensor.float()
         return np.asarray(tensor.numpy())
     if isinstance(value, np.ma.MaskedArray):
@@ -59,7 +59,7 @@ def as_float_array(name: str, value: Any, ndim: int, *, keep_half: bool = False)
     Integers and booleans become float64; half precision becomes float32, or stays where `keep_half` allows it; complex
     and other types are refused.
     """
-    array = as_numpy(name, value)
+    array = as_numpy(name, value, keep_half=keep_half)
     if array.ndim != ndim:
         raise ValueError(f"{name} has shape {array.shape}; expected {ndim} dimension{'s' * (ndim != 1)}")
     if array.dtype.kind == "c":

@@ -76,3 +76,13 @@ def test_a_float64_layer_makes_the_chain_float64():
     chain = fc.LinearChain([np.ones((3, 4), np.float16), np.ones((2, 3))])
     assert chain.dtype == np.float64
     assert all(W.dtype == np.float64 for W in chain.weights)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
+def test_products_with_tensors_of_half_precision_are_float32(kind):
+    weights, _, loss = make((6, 5, 4), np.float32)
+    H = fc.Hessian(fc.LinearChain(weights), loss)
+    v = torch.ones(H.shape[0], dtype=kind)
+    product = H @ v
+    assert product.dtype == torch.float32
+    torch.testing.assert_close(product, H @ v.float())

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flatcore as fc
-from flatcore.spectral import _svd_solver, _top_svd
+from flatcore.spectral import _svd_solver, _tolerance, _top_svd
 
 
 def krylov(A, k, **options):
@@ -315,7 +315,7 @@ def test_maxiter():
 
 def test_precision_limited(monkeypatch):
     """A tolerance that float32 cannot reach, once the floor is taken away."""
-    monkeypatch.setitem(_top_svd.FLOORS, np.dtype(np.float32), 0.0)
+    monkeypatch.setitem(_tolerance.FLOORS, np.dtype(np.float32), 0.0)
     A = spiked(300)
     result = fc.top_svd(A, 3, tol=1e-9)
     assert result.status == "precision_limited"

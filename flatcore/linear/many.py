@@ -29,7 +29,7 @@ from flatcore.linear.losses import QuadraticLoss
 from flatcore.results import ManyAnalyses, read_only
 from flatcore.spectral._certificate import certified_gap
 from flatcore.spectral._costs import MISS_PROBABILITY
-from flatcore.spectral._eigsh import DEFAULT_TOL, FLOORS
+from flatcore.spectral._tolerance import checked_tol
 
 CERTIFIED_GAP = 0.1  # of the spectrum's width
 DEFAULT_PRODUCTS = 2000
@@ -107,7 +107,7 @@ def analyze_many(
     k = check_count("k", k, 1, parameters)
     check_choice("curvature", curvature, ("hessian", "ggn"))
     dtype = layers[0].dtype
-    used_tol, limited = _checked_tol(tol, dtype)
+    used_tol, limited = checked_tol(tol, dtype)
     seed = check_count("seed", seed, 0, 2**64 - 1)
     products = DEFAULT_PRODUCTS if maxiter is None else check_count("maxiter", maxiter)
     if vectors:
@@ -202,14 +202,6 @@ def _check_loss(loss: Any, layers: Sequence[FloatArray]) -> None:
             f"loss is a {type(loss).__name__}; analyze_many takes a QuadraticLoss (call analyze for each chain)"
         )
     loss.check_shape((layers[-1].shape[1], layers[0].shape[2]), False)
-
-
-def _checked_tol(tol: Any, dtype: np.dtype[Any]) -> tuple[float, bool]:
-    if tol is None:
-        return DEFAULT_TOL[dtype], False
-    if not isinstance(tol, (int, float, np.floating)) or not np.isfinite(tol) or tol < 0:
-        raise ValueError(f"tol is {tol!r}; expected a number that is not negative, or None")
-    return max(float(tol), FLOORS[dtype]), bool(tol < FLOORS[dtype])
 
 
 @cache

@@ -20,8 +20,8 @@ from flatcore.linear.reduced import Reduced
 from flatcore.linear.routes import ROUTES, choose_route
 from flatcore.results import EigenResult, read_only
 from flatcore.spectral import eigsh
-from flatcore.spectral._eigsh import _checked_tol
 from flatcore.spectral._lanczos import order_of
+from flatcore.spectral._tolerance import checked_tol
 
 _DUAL_ATTEMPTS = 3
 _MEASURED_TOGETHER = 16
@@ -101,7 +101,7 @@ def extreme_eigenpairs(
     k = check_count("k", k, 1, H.shape[0])
     check_choice("which", which, ("LA", "SA", "LM"))
     check_choice("route", route, ("auto", *ROUTES))
-    used_tol, _ = _checked_tol(tol, H.dtype)
+    used_tol, _ = checked_tol(tol, H.dtype)
     start = 0 if v0 is None else int(np.shape(v0)[-1]) if np.ndim(v0) == 2 else 1
     options |= {"which": which, "tol": tol}
     with limit_threads(threads):
@@ -134,7 +134,7 @@ def _by_dual(
     pairs, measured with the matrix asked about, reach theirs. Values below tol·λ_1 count as zeros.
     """
     K = Dual(H.products, None)
-    tol, limited = _checked_tol(options["tol"], H.dtype)
+    tol, limited = checked_tol(options["tol"], H.dtype)
     start = None if z0 is None else K.start_rows(R, np.ascontiguousarray(z0.T)).T
     inner, products = 0.5 * tol, 0
     for _ in range(_DUAL_ATTEMPTS):

@@ -61,15 +61,13 @@ from flatcore.spectral._costs import (
 from flatcore.spectral._lanczos import BlockLanczos, Order, order_of
 from flatcore.spectral._operator import Operator, check_symmetric
 from flatcore.spectral._small import eigh
+from flatcore.spectral._tolerance import FLOORS, checked_tol, seeds
 from flatcore.spectral._vectors import HostVectors
 
 DEFAULT_BLOCK_STEPS = 2000
 _ATTEMPTS = 3
 _HIT_SHARE = 3  # a probe converges at most this part of its basis of missed eigenpairs
 _LONGEST_WAIT = 8  # steps between two looks at the Ritz values
-# Relative residuals that products and orthogonalisation in this precision reach in practice.
-FLOORS = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-13}
-DEFAULT_TOL = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-6}
 
 Callback = Callable[[SolverState], "bool | None"]
 
@@ -223,11 +221,11 @@ def solve(
     N = wrapped.length
     k = check_count("k", k, 1, N)
     check_choice("which", which, ("LA", "SA", "LM"))
-    used_tol, limited = _checked_tol(tol, wrapped.dtype)
+    used_tol, limited = checked_tol(tol, wrapped.dtype)
     seed = check_count("seed", seed, 0)
     start = _checked_start(v0, N)
     max_steps = DEFAULT_BLOCK_STEPS if maxiter is None else check_count("maxiter", maxiter)
-    run = _Run(wrapped, k, which, used_tol, max_steps, callback, _seeds(seed))
+    run = _Run(wrapped, k, which, used_tol, max_steps, callback, seeds(seed))
     cost = wrapped.cost or guessed_cost(N, wrapped.dtype.itemsize)
     problem = Problem(N, k, wrapped.dtype.itemsize, used_tol, cost, 0 if start is None else start.shape[1])
     available = available_memory()
@@ -267,14 +265,6 @@ def solve(
     )
 
 
-def _checked_tol(tol: float | None, dtype: np.dtype[Any]) -> tuple[float, bool]:
-    if tol is None:
-        return DEFAULT_TOL[dtype], False
-    if not isinstance(tol, (int, float, np.floating)) or not np.isfinite(tol) or tol < 0:
-        raise ValueError(f"tol is {tol!r}; expected a number that is not negative, or None")
-    return max(float(tol), FLOORS[dtype]), tol < FLOORS[dtype]
-
-
 def _checked_start(v0: Any, N: int) -> FloatArray | None:
     """Start vectors as columns (N, b)."""
     if v0 is None:
@@ -291,12 +281,6 @@ def _needs(choice: Choice, k: int, N: int) -> str:
     if plan.route == "dense":
         return f"a dense eigendecomposition of {N} rows"
     return f"block Lanczos with {plan.rows(k)} vectors of {N}, and the float64 products that certify,"
-
-
-def _seeds(seed: int) -> Iterator[int]:
-    sequence = np.random.default_rng(seed)
-    while True:
-        yield int(sequence.integers(0, 2**63))
 
 
 def _dense(run: _Run) -> _Found:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from flatcore import _core
-from flatcore._checks import FloatArray, as_float_array, as_numpy, check_finite, check_not_empty, chunks
+from flatcore._checks import FloatArray, as_float_array, check_finite, check_not_empty, chunks
 
 _PANEL_ENTRIES = 1 << 22  # of a matrix that is converted or gathered panel by panel
 _LARGEST_EXPONENT = {np.dtype(np.float32): 126, np.dtype(np.float64): 1000}
@@ -21,8 +21,7 @@ _LARGEST_EXPONENT = {np.dtype(np.float32): 126, np.dtype(np.float64): 1000}
 
 def as_matrix(name: str, value: Any) -> FloatArray:
     """A matrix in place: float32, float64 or half precision as stored, of any strides; other real types converted."""
-    array = as_numpy(name, value)
-    array = as_float_array(name, array, 2, keep_half=True)
+    array = as_float_array(name, value, 2, keep_half=True)
     check_not_empty(name, array)
     return array
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,10 +16,8 @@ from flatcore._threads import limit_threads
 from flatcore.results import SvdResult, read_only
 from flatcore.spectral._svd_operator import StoredOperator, as_matrix
 from flatcore.spectral._svd_solver import Callback, SvdRun, solve
+from flatcore.spectral._tolerance import checked_tol, seeds
 
-# Relative residuals that products and orthogonalisation in this precision reach in practice.
-FLOORS = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-13}
-DEFAULT_TOL = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-6}
 DEFAULT_STEPS = 1000
 _ALONE = 1 << 24  # entries of a matrix that keeps all threads busy by itself
 
@@ -139,9 +137,9 @@ def _one(
     cancel: threading.Event | None = None,
 ) -> SvdResult:
     operator = StoredOperator(name, A)
-    used_tol, limited = _checked_tol(tol, operator.dtype)
+    used_tol, limited = checked_tol(tol, operator.dtype)
     start = _checked_start(v0, A.shape[1], operator)
-    run = SvdRun(operator, k, used_tol, steps, callback, _seeds(seed), cancel)
+    run = SvdRun(operator, k, used_tol, steps, callback, seeds(seed), cancel)
     found, certificate = solve(run, start)
     converged = found.residuals <= used_tol * found.s[0]
     left, right = (found.V, found.U) if operator.transposed else (found.U, found.V)
@@ -162,14 +160,6 @@ def _one(
     )
 
 
-def _checked_tol(tol: float | None, dtype: np.dtype[Any]) -> tuple[float, bool]:
-    if tol is None:
-        return DEFAULT_TOL[dtype], False
-    if isinstance(tol, bool) or not isinstance(tol, (int, float, np.floating)) or not np.isfinite(tol) or tol < 0:
-        raise ValueError(f"tol is {tol!r}; expected a number that is not negative, or None")
-    return max(float(tol), FLOORS[dtype]), tol < FLOORS[dtype]
-
-
 def _checked_start(v0: Any, n: int, operator: StoredOperator) -> FloatArray | None:
     """Rows to start with on the operator's smaller side."""
     if v0 is None:
@@ -186,12 +176,6 @@ def _check_k(k: Any, A: FloatArray, index: int) -> None:
     check_count("k", k)
     if k > min(A.shape):
         raise ValueError(f"k is {k}; expected at most {min(A.shape)}, the smaller side of matrix[{index}]")
-
-
-def _seeds(seed: int) -> Iterator[int]:
-    sequence = np.random.default_rng(seed)
-    while True:
-        yield int(sequence.integers(0, 2**63))
 
 
 def _message(run: SvdRun, converged: Sequence[bool] | FloatArray, limited: bool) -> str:

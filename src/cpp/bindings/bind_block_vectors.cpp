@@ -10,15 +10,6 @@ namespace flatcore::bindings {
 
 namespace {
 
-// kernel(T{}) for the array's precision.
-template <class Kernel>
-void dispatch(const py::array& array, const Kernel& kernel) {
-    if (scalar_of_array(array) == Scalar::f32)
-        kernel(float{});
-    else
-        kernel(double{});
-}
-
 py::array_t<double> bound_gram(const py::array& V, const py::array& W) {
     Matrix<double> out(V.shape(0), W.shape(0));
     RunControl control = python_control();

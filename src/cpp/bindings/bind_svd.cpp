@@ -7,15 +7,6 @@ namespace flatcore::bindings {
 
 namespace {
 
-// kernel(T{}) for the array's precision.
-template <class Kernel>
-void dispatch(const py::array& array, const Kernel& kernel) {
-    if (scalar_of_array(array) == Scalar::f32)
-        kernel(float{});
-    else
-        kernel(double{});
-}
-
 void bound_normal_product(const py::array& A, const py::array& X, py::array out, double scale) {
     RunControl control = python_control();
     const StoredMatrix stored = stored_matrix(A);

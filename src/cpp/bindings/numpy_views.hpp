@@ -23,6 +23,15 @@ inline Scalar scalar_of_array(const py::array& array) {
     throw InvalidArgument("expected a float32 or float64 array, got " + py::cast<std::string>(py::str(array.dtype())));
 }
 
+// kernel(T{}) for the array's precision.
+template <class Kernel>
+void dispatch(const py::array& array, const Kernel& kernel) {
+    if (scalar_of_array(array) == Scalar::f32)
+        kernel(float{});
+    else
+        kernel(double{});
+}
+
 // As a weight may be stored: also float16 and ml_dtypes' bfloat16.
 inline Scalar stored_scalar(const py::array& array) {
     if (array.itemsize() == 2) {

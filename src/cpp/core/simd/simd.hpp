@@ -1,7 +1,6 @@
 // Kernels compiled once for each instruction set, chosen at run time.
 //
-//   <set>.cpp             one file a set: avx512, avx2, baseline (SSE2 or NEON, whatever the compiler assumes). It
-//   defines
+//   <set>.cpp             one file a set: avx512, avx2, baseline (SSE2 or NEON, as the compiler assumes). It defines
 //                         the vector length, opens a namespace of its own and includes the kernel headers there.
 //   *.inc.hpp             the kernels, written once on compiler vectors. They include no Eigen and no standard-library
 //                         templates: such code, compiled under two sets of flags, shares symbols, and the linker keeps
