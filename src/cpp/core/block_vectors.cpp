@@ -7,7 +7,7 @@
 #include "core/errors.hpp"
 #include "core/matrix_product.hpp"
 #include "core/parallel.hpp"
-#include "core/simd/simd.hpp"
+#include "core/skinny.hpp"
 
 namespace flatcore {
 
@@ -27,17 +27,6 @@ void for_chunks(Index N, Index chunk, Index pieces, const Body& body) {
     parallel_pieces_of((N + chunk - 1) / chunk, pieces, [&](Index piece, Index first, Index last) {
         for (Index c = first; c < last; ++c) body(piece, c * chunk, std::min(chunk, N - c * chunk));
     });
-}
-
-// Columns [first, first + width) of V, packed as the kernel `dots` reads them.
-template <class T>
-void pack(ConstMatrixView<T> V, Index first, Index width, T* out) {
-    for (Index j = 0; j < width; j += simd::kDotChunk<T>)
-        for (Index i = 0; i < V.rows; ++i, out += simd::kDotChunk<T>) {
-            const Index count = std::min(simd::kDotChunk<T>, width - j);
-            for (Index e = 0; e < count; ++e) out[e] = V(i, first + j + e);
-            std::fill(out + count, out + simd::kDotChunk<T>, T(0));
-        }
 }
 
 // A well-mixed 64-bit function of a counter (the finaliser of SplitMix64, Steele, Lea & Flood 2014).
@@ -62,23 +51,29 @@ void gram(ConstMatrixView<T> V, ConstMatrixView<T> W, MatrixView<double> out, Ru
     const ConstMatrixView<T> packed = few ? W : V, streamed = few ? V : W;
     require(streamed.col_stride == 1 || streamed.cols == 1, "gram needs contiguous vectors");
     // As many columns at a time as keep the packed block in the first cache: long runs of the streamed vectors.
-    const Index whole = kPackedEntries / packed.rows / simd::kDotChunk<T>;
-    const Index chunk = simd::kDotChunk<T> * std::clamp<Index>(whole, 1, kChunk / simd::kDotChunk<T>);
+    const Index whole = kPackedEntries / packed.rows / simd::kDotColumns<T>;
+    const Index packs = std::clamp<Index>(whole, 1, kChunk / simd::kDotColumns<T>);
+    const Index chunk = packs * simd::kDotColumns<T>;
     const Index pieces = pieces_of(V.cols, chunk, V.rows * W.rows);
     std::vector<Matrix<double>> sums;
     std::vector<Matrix<T>> buffers, parts;
     for (Index p = 0; p < pieces; ++p) {
         sums.push_back(Matrix<double>::zeros(packed.rows, streamed.rows));
-        buffers.emplace_back(packed.rows, chunk);
+        buffers.emplace_back(packs * packed.rows, simd::kDotChunk<T>);
         parts.emplace_back(packed.rows, streamed.rows);
     }
     for_chunks(V.cols, chunk, pieces, [&](Index piece, Index first, Index width) {
         const auto at = static_cast<std::size_t>(piece);
         const MatrixView<T> part = parts[at].view();
-        pack(packed, first, width, buffers[at].data());
+        const ConstMatrixView<T> stream = streamed.col_block(first, width);
+        const simd::RowCut cut =
+            simd::row_cut(simd::skinny<T>(), scalar_of<T>(), width, stream.data, stream.row_stride);
+        for (Index pack = 0; pack * simd::kDotChunk<T> < cut.packed(); ++pack)
+            pack_rows(T(1), packed.col_block(first, width), cut, pack,
+                      buffers[at].data() + pack * packed.rows * simd::kDotChunk<T>);
         part.eigen().setZero();
-        simd::skinny<T>().dots(scalar_of<T>(), packed.rows, streamed.rows, width, buffers[at].data(),
-                               streamed.col_block(first, width).data, streamed.row_stride, part.data, part.row_stride);
+        simd::skinny<T>().dots(scalar_of<T>(), packed.rows, streamed.rows, cut, buffers[at].data(), stream.data,
+                               stream.row_stride, part.data, part.row_stride);
         sums[at].view().eigen() += part.eigen().template cast<double>();
     });
     control.checkpoint();

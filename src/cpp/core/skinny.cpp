@@ -12,7 +12,7 @@ namespace flatcore {
 namespace {
 
 constexpr double kFlopsBetweenCheckpoints = 5e9;
-constexpr double kFlopsPerThread = 2e5;                   // below this a second thread costs more than it saves
+constexpr double kFlopsPerThread = 1e6;                   // below this a second thread costs more than it saves
 constexpr Index kGroup = 64;                              // columns are dealt to threads in multiples of this
 constexpr Index kRowsPerSum = 4;                          // rows of W for each row of a thread's own sum
 constexpr Index kTile = 64;                               // most rows that stay in cache between two products
@@ -50,21 +50,32 @@ Matrix<T> transposed_copy(T alpha, ConstMatrixView<T> X) {
     return out;
 }
 
-// alpha X in chunks of simd::kDotChunk<T> columns, each row-major, the last one padded with zeros.
 template <class T>
-Matrix<T> chunked_copy(T alpha, ConstMatrixView<T> X) {
-    const Index chunks = (X.cols + simd::kDotChunk<T> - 1) / simd::kDotChunk<T>;
+Matrix<T> packed_rows(T alpha, ConstMatrixView<T> X, const simd::RowCut& cut) {
+    const Index chunks = (cut.packed() + simd::kDotChunk<T> - 1) / simd::kDotChunk<T>;
     Matrix<T> out(chunks * X.rows, simd::kDotChunk<T>);
-    parallel_ranges(chunks * X.rows, (Index{1} << 15) / simd::kDotChunk<T>, [&](Index first, Index last) {
-        for (Index row = first; row < last; ++row) {
-            const Index j = row / X.rows * simd::kDotChunk<T>, width = std::min(simd::kDotChunk<T>, X.cols - j);
-            T* to = out.data() + row * simd::kDotChunk<T>;
-            for (Index e = 0; e < width; ++e) to[e] = alpha * X(row % X.rows, j + e);
-            std::fill(to + width, to + simd::kDotChunk<T>, T(0));
-        }
+    parallel_ranges(chunks, (Index{1} << 15) / (simd::kDotChunk<T> * X.rows) + 1, [&](Index first, Index last) {
+        for (Index chunk = first; chunk < last; ++chunk)
+            pack_rows(alpha, X, cut, chunk, out.data() + chunk * X.rows * simd::kDotChunk<T>);
     });
     return out;
 }
+
+// Uninitialised rows that lie to the cache lines as those at `like` do.
+template <class T>
+class AlignedLike {
+ public:
+    AlignedLike(Index rows, Index cols, const void* like)
+        : storage_(rows, (cols + 2 * kLine - 1) / kLine * kLine),
+          offset_(static_cast<Index>(reinterpret_cast<std::uintptr_t>(like) % 64 / sizeof(T))),
+          cols_(cols) {}
+    MatrixView<T> view() { return storage_.view().col_block(offset_, cols_); }
+
+ private:
+    static constexpr Index kLine = 64 / static_cast<Index>(sizeof(T));
+    Matrix<T> storage_;
+    Index offset_, cols_;
+};
 
 // piece(first, count) over [0, n), each of at most kFlopsBetweenCheckpoints, with a checkpoint after each.
 template <class Piece>
@@ -79,12 +90,13 @@ void in_pieces(Index n, double flops_per_unit, RunControl& control, const Piece&
 template <class T>
 void dots(T alpha, ConstMatrixView<T> X, const StoredMatrix& W, T beta, MatrixView<T> C, RunControl& control) {
     scale(beta, C);
-    const Matrix<T> x = chunked_copy(alpha, X);
+    const simd::RowCut cut = simd::row_cut(simd::skinny<T>(), W.scalar, X.cols, W.data, W.row_stride);
+    const Matrix<T> x = packed_rows(alpha, X, cut);
     const double per_row = 2.0 * static_cast<double>(X.rows) * static_cast<double>(X.cols);
     in_pieces(W.rows, per_row, control, [&](Index first_row, Index rows) {
         parallel_ranges(rows, grain_of(per_row), [&](Index first, Index last) {
             const Index r = first_row + first;
-            simd::skinny<T>().dots(W.scalar, X.rows, last - first, X.cols, x.data(), entry(W, r, 0), W.row_stride,
+            simd::skinny<T>().dots(W.scalar, X.rows, last - first, cut, x.data(), entry(W, r, 0), W.row_stride,
                                    C.data + r, C.row_stride);
         });
     });
@@ -111,20 +123,20 @@ void outer(T alpha, ConstMatrixView<T> L, ConstMatrixView<T> R, T beta, MatrixVi
     });
 }
 
-// tile(first, rows, sum) over [0, n) in tiles of at most kTile rows that fit kTileBytes; every thread adds to a sum of
-// its own, the first one to C itself, and C becomes their total.
+// tile(first, rows, sum) over [0, n) in tiles of at most kTile rows that fit kTileBytes. Every thread adds to a sum of
+// its own, which lies to the cache lines as `like` does, and their total is added to C.
 template <class T, class Tile>
-void sum_over_pieces(Index n, Index grain, std::size_t row_bytes, MatrixView<T> C, const Tile& tile) {
+void sum_over_pieces(Index n, Index grain, std::size_t row_bytes, const void* like, MatrixView<T> C, const Tile& tile) {
     const Index most = std::clamp<Index>(static_cast<Index>(kTileBytes / row_bytes), 8, kTile);
     const Index pieces = parallel_pieces(n, grain);
-    std::vector<Matrix<T>> sums;
-    for (Index p = 1; p < pieces; ++p) sums.push_back(Matrix<T>(C.rows, C.cols));
+    std::vector<AlignedLike<T>> sums;
+    for (Index p = 0; p < pieces; ++p) sums.emplace_back(C.rows, C.cols, like);
     parallel_pieces_of(n, pieces, [&](Index piece, Index first, Index last) {
-        const MatrixView<T> own = piece == 0 ? C : sums[static_cast<std::size_t>(piece - 1)].view();
-        if (piece > 0) own.eigen().setZero();
+        const MatrixView<T> own = sums[static_cast<std::size_t>(piece)].view();
+        own.eigen().setZero();
         for (Index r = first; r < last; r += most) tile(r, std::min(most, last - r), own);
     });
-    for (const Matrix<T>& sum : sums) C.eigen() += sum.view().eigen();
+    for (AlignedLike<T>& sum : sums) C.eigen() += sum.view().eigen();
 }
 
 // Threads share the rows of W, each with a sum of its own, where that sum is small beside its part of W: they then read
@@ -140,7 +152,7 @@ void accumulate(T alpha, ConstMatrixView<T> X, const StoredMatrix& W, T beta, Ma
     const double per_row = 2.0 * static_cast<double>(X.rows) * static_cast<double>(C.cols);
     if (W.rows >= kRowsPerSum * X.rows * max_threads()) {
         in_pieces(W.rows, per_row, control, [&](Index first_row, Index rows) {
-            sum_over_pieces(rows, grain_of(per_row), 1, C, [&](Index first, Index count, MatrixView<T> sum) {
+            sum_over_pieces(rows, grain_of(per_row), 1, W.data, C, [&](Index first, Index count, MatrixView<T> sum) {
                 piece(first_row + first, count, 0, C.cols, sum);
             });
         });
@@ -162,6 +174,21 @@ bool row_major(const View& A) {
 }
 
 }  // namespace
+
+template <class T>
+void pack_rows(T alpha, ConstMatrixView<T> X, const simd::RowCut& cut, Index chunk, T* out) {
+    const Index begin = chunk * simd::kDotChunk<T> - cut.shift;  // the column of the chunk's first entry
+    const Index first = std::max<Index>(0, -begin), last = std::min(simd::kDotChunk<T>, X.cols - begin);
+    for (Index i = 0; i < X.rows; ++i, out += simd::kDotChunk<T>) {
+        const T* row = X.data + i * X.row_stride;
+        std::fill_n(out, first, T(0));
+        if (X.col_stride == 1)
+            for (Index e = first; e < last; ++e) out[e] = alpha * row[begin + e];
+        else
+            for (Index e = first; e < last; ++e) out[e] = alpha * row[(begin + e) * X.col_stride];
+        std::fill(out + last, out + simd::kDotChunk<T>, T(0));
+    }
+}
 
 template <class T>
 bool skinny_product(T alpha, ConstMatrixView<T> A, const StoredMatrix& B, T beta, MatrixView<T> C,
@@ -193,12 +220,13 @@ void skinny_pair(ConstMatrixView<T> X, ConstMatrixView<T> Y, ConstMatrixView<T> 
                 E.cols == D.rows && D.col_stride == 1 && C.col_stride == 1 && E.col_stride == 1,
             "a pair of products of ", X.rows, "x", X.cols, " and ", Y.rows, "x", Y.cols, " with ", D.rows, "x", D.cols);
     const Matrix<T> xt = transposed_copy(T(1), X);
-    const Matrix<T> y = chunked_copy(T(1), Y);
+    const simd::RowCut cut = simd::row_cut(simd::skinny<T>(), scalar_of<T>(), D.cols, D.data, D.row_stride);
+    const Matrix<T> y = packed_rows(T(1), Y, cut);
     const double per_row = 2.0 * static_cast<double>(X.rows + Y.rows) * static_cast<double>(D.cols);
-    sum_over_pieces(D.rows, grain_of(per_row), static_cast<std::size_t>(D.cols) * sizeof(T), C,
+    sum_over_pieces(D.rows, grain_of(per_row), static_cast<std::size_t>(D.cols) * sizeof(T), D.data, C,
                     [&](Index r, Index rows, MatrixView<T> own) {
                         const T* tile = D.data + r * D.row_stride;
-                        simd::skinny<T>().dots(scalar_of<T>(), Y.rows, rows, D.cols, y.data(), tile, D.row_stride,
+                        simd::skinny<T>().dots(scalar_of<T>(), Y.rows, rows, cut, y.data(), tile, D.row_stride,
                                                E.data + r, E.row_stride);
                         simd::skinny<T>().accumulate(scalar_of<T>(), X.rows, rows, D.cols, xt.data() + r * X.rows,
                                                      X.rows, tile, D.row_stride, own.data, own.row_stride);
@@ -212,15 +240,16 @@ void skinny_normal(T scale, ConstMatrixView<T> X, const StoredMatrix& W, MatrixV
                 row_major(Y),
             "a normal product of ", X.rows, "x", X.cols, " with ", W.rows, "x", W.cols);
     Y.eigen().setZero();
-    const Matrix<T> x = chunked_copy(scale, X);
+    const simd::RowCut cut = simd::row_cut(simd::skinny<T>(), W.scalar, X.cols, W.data, W.row_stride);
+    const Matrix<T> x = packed_rows(scale, X, cut);
     const double per_row = 4.0 * static_cast<double>(X.rows) * static_cast<double>(X.cols);
     in_pieces(W.rows, per_row, control, [&](Index first_row, Index count) {
-        sum_over_pieces(count, grain_of(per_row), static_cast<std::size_t>(W.cols) * size_of(W.scalar), Y,
+        sum_over_pieces(count, grain_of(per_row), static_cast<std::size_t>(W.cols) * size_of(W.scalar), W.data, Y,
                         [&](Index r, Index rows, MatrixView<T> own) {
                             T image[kTile * kSkinnyRows], transposed[kTile * kSkinnyRows];  // X Wᵀ for a tile of W
                             std::fill_n(image, kTile * X.rows, T(0));
                             const void* tile = entry(W, first_row + r, 0);
-                            simd::skinny<T>().dots(W.scalar, X.rows, rows, X.cols, x.data(), tile, W.row_stride, image,
+                            simd::skinny<T>().dots(W.scalar, X.rows, rows, cut, x.data(), tile, W.row_stride, image,
                                                    kTile);
                             for (Index i = 0; i < X.rows; ++i)
                                 for (Index k = 0; k < rows; ++k)
@@ -232,6 +261,7 @@ void skinny_normal(T scale, ConstMatrixView<T> X, const StoredMatrix& W, MatrixV
 }
 
 #define FLATCORE_INSTANTIATE(T)                                                                                 \
+    template void pack_rows<T>(T, ConstMatrixView<T>, const simd::RowCut&, Index, T*);                          \
     template bool skinny_product<T>(T, ConstMatrixView<T>, const StoredMatrix&, T, MatrixView<T>, RunControl&); \
     template void skinny_pair<T>(ConstMatrixView<T>, ConstMatrixView<T>, ConstMatrixView<T>, MatrixView<T>,     \
                                  MatrixView<T>, RunControl&);                                                   \

@@ -16,11 +16,16 @@
 #pragma once
 
 #include "core/matrix_product.hpp"
+#include "core/simd/simd.hpp"
 
 namespace flatcore {
 
 // Most rows of an operand that these kernels take from BLAS.
 constexpr Index kSkinnyRows = 160;
+
+// One chunk of alpha X (m × kDotChunk<T>) as the kernel `dots` reads it.
+template <class T>
+void pack_rows(T alpha, ConstMatrixView<T> X, const simd::RowCut& cut, Index chunk, T* out);
 
 // C = alpha A B + beta C where one of these forms fits; false, and nothing done, where BLAS should do it.
 template <class T>

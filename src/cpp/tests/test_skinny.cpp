@@ -61,19 +61,21 @@ bool close(double got, double expected, double magnitude, Index terms) {
 }
 
 template <class T>
-void check_set(const simd::Table& table, Scalar scalar, Index m, Index p, Index n) {
+void check_set(const simd::Table& table, Scalar scalar, Index m, Index p, Index n, Index ldw, Index offset) {
     CAPTURE(table.name);
+    CAPTURE(offset);
     CAPTURE(m);
     CAPTURE(p);
     CAPTURE(n);
     Index wrong = 0;
-    const Index ldw = n + 3, ldc = std::max(n, p) + 5;
-    const Stored W(scalar, p * ldw, 1);
-    const auto w = [&](Index k, Index j) { return W.values[static_cast<std::size_t>(k * ldw + j)]; };
+    const Index ldc = std::max(n, p) + 5;
+    const Stored W(scalar, offset + p * ldw, 1);
+    const auto w = [&](Index k, Index j) { return W.values[static_cast<std::size_t>(offset + k * ldw + j)]; };
+    const void* at = W.bytes.data() + static_cast<std::size_t>(offset) * size_of(scalar);
 
     const std::vector<T> xt = entries<T>(p * m, 2);
     std::vector<T> c(static_cast<std::size_t>(m * ldc), T(1));
-    kernels_of<T>(table).accumulate(scalar, m, p, n, xt.data(), m, W.bytes.data(), ldw, c.data(), ldc);
+    kernels_of<T>(table).accumulate(scalar, m, p, n, xt.data(), m, at, ldw, c.data(), ldc);
     for (Index i = 0; i < m; ++i)
         for (Index j = 0; j < ldc; ++j) {
             double sum = 1.0, size = 1.0;
@@ -85,15 +87,14 @@ void check_set(const simd::Table& table, Scalar scalar, Index m, Index p, Index 
             wrong += !close<T>(static_cast<double>(c[static_cast<std::size_t>(i * ldc + j)]), sum, size, p);
         }
 
-    const Index chunks = (n + simd::kDotChunk<T> - 1) / simd::kDotChunk<T>;
     const std::vector<T> y = entries<T>(m * n, 3);
-    Matrix<T> packed = Matrix<T>::zeros(chunks * m, simd::kDotChunk<T>);
-    for (Index i = 0; i < m; ++i)
-        for (Index j = 0; j < n; ++j)
-            packed.view()(j / simd::kDotChunk<T> * m + i, j % simd::kDotChunk<T>) =
-                y[static_cast<std::size_t>(i * n + j)];
+    const simd::RowCut cut = simd::row_cut(kernels_of<T>(table), scalar, n, at, ldw);
+    const Index chunks = (cut.packed() + simd::kDotChunk<T> - 1) / simd::kDotChunk<T>;
+    Matrix<T> packed(chunks * m, simd::kDotChunk<T>);
+    for (Index chunk = 0; chunk < chunks; ++chunk)
+        pack_rows<T>(T(1), {y.data(), m, n}, cut, chunk, packed.data() + chunk * m * simd::kDotChunk<T>);
     std::fill(c.begin(), c.end(), T(1));
-    kernels_of<T>(table).dots(scalar, m, p, n, packed.data(), W.bytes.data(), ldw, c.data(), ldc);
+    kernels_of<T>(table).dots(scalar, m, p, cut, packed.data(), at, ldw, c.data(), ldc);
     for (Index i = 0; i < m; ++i)
         for (Index k = 0; k < ldc; ++k) {
             double sum = 1.0, size = 1.0;
@@ -140,12 +141,16 @@ TEST_CASE("skinny kernels of every instruction set") {
     for (const simd::Table* table : simd::supported_tables())
         for (const Index m : rows)
             for (const auto& [p, n] :
-                 std::vector<std::pair<Index, Index>>{{1, 1}, {3, 70}, {65, 33}, {130, 96}, {9, 1030}}) {
-                for (const Scalar scalar : {Scalar::f32, Scalar::f16, Scalar::bf16}) {
-                    check_set<float>(*table, scalar, m, p, n);
-                    check_set<double>(*table, scalar, m, p, n);
+                 std::vector<std::pair<Index, Index>>{{1, 1}, {3, 70}, {65, 33}, {130, 96}, {9, 1030}, {66, 1600}}) {
+                // Rows that lie to the cache lines differently, and rows that all start `offset` entries behind one.
+                for (const auto& [ldw, offset] : std::vector<std::pair<Index, Index>>{
+                         {n + 3, 0}, {(n + 15) / 16 * 16, 0}, {(n + 15) / 16 * 16, 5}}) {
+                    for (const Scalar scalar : {Scalar::f32, Scalar::f16, Scalar::bf16}) {
+                        check_set<float>(*table, scalar, m, p, n, ldw, offset);
+                        check_set<double>(*table, scalar, m, p, n, ldw, offset);
+                    }
+                    check_set<double>(*table, Scalar::f64, m, p, n, ldw, offset);
                 }
-                check_set<double>(*table, Scalar::f64, m, p, n);
             }
 }
 

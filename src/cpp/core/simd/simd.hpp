@@ -28,24 +28,40 @@ namespace simd {
 
 using Index = std::ptrdiff_t;
 
-// Columns of one packed chunk of the left operand of `dots`: 2 kB of each row, so that a row block stays in the first
-// cache.
+// How `dots` reads the rows of W: in aligned vectors, the first of which starts `shift` entries before the row. X is
+// packed to match, with zeros before its first column and behind its last. Rows that are converted, or shorter than a
+// vector, are copied instead. A sum does not depend on the shift, bit by bit: entries whose places differ by a multiple
+// of `lanes` are added in their order, and the final sum over the lanes is the same for all rotations.
+struct RowCut {
+    Index n, lanes, shift;
+    bool copied;
+
+    Index packed() const { return (shift + n + lanes - 1) / lanes * lanes; }
+};
+
+// A chunk of packed rows of X: of 2 kB, kDotColumns columns, a block of rows stays in the first cache; with room for
+// the shift.
 template <class T>
-constexpr Index kDotChunk = 2048 / static_cast<Index>(sizeof(T));
+constexpr Index kDotColumns = 2048 / static_cast<Index>(sizeof(T));
+template <class T>
+constexpr Index kDotChunk = (2048 + 2 * 64) / static_cast<Index>(sizeof(T));
 
 template <class T>
 struct SkinnyKernels {
-    // C (m × n) += X W, W: p × n row-major as stored; xt: Xᵀ, p × m with leading dimension ldx.
+    // C (m × n) += X W, W: p × n row-major as stored; xt: Xᵀ, p × m with leading dimension ldx. Fastest where rows of C
+    // lie to the cache lines as those of W do.
     void (*accumulate)(Scalar stored, Index m, Index p, Index n, const T* xt, Index ldx, const void* w, Index ldw, T* c,
                        Index ldc);
     // C (m × n) = [C +] Lᵀ R, L: p × m, R: p × n with few rows p; C is written past the caches where `stream`.
     void (*outer)(Index m, Index p, Index n, const T* l, Index ldl, const T* r, Index ldr, T* c, Index ldc, bool add,
                   bool stream);
-    // C (m × p) += X Wᵀ, W: p × n row-major as stored, C with strides row and 1. x: X cut into chunks of kDotChunk<T>
-    // columns, each an m × kDotChunk<T> row-major piece, the last one padded with zeros.
-    void (*dots)(Scalar stored, Index m, Index p, Index n, const T* x, const void* w, Index ldw, T* c, Index ldc);
+    // C (m × p) += X Wᵀ, W: p × n row-major as stored, C with strides row and 1. x: X packed as `cut` says, in chunks,
+    // each an m × kDotChunk<T> row-major piece.
+    void (*dots)(Scalar stored, Index m, Index p, const RowCut& cut, const T* x, const void* w, Index ldw, T* c,
+                 Index ldc);
     // max |x_i|; NaN where an entry is NaN or infinite.
     T (*largest)(Index n, const T* x);
+    Index lanes;
 };
 
 struct Table {
@@ -61,6 +77,16 @@ const Table& table();
 
 template <class T>
 const SkinnyKernels<T>& skinny();
+
+// The cut for rows of n entries stored from `w` on, `ldw` entries apart.
+template <class T>
+RowCut row_cut(const SkinnyKernels<T>& kernels, Scalar stored, Index n, const void* w, Index ldw) {
+    constexpr Index size = static_cast<Index>(sizeof(T));
+    const Index lanes = kernels.lanes, past = static_cast<Index>(reinterpret_cast<std::uintptr_t>(w)) % (lanes * size);
+    const bool copied = size_of(stored) != sizeof(T) || n < lanes;
+    const bool alike = past % size == 0 && ldw % lanes == 0;
+    return {n, lanes, alike && !copied ? past / size : 0, copied};
+}
 
 }  // namespace simd
 }  // namespace flatcore

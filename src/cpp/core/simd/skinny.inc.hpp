@@ -10,8 +10,9 @@ constexpr int kVectors = 2;
 constexpr int kMostRows = FLATCORE_MOST_ROWS;
 constexpr Index kDepth = 32;    // rows of W that a column group stays for
 constexpr Index kAhead = 4;     // column groups prefetched ahead
-constexpr Index kDotRows = 64;  // rows of W that a chunk of X stays for
+constexpr Index kDotRows = 32;  // rows of W that a chunk of X stays for
 constexpr Index kDotAhead = 4;  // rows of W prefetched ahead
+constexpr Index kCopied = 8;    // rows of W converted together
 
 constexpr Index kFirstCache = 32 * 1024;
 
@@ -114,18 +115,30 @@ inline Index group_ahead(Index group, Index j, Index n, Index depth, Index left,
     return left > depth + depth && next >= 0 && next + group <= n ? depth * ldw + next - j : 0;
 }
 
-// One row block reads W where it lies; several share a copy in the first cache, which is also where W is widened.
+// Entries before the first aligned one of a row, 0 where rows differ.
+template <class S>
+Index aligned_lead(const S* w, Index ldw) {
+    constexpr Index size = Index(sizeof(S));
+    const Index past = static_cast<Index>(reinterpret_cast<std::uintptr_t>(w)) % FLATCORE_VECTOR_BYTES;
+    return past % size == 0 && ldw * size % FLATCORE_VECTOR_BYTES == 0 && past ? (FLATCORE_VECTOR_BYTES - past) / size
+                                                                               : 0;
+}
+
+// Columns up to the first aligned ones are a group of their own. One row block reads W where it lies; several share a
+// copy in the first cache, which is also where W is widened.
 template <class T, class S>
 void accumulate_as(Index m, Index p, Index n, const T* xt, Index ldx, const S* w, Index ldw, T* c, Index ldc) {
     constexpr Index group = kVectors * Lanes<T>::count;
     const RowBlocks blocks(m);
+    const Index lead = Same<T, S>::value ? aligned_lead(w, ldw) : 0;
     alignas(64) T panel[kDepth * group], sums[kMostRows * group];
     for (Index k = 0; k < p; k += kDepth) {
         const Index depth = p - k < kDepth ? p - k : kDepth;
         const T* left = xt + k * ldx;
-        for (Index j = 0; j < n; j += group) {
+        for (Index j = 0, columns; j < n; j += columns) {
             const S* from = w + k * ldw + j;
-            const Index columns = n - j < group ? n - j : group;
+            const Index whole = j == 0 && lead > 0 ? lead : group;
+            columns = n - j < whole ? n - j : whole;
             const Index ahead = group_ahead(group, j, n, depth, p - k, ldw);
             if constexpr (Same<T, S>::value) {
                 if (blocks.count == 1 && columns == group) {
@@ -141,9 +154,11 @@ void accumulate_as(Index m, Index p, Index n, const T* xt, Index ldx, const S* w
                     register_block_of<T, Write::add>(rows)(depth, left + first, ldx, panel, group, target, ldc, 0);
                     continue;
                 }
-                register_block_of<T, Write::overwrite>(rows)(depth, left + first, ldx, panel, group, sums, group, 0);
                 for (Index i = 0; i < rows; ++i)
-                    for (Index e = 0; e < columns; ++e) target[i * ldc + e] += sums[i * group + e];
+                    for (Index e = 0; e < group; ++e) sums[i * group + e] = e < columns ? target[i * ldc + e] : T(0);
+                register_block_of<T, Write::add>(rows)(depth, left + first, ldx, panel, group, sums, group, 0);
+                for (Index i = 0; i < rows; ++i)
+                    for (Index e = 0; e < columns; ++e) target[i * ldc + e] = sums[i * group + e];
             }
         }
     }
@@ -193,39 +208,67 @@ void outer(Index m, Index p, Index n, const T* l, Index ldl, const T* r, Index l
     finish_stores();
 }
 
-// C (R × 2) += R rows of X times two rows of W over n entries, a multiple of the lanes; `ahead`: entries from a row of
-// W to what is prefetched.
+// One chunk of a pair of rows of W: `count` packed entries, the first of which is entry `from` of the rows; `n` entries
+// in a row, `ahead` of which what is prefetched lies.
+template <class T>
+struct RowPair {
+    const T* w;
+    Index ldw, n, from, count, ahead;
+};
+
+// The vector that starts before the row does, or that ends behind it, with zeros outside.
+template <class T>
+typename Lanes<T>::Vector edge_of(const T* row, Index n, Index from) {
+    constexpr int L = Lanes<T>::count;
+    alignas(64) T around[2 * L] = {};
+    if (from < 0) {
+        store(around - from, load(row));
+        return load(around);
+    }
+    store(around, load(row + n - L));
+    return load(around + from - (n - L));
+}
+
+// sums (R × 2 vectors, lane by lane) += R rows of a chunk of X times two rows of W.
 template <class T, int R>
-void dot_block(Index n, const T* x, Index ldx, const T* w, Index ldw, T* c, Index ldc, Index ahead) {
+void dot_block(const T* x, const RowPair<T>& pair, T* sums) {
     using Vector = typename Lanes<T>::Vector;
-    constexpr int L = Lanes<T>::count, sums = (2 * R + 3) / 4 * 4;
-    Vector acc[sums] = {};
-    for (Index j = 0; j < n; j += L) {
-        const Vector first = load(w + j), second = load(w + ldw + j);
-        if (ahead) {
-            __builtin_prefetch(w + ahead + j);
-            __builtin_prefetch(w + ahead + ldw + j);
-        }
+    constexpr int L = Lanes<T>::count;
+    Vector acc[2 * R];
+#pragma GCC unroll 32
+    for (int s = 0; s < 2 * R; ++s) acc[s] = load(sums + s * L);
+    const auto add = [&](Index j, Vector first, Vector second) __attribute__((always_inline)) {
 #pragma GCC unroll 16
         for (int i = 0; i < R; ++i) {
-            Vector left = load(x + i * ldx + j);
+            Vector left = load(x + i * kDotChunk<T> + j);
             FLATCORE_IN_REGISTER(left);
             acc[2 * i] += left * first;
             acc[2 * i + 1] += left * second;
         }
+    };
+    const T *upper = pair.w, *lower = pair.w + pair.ldw;
+    const bool starts = pair.from<0, ends = pair.from + pair.count> pair.n;
+    Index j = 0;
+    if (starts) {
+        add(0, edge_of(upper, pair.n, pair.from), edge_of(lower, pair.n, pair.from));
+        j = L;
     }
-    T out[sums];
-#pragma GCC unroll 16
-    for (int s = 0; s < sums; s += 4) lane_sums(acc[s], acc[s + 1], acc[s + 2], acc[s + 3], out + s);
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-        c[i * ldc] += out[2 * i];
-        c[i * ldc + 1] += out[2 * i + 1];
+    const Index whole = ends ? pair.count - L : pair.count, ahead = pair.ahead;
+    for (; j < whole; j += L) {
+        const Index at = pair.from + j;
+        if (ahead) {
+            __builtin_prefetch(upper + at + ahead);
+            __builtin_prefetch(lower + at + ahead);
+        }
+        add(j, load(upper + at), load(lower + at));
     }
+    if (ends) add(whole, edge_of(upper, pair.n, pair.from + whole), edge_of(lower, pair.n, pair.from + whole));
+#pragma GCC unroll 32
+    for (int s = 0; s < 2 * R; ++s) store(sums + s * L, acc[s]);
 }
 
 template <class T>
-using DotBlock = void (*)(Index, const T*, Index, const T*, Index, T*, Index, Index);
+using DotBlock = void (*)(const T*, const RowPair<T>&, T*);
 
 template <class T>
 DotBlock<T> dot_block_of(Index rows) {
@@ -236,23 +279,6 @@ DotBlock<T> dot_block_of(Index rows) {
 #endif
     };
     return blocks[rows - 1];
-}
-
-// C (m × rows) += a row block of one chunk of X times one or two rows of W, read where they lie if they are two of
-// whole vectors of type T, else through a widened, padded copy.
-template <class T, class S>
-void dot_rows(Index m, Index rows, Index width, const T* x, const S* w, Index ldw, T* c, Index ldc, Index ahead) {
-    constexpr Index L = Lanes<T>::count;
-    const Index whole = (width + L - 1) / L * L;
-    if constexpr (Same<T, S>::value) {
-        if (rows == 2 && whole == width) return dot_block_of<T>(m)(whole, x, kDotChunk<T>, w, ldw, c, ldc, ahead);
-    }
-    alignas(64) T pair[2 * kDotChunk<T>], sums[2 * kMostRows] = {};
-    widen<T>(rows, width, whole, w, ldw, pair, ahead);
-    if (rows == 2) return dot_block_of<T>(m)(whole, x, kDotChunk<T>, pair, whole, c, ldc, 0);
-    for (Index e = whole; e < 2 * whole; ++e) pair[e] = T(0);
-    dot_block_of<T>(m)(whole, x, kDotChunk<T>, pair, whole, sums, 2, 0);
-    for (Index i = 0; i < m; ++i) c[i * ldc] += sums[2 * i];
 }
 
 // Entries from a pair of rows in the chunk at j to the pair to prefetch: further down, or at the top of the next chunk,
@@ -266,40 +292,87 @@ Index row_ahead(Index r, Index row, Index last, Index p, Index j, Index n, Index
     return next + 2 <= p && j + kDotChunk<T> >= n ? (next - row) * ldw - j : 0;
 }
 
-// A row block of a chunk of X stays in the first cache while kDotRows rows of W pass, which stay in the second. Where
-// all of X fits the first cache, two rows of W pass at a time, whole.
-template <class T, class S>
-void dots_as(Index m, Index p, Index n, const T* x, const S* w, Index ldw, T* c, Index ldc) {
+// C (m × rows) += the sums over the lanes of a tile's pairs of rows.
+template <class T>
+void add_lane_sums(Index m, Index rows, const T* sums, T* c, Index ldc) {
+    constexpr int L = Lanes<T>::count;
+    for (Index row = 0; row < rows; row += 2)
+        for (Index i = 0; i < m; i += 2, sums += 4 * L) {
+            T out[4];
+            lane_sums(load(sums), load(sums + L), load(sums + 2 * L), load(sums + 3 * L), out);
+            for (Index e = 0; e < 4; ++e)
+                if (i + e / 2 < m && row + e % 2 < rows) c[(i + e / 2) * ldc + row + e % 2] += out[e];
+            if (i + 2 > m) sums -= 2 * L;
+        }
+}
+
+// A chunk of a row block of X stays in the first cache while a tile's rows of W pass, which stay in the second; so do
+// their sums, lane by lane. Where all of X fits the first cache, two rows of W pass at a time, whole.
+template <class T>
+void direct_dots(Index m, Index p, const RowCut& cut, const T* x, const T* w, Index ldw, T* c, Index ldc) {
+    constexpr int L = Lanes<T>::count;
     const RowBlocks blocks(m);
-    const Index together = m * n * Index(sizeof(T)) <= kFirstCache ? 2 : kDotRows;
-    for (Index r = 0; r < p; r += together) {
-        const Index last = p - r < together ? p : r + together;
-        for (Index j = 0; j < n; j += kDotChunk<T>) {
-            const Index width = n - j < kDotChunk<T> ? n - j : kDotChunk<T>;
-            for (Index b = 0; b < blocks.count; ++b) {
-                const T* left = x + (j / kDotChunk<T>)*m * kDotChunk<T> + blocks.first(b) * kDotChunk<T>;
+    const Index tile = m * cut.n * Index(sizeof(T)) <= kFirstCache ? 2 : kDotRows, packed = cut.packed();
+    alignas(64) T sums[(kDotRows * kMostRows + 2) * L];
+    for (Index r = 0; r < p; r += tile) {
+        const Index last = p - r < tile ? p : r + tile;
+        for (Index b = 0; b < blocks.count; ++b) {
+            const Index first = blocks.first(b), rows = blocks.rows(b), pairs = (last - r + 1) / 2;
+            const auto block = dot_block_of<T>(rows);
+            for (Index e = 0; e < (pairs * rows * 2 + 2) * L; ++e) sums[e] = T(0);
+            for (Index j = 0; j < packed; j += kDotChunk<T>) {
+                const Index count = packed - j < kDotChunk<T> ? packed - j : kDotChunk<T>;
                 for (Index row = r; row < last; row += 2) {
-                    const Index ahead = b == 0 ? row_ahead<T>(r, row, last, p, j, n, ldw) : 0;
-                    dot_rows(blocks.rows(b), last - row < 2 ? Index(1) : Index(2), width, left, w + row * ldw + j, ldw,
-                             c + blocks.first(b) * ldc + row, ldc, ahead);
+                    const Index ahead = b == 0 ? row_ahead<T>(r, row, last, p, j, packed, ldw) : 0;
+                    block(x + j * m + first * kDotChunk<T>,
+                          {w + row * ldw, row + 1 < last ? ldw : 0, cut.n, j - cut.shift, count, ahead},
+                          sums + (row - r) * rows * L);
                 }
+            }
+            add_lane_sums(rows, last - r, sums, c + first * ldc + r, ldc);
+        }
+    }
+}
+
+// Rows are converted, or padded, into a copy in the first cache.
+template <class T, class S>
+void copied_dots(Index m, Index p, const RowCut& cut, const T* x, const S* w, Index ldw, T* c, Index ldc) {
+    constexpr int L = Lanes<T>::count;
+    const RowBlocks blocks(m);
+    const Index packed = cut.packed();
+    alignas(64) T copy[kCopied * kDotChunk<T>], sums[(kCopied * kMostRows + 2) * L];
+    for (Index r = 0; r < p; r += kCopied) {
+        const Index rows = p - r < kCopied ? p - r : kCopied;
+        for (Index j = 0; j < packed; j += kDotChunk<T>) {
+            const Index width = packed - j < kDotChunk<T> ? packed - j : kDotChunk<T>;
+            const Index columns = cut.n - j < width ? cut.n - j : width;
+            widen<T>(rows, columns, width, w + r * ldw + j, ldw, copy, r + 2 * kCopied <= p ? kCopied * ldw : 0);
+            for (Index b = 0; b < blocks.count; ++b) {
+                const Index first = blocks.first(b), count = blocks.rows(b);
+                const auto block = dot_block_of<T>(count);
+                for (Index e = 0; e < (kCopied * count + 2) * L; ++e) sums[e] = T(0);
+                for (Index row = 0; row < rows; row += 2)
+                    block(x + j * m + first * kDotChunk<T>,
+                          {copy + row * width, row + 1 < rows ? width : 0, width, 0, width, 0}, sums + row * count * L);
+                add_lane_sums(count, rows, sums, c + first * ldc + r, ldc);
             }
         }
     }
 }
 
 template <class T>
-void dots(Scalar stored, Index m, Index p, Index n, const T* x, const void* w, Index ldw, T* c, Index ldc) {
+void dots(Scalar stored, Index m, Index p, const RowCut& cut, const T* x, const void* w, Index ldw, T* c, Index ldc) {
+    if (!cut.copied) return direct_dots(m, p, cut, x, static_cast<const T*>(w), ldw, c, ldc);
     switch (stored) {
         case Scalar::f32:
-            return dots_as(m, p, n, x, static_cast<const float*>(w), ldw, c, ldc);
+            return copied_dots(m, p, cut, x, static_cast<const float*>(w), ldw, c, ldc);
         case Scalar::f64:
-            if constexpr (sizeof(T) == 8) dots_as(m, p, n, x, static_cast<const double*>(w), ldw, c, ldc);
+            if constexpr (sizeof(T) == 8) copied_dots(m, p, cut, x, static_cast<const double*>(w), ldw, c, ldc);
             return;
         case Scalar::f16:
-            return dots_as(m, p, n, x, static_cast<const F16*>(w), ldw, c, ldc);
+            return copied_dots(m, p, cut, x, static_cast<const F16*>(w), ldw, c, ldc);
         case Scalar::bf16:
-            return dots_as(m, p, n, x, static_cast<const BF16*>(w), ldw, c, ldc);
+            return copied_dots(m, p, cut, x, static_cast<const BF16*>(w), ldw, c, ldc);
     }
 }
 
@@ -332,5 +405,5 @@ T largest(Index n, const T* x) {
 
 template <class T>
 constexpr SkinnyKernels<T> skinny_kernels() {
-    return {accumulate<T>, outer<T>, dots<T>, largest<T>};
+    return {accumulate<T>, outer<T>, dots<T>, largest<T>, Lanes<T>::count};
 }
