@@ -4,12 +4,14 @@ Predicted time of block Lanczos with b vectors a block and p basis rows:
 
     passes(b, k, tol)·(product(b) + orthogonalisation) + probe + k certifying products in float64,
 
-where a block product takes bytes / bandwidth + flops / rate (kernels near the balance of the two overlap them badly),
-bytes = shared + b·per vector. One step reads the basis (0.75·p rows on average) twice, for 4·0.75·p·b·N flops, and
-pays its share of the restarts. The passes were counted: docs/theory.md, section 6, has k = 10, blocks 1 to 8 with
-bases 48 to 128, tolerances 1e-4 and 1e-6; on the same decay of eigenvalues with k = 1 to 40 they are close to
+where a block product takes the longer of bytes / bandwidth and flops / rate, bytes = shared + b·per vector. One step
+reads the basis (0.75·p rows on average) twice, for 4·0.75·p·b·N flops, and pays its share of the restarts. The passes were counted (docs/theory.md, "What blocks and bases cost"): with k = 1 to 40,
+b = 1 to 8 and tolerances 1e-4 to 1e-9 on a chain of width 512 they are close to
 
-    passes = (48·b^{−0.4} + 3.6·k/b)·(1 + 0.13·log10(1e-4/tol)).
+    passes = (34·b^{−0.25} + 5.4·k·b^{−0.93})·(1 + 0.1·log10(1e-4/tol))
+
+and a basis of p = max(24, 3·k) + 4·b rows needs at most 6 % more of them than one of any size: restarting with the best
+half loses next to nothing, and every row costs its share of the orthogonalisation and of the cache.
 
 The dense route costs N products and 9·N³ flops of LAPACK.
 
@@ -27,7 +29,7 @@ from flatcore.spectral._certificate import steps_needed
 # Rough rates of one current two-core machine (docs/benchmarks.md has the yardsticks measured beside every figure): only
 # their ratios matter for the choice.
 MEMORY_BANDWIDTH = 50e9  # bytes/s
-FLOAT32_RATE = 200e9  # flops/s; half of it in float64
+FLOAT32_RATE = 160e9  # flops/s of skinny products; half of it in float64
 LAPACK_RATE = 50e9  # of the nominal 9·N³ flops of a symmetric eigendecomposition
 STEP_SECONDS = 4e-4  # a step's interpreted code and small matrices
 
@@ -37,11 +39,12 @@ MISS_PROBABILITY = 1e-3
 PROBE_GAP = 0.1
 PROBE_BLOCKS = (1, 2, 4)
 
-BLOCKS = ((1, 48), (2, 64), (4, 96), (8, 128))  # block and basis sizes that were counted
-_PASSES = 48.0  # at b = 1 and tol 1e-4, beside those that every wanted vector adds
-_BLOCK_POWER = -0.4
-_PASSES_PER_VECTOR = 3.6
-_PASSES_PER_DECADE = 0.13
+BLOCKS = (1, 2, 4, 8)
+_PASSES = 34.0  # at b = 1 and tol 1e-4, beside those that every wanted vector adds
+_BLOCK_POWER = -0.25
+_PASSES_PER_VECTOR = 5.4
+_BLOCK_POWER_PER_VECTOR = -0.93
+_PASSES_PER_DECADE = 0.1
 _MEMORY_SHARE = 0.5  # of the memory available: more than that is taken only where nothing smaller exists
 _GUESSED_FLOPS = 1000.0  # per entry of the vector, for operators of which nothing is known
 
@@ -65,7 +68,7 @@ class OperatorCost:
         """Predicted time of one block product in float32 (itemsize 4) or float64 (8)."""
         shared = self.shared_bytes / (self.bandwidth or MEMORY_BANDWIDTH)
         memory = shared + vectors * self.bytes_per_vector / MEMORY_BANDWIDTH
-        return memory + vectors * self.flops_per_vector / rate(itemsize)
+        return max(memory, vectors * self.flops_per_vector / rate(itemsize))
 
 
 def guessed_cost(N: int, itemsize: int) -> OperatorCost:
@@ -154,13 +157,15 @@ def dense_plan(problem: Problem) -> Plan:
 def lanczos_plans(problem: Problem) -> tuple[Plan, ...]:
     """Block Lanczos in every block and basis size considered; start vectors widen the block."""
     k = problem.k
-    start = min(problem.start, max(k, BLOCKS[-1][0]))
-    blocks = {max(b, start): p for b, p in reversed(BLOCKS)}
-    if k <= 16:
-        blocks.setdefault(max(k, start), 48)
-    sizes = sorted((b, max(p, 3 * k + 4 * b)) for b, p in blocks.items())
+    start = min(problem.start, max(k, BLOCKS[-1]))
+    blocks = sorted({max(b, start) for b in (*BLOCKS, k if k <= 16 else 1)})
     probe = cheapest_probe(problem)
-    return tuple(_lanczos_plan(problem, b, p, probe) for b, p in sizes)
+    return tuple(_lanczos_plan(problem, b, basis_rows(k, b), probe) for b in blocks)
+
+
+def basis_rows(k: int, b: int) -> int:
+    """Rows of the basis for k eigenvectors by blocks of b."""
+    return max(24, 3 * k) + 4 * b
 
 
 def cheapest_probe(problem: Problem) -> Probe:
@@ -178,7 +183,8 @@ def _probe_seconds(problem: Problem, probe: Probe) -> float:
 def _lanczos_plan(problem: Problem, b: int, p: int, probe: Probe) -> Plan:
     k, N, cost = problem.k, problem.N, problem.cost
     decades = max(0.0, -4.0 - math.log10(problem.tol))
-    passes = (_PASSES * b**_BLOCK_POWER + _PASSES_PER_VECTOR * k / b) * (1.0 + _PASSES_PER_DECADE * decades)
+    passes = _PASSES * b**_BLOCK_POWER + _PASSES_PER_VECTOR * k * b**_BLOCK_POWER_PER_VECTOR
+    passes *= 1.0 + _PASSES_PER_DECADE * decades
     step = cost.seconds(b, problem.itemsize) + _orthogonalisation(problem, b, 0.75 * p, restarted=True)
     part = certifying_block(N, k)
     certificate = math.ceil(k / part) * cost.seconds(part, 8)
