@@ -11,12 +11,8 @@ of all vectors kept. The first pass needs only these rows and leaves what classi
 would leave; the second one goes over the whole basis. What it still finds is added to H, so that T = VᵀAV holds every
 entry. Rows that shrink in the second pass get more passes.
 
-The Gram matrix after the second pass follows from the one before it, and Q is the orthonormal block nearest to the
-scaled rows: one combination with the inverse root of their scaled Gram matrix, where that is well conditioned. An
-ill-conditioned block is normalised between the passes as well, and one that may be rank-deficient is rotated first, its
-norms measured afterwards, and what is rounding dropped: a Gram matrix is never inverted unrepaired. Where Q C loses
-rank (the Krylov space is exhausted: exact multiplicities), the missing rows of Q are fresh random orthogonal vectors
-with zero coefficients.
+How a block becomes orthonormal is in ``_orthonormal.py``. Where Q C loses rank (the Krylov space is exhausted: exact
+multiplicities), the missing rows of Q are fresh random orthogonal vectors with zero coefficients.
 
 The recurrence's prediction of H is a symmetry check that costs nothing: xᵀAy was seen one step before yᵀAx.
 
@@ -39,15 +35,9 @@ import numpy as np
 
 from flatcore._checks import FloatArray
 from flatcore.spectral._operator import check_symmetric
+from flatcore.spectral._orthonormal import normalised, orthonormal_against, with_random
 from flatcore.spectral._small import eigh
 from flatcore.spectral._vectors import BlockVectors
-
-_MOST_PASSES = 4
-_LONG = 0.5  # what is left of a unit row that was orthogonal up to a small error
-_UNTOUCHED = 0.99  # and of its square, where a single pass is enough: coefficients h leave h·‖VᵀV − I‖
-_CONDITION = 1e-3  # smallest eigenvalue of a scaled Gram matrix that is inverted before another pass
-_WELL_CONDITIONED = 0.3  # and before none: its inverse root enlarges what is left of known rows by less than 2
-_TINY = 1e-150  # norms whose squares would vanish
 
 Order = Callable[[FloatArray], FloatArray]  # values → indices, most wanted first
 
@@ -177,13 +167,13 @@ class BlockLanczos:
             raise ValueError("the operator returned NaN or Inf")
         self._scale = max(self._scale, float(np.abs(H).max(initial=0.0)))
         self._vectors.update(W, known[near:], H[near:])
-        C, W = self._orthonormal_against(known, W, H)
+        C, W = orthonormal_against(self._vectors, known, W, H, self._scale)
         self._scale = max(self._scale, float(np.abs(C).max(initial=0.0)))
         self._check_symmetric(H[self.locked :], first - self.locked)
         self._multiplied = rows - self.locked
         self._extend_projection(H[self.locked :], first - self.locked)
         missing = min(self.block, self._vectors.length - rows) - len(W)
-        self._front = self._with_random(W, known, missing)
+        self._front = with_random(self._vectors, W, known, missing, self._seeds)
         self._last, self._C = slice(first - self.locked, self._multiplied), C
         self._couple(self._last.start, C)
         self._solved = False
@@ -227,82 +217,6 @@ class BlockLanczos:
             return given
         return np.concatenate([given, self._apply(front[len(given) :])])
 
-    def _orthonormal_against(self, known: Any, W: Any, H: FloatArray) -> tuple[FloatArray, Any]:
-        """C, Q with W = C Q after passes against `known`, whose coefficients are added to H.
-
-        One pass is all that well-conditioned rows need, which it leaves long: their Gram matrix afterwards is known
-        from the one before (Pythagoras, without cancellation then), and one combination makes them orthonormal.
-        """
-        before, left, again = self._pass(known, W)
-        H += again
-        least = self._least(self._scale, float(before.max(initial=0.0)))
-        if (left.diagonal() > np.maximum(least**2, _UNTOUCHED * before)).all():
-            inverse = _inverse_root(left, _WELL_CONDITIONED)
-            if inverse is not None:
-                self._vectors.combine(W, inverse[0])
-                return inverse[1], W
-        return self._carefully_orthonormal(known, W, H)
-
-    def _pass(self, known: Any, W: Any) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """One Gram–Schmidt pass: squared norms before it, the Gram matrix after it, and the coefficients."""
-        again, G = self._vectors.gram(known, W), self._vectors.gram(W, W)
-        self._vectors.update(W, known, again)
-        return G.diagonal(), G - again.T @ again, again
-
-    def _carefully_orthonormal(self, known: Any, W: Any, H: FloatArray) -> tuple[FloatArray, Any]:
-        """As `_orthonormal_against`: normalised rows, and passes until these stay long.
-
-        Rows that go on shrinking were rounding of the operator's scale: they drop out.
-        """
-        C, W, norms = self._normalised(W, relative_to=self._scale)
-        for _ in range(_MOST_PASSES):
-            if len(W) == 0:
-                break
-            _, left, again = self._pass(known, W)
-            H += again @ C.T
-            inverse = _inverse_root(left, _WELL_CONDITIONED) if left.diagonal().min() > _LONG**2 else None
-            if inverse is not None:
-                self._vectors.combine(W, inverse[0])
-                return C @ inverse[1], W
-            C2, W, norms = self._normalised(W, relative_to=0.0)
-            C = C @ C2
-        long = norms > _LONG
-        self._vectors.combine(W, np.eye(len(W))[:, long])
-        return C[:, long], W[: int(long.sum())]
-
-    def _normalised(self, W: Any, relative_to: float) -> tuple[FloatArray, Any, FloatArray]:
-        """C, Q with W = C Q, Q nearly orthonormal, and norms; what is below the rounding of `relative_to` drops out."""
-        if len(W) == 0:
-            return np.zeros((0, 0)), W, np.zeros(0)
-        G = self._vectors.gram(W, W)
-        if not np.isfinite(G).all():
-            raise ValueError("the squares of the operator's products overflow; scale it")
-        squares = G.diagonal()
-        least = self._least(relative_to, squares.max())
-        inverse = _inverse_root(G, _CONDITION) if squares.min() > least**2 else None
-        if inverse is None:
-            return self._rotated(W, G, relative_to)
-        self._vectors.combine(W, inverse[0])
-        return inverse[1], W, np.sqrt(squares)
-
-    def _rotated(self, W: Any, G: FloatArray, relative_to: float) -> tuple[FloatArray, Any, FloatArray]:
-        """As `_normalised`, for rows that may be dependent or rounding alone.
-
-        W is rotated to the eigenvectors of its Gram matrix and its norms are measured afterwards: the Gram matrix's own
-        eigenvalues are noise below eps times the largest. A second call makes the rows orthonormal to rounding.
-        """
-        _, U = eigh((G + G.T) / 2)
-        self._vectors.combine(W, U)
-        norms = np.sqrt(np.diag(self._vectors.gram(W, W)))
-        kept = norms > self._least(relative_to, float(norms.max()) ** 2)
-        self._vectors.combine(W, np.eye(len(W))[:, kept] / norms[kept])
-        return U[:, kept] * norms[kept], W[: int(kept.sum())], norms[kept]
-
-    def _least(self, relative_to: float, largest_square: float) -> float:
-        """Norms at most this are rounding of `relative_to`, or of the largest row."""
-        eps = float(np.finfo(self._vectors.dtype).eps)
-        return float(max(4.0 * eps * relative_to, 10.0 * eps * np.sqrt(largest_square), _TINY))
-
     def _couple(self, near: int, C: FloatArray) -> None:
         """Active rows from `near` on have the coefficients C with the new front; rows of chance have none."""
         self._near = near
@@ -343,33 +257,5 @@ class BlockLanczos:
             rows[:] = start
             for _ in range(2 if self._image is None else 0):
                 self._vectors.update(rows, known, self._vectors.gram(known, rows))
-                _, rows, _ = self._normalised(rows, relative_to=0.0)
-        return self._with_random(rows, known, max(0, self.block - len(rows)))
-
-    def _with_random(self, Q: Any, known: Any, missing: int) -> Any:
-        """`Q` with `missing` random rows added, all orthonormal and orthogonal to `known`."""
-        while missing > 0:
-            rows = self._vectors.empty(len(Q) + missing)
-            rows[: len(Q)] = Q
-            fresh = rows[len(Q) :]
-            self._vectors.random(fresh, next(self._seeds))
-            for _ in range(2):
-                for others in (known, Q):
-                    self._vectors.update(fresh, others, self._vectors.gram(others, fresh))
-                _, fresh, _ = self._normalised(fresh, relative_to=0.0)
-            Q, missing = rows[: len(Q) + len(fresh)], missing - len(fresh)
-        return Q
-
-
-def _inverse_root(G: FloatArray, least: float) -> tuple[FloatArray, FloatArray] | None:
-    """M, C with MᵀGM = I and CᵀM = I, from S = D⁻¹GD⁻¹ with unit diagonal; None where an eigenvalue is below `least`.
-
-    M = D⁻¹S^{−1/2} and C = D S^{1/2}: the rows MᵀW are the orthonormal ones nearest to D⁻¹W, and W = C (MᵀW).
-    """
-    d = np.sqrt(G.diagonal())
-    S = G / np.outer(d, d)
-    values, U = eigh((S + S.T) / 2)
-    if values[0] < least:
-        return None
-    roots = np.sqrt(values)  # evd: the vectors of MRRR lose orthogonality among nearly equal eigenvalues
-    return (U / roots) @ U.T / d[:, None], d[:, None] * ((U * roots) @ U.T)
+                _, rows, _ = normalised(self._vectors, rows, relative_to=0.0)
+        return with_random(self._vectors, rows, known, max(0, self.block - len(rows)), self._seeds)

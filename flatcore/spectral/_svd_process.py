@@ -1,7 +1,7 @@
 r"""Block Krylov processes for the largest singular triplets of A (M × N, M ≥ N), with thick restart.
 
-Both build an orthonormal basis V (rows) of the same Krylov space of AᵀA and refine it by full orthogonalisation,
-classical Gram–Schmidt twice; the last block of it, the *front* F, has not been multiplied yet.
+Both build an orthonormal basis V (rows) of the same Krylov space of AᵀA by full orthogonalisation, twice, the first time
+against the rows alone that the recurrence couples; the last block of it, the *front* F, has not been multiplied yet.
 
 *Fused Lanczos* reads A once a step, AᵀA F = V H + Q C, and keeps T = VᵀAᵀAV. Its eigenpairs (σ², y) have the two-sided
 residual ‖Cᵀy_F‖/σ. Squaring costs digits: rounding of eps·σ_1² leaves a residual of about eps·σ_1²/σ.
@@ -13,8 +13,8 @@ A block that loses rank (the space is exhausted: multiple values, low rank) is f
 whose coefficients are zero. On restart the best triplets are kept: the small matrix becomes diagonal, and its
 coupling to the front comes out of the next step by itself.
 
-cost    a step of b rows in a basis of c: 4·b·M·N flops and one or two reads of A; 8·N·b·c flops more to orthogonalise
-        (Golub–Kahan: 8·(M + N)·b·c).
+cost    a step of b rows in a basis of c: 4·b·M·N flops and one or two reads of A; 4·N·b·c flops more to orthogonalise
+        (Golub–Kahan: 4·(M + N)·b·c).
 source  Wu & Simon (2000); Baglama & Reichel (2005); docs/theory.md, "Top-k SVD, counted".
 """
 
@@ -28,16 +28,15 @@ import numpy as np
 
 from flatcore import _core
 from flatcore._checks import FloatArray, check_memory
+from flatcore.spectral._orthonormal import normalised, orthonormal_against, with_random
 from flatcore.spectral._small import eigh, svd
 from flatcore.spectral._svd_operator import StoredOperator
+from flatcore.spectral._vectors import HostVectors
 
-_MOST_PASSES = 4
-_LONG = 0.5  # what is left of a unit row that was orthogonal up to a small error
 # Rounding of a product in units of eps·σ_1 (fused: eps·σ_1²), for values clear of it: above 8·√eps·σ_1.
 # Measured on graded spectra in float32: residuals stay at 2e-7·σ_1 down to σ = 1e-2·σ_1 and reach 4e-4·σ_1 at
 # σ = 1e-3·σ_1.
 _ROUNDING, _LOST = 0.03, 8.0
-_SAFE = 1e-3  # eigenvalues of a Gram matrix over its largest one beyond which Cholesky's factor is safe
 _TINY = 1e-30  # norms whose squares would vanish
 
 
@@ -73,7 +72,8 @@ class KrylovProcess(ABC):
         self._locked = 0 if locked is None else len(locked[0])
         self.capacity = min(capacity, operator.cols - self._locked)
         self.block = min(max(block, 0 if start is None else len(start)), self.capacity)
-        self._V = self._empty_basis(operator.cols)
+        self._right = HostVectors(operator.cols, operator.dtype)
+        self._V = self._right.empty(self._locked + self.capacity)
         if locked is not None:
             self._V[: self._locked] = locked[0]
         self._small = np.zeros((self.capacity, self.capacity))  # T or B over the active rows
@@ -84,11 +84,13 @@ class KrylovProcess(ABC):
         self.values = np.zeros(0)  # Ritz values σ after `evaluate`, descending
         self.residuals = np.zeros(0)  # and their two-sided residuals by the recurrence
         self._ritz = np.zeros((0, 0))
+        self._near = 0  # first active row that the recurrence couples to the front
         known = self._V[: self._locked]
         Q = np.zeros((0, operator.cols), operator.dtype)
         if start is not None:
-            _, _, Q = orthonormal_against(start[: self.capacity].astype(operator.dtype), known, 0.0)
-        self.front = with_random(Q, known, self.block - len(Q), seeds)
+            _, Q, _ = normalised(self._right, start[: self.capacity].astype(operator.dtype), 0.0)
+            _, _, Q = self._orthonormal(self._right, known, Q, 0, 0.0)
+        self.front = with_random(self._right, Q, known, self.block - len(Q), seeds)
 
     @property
     def exhausted(self) -> bool:
@@ -120,7 +122,8 @@ class KrylovProcess(ABC):
         Q = self._advance(first, last)
         self.rows = last - self._locked
         missing = min(self.block, self._operator.cols - last) - len(Q)
-        self.front = with_random(Q, self._V[:last], missing, self._seeds)
+        self.front = with_random(self._right, Q, self._V[:last], missing, self._seeds)
+        self._near = first - self._locked
         self.steps += 1
 
     def restart(self, wanted: int) -> None:
@@ -129,7 +132,7 @@ class KrylovProcess(ABC):
         self._rotate(keep)
         self._small[:] = 0.0
         self._small[np.arange(keep), np.arange(keep)] = self._kept_diagonal(keep)
-        self.rows = keep
+        self.rows, self._near = keep, 0
 
     def right(self, count: int) -> FloatArray:
         """The first Ritz vectors as rows in float64."""
@@ -145,11 +148,22 @@ class KrylovProcess(ABC):
         active = self._V[self._locked : self._locked + self.rows]
         _core.combine(active, np.ascontiguousarray(self._ritz[:, :keep]))
 
-    def _empty_basis(self, length: int) -> FloatArray:
-        rows = self._locked + self.capacity
-        needed = rows * length * self._operator.dtype.itemsize
-        check_memory(f"a basis of {rows} vectors of {length}", needed)
-        return np.empty((rows, length), self._operator.dtype)
+    def _coupled(self) -> int:
+        """The first row of the basis that the recurrence couples to the front's product."""
+        return self._locked + self._near if self.steps else 0
+
+    def _orthonormal(
+        self, vectors: HostVectors, known: FloatArray, W: FloatArray, near: int, size: float
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """H, C, Q with W = Hᵀ·known + C·Q, the rows of Q orthonormal and orthogonal to `known`, in the memory of W.
+
+        A first pass over the rows from `near` on, which the recurrence couples to W, and then over all of them.
+        """
+        H = np.zeros((len(known), len(W)))
+        H[near:] = vectors.gram(known[near:], W)
+        vectors.update(W, known[near:], H[near:])
+        C, Q = orthonormal_against(vectors, known, W, H, max(size, float(np.abs(H).max(initial=0.0))))
+        return H, C, Q
 
 
 class FusedLanczos(KrylovProcess):
@@ -174,7 +188,7 @@ class FusedLanczos(KrylovProcess):
 
     def _advance(self, first: int, last: int) -> FloatArray:
         Z = self._operator.normal(self._V[first:last])
-        H, self._tail, Q = orthonormal_against(Z, self._V[:last], self._size)
+        H, self._tail, Q = self._orthonormal(self._right, self._V[:last], Z, self._coupled(), self._size)
         self._size = max(self._size, float(np.abs(H).max()))
         a, b = first - self._locked, last - self._locked
         H = H[self._locked :]
@@ -200,10 +214,11 @@ class GolubKahan(KrylovProcess):
         locked: tuple[FloatArray, FloatArray] | None = None,
     ) -> None:
         super().__init__(operator, capacity, block, seeds, start, locked)
-        self._U = self._empty_basis(operator.rows)
+        self._left = HostVectors(operator.rows, operator.dtype)
+        self._U = self._left.empty(self._locked + self.capacity)
         if locked is not None:
             self._U[: self._locked] = locked[1]
-        self._left = np.zeros((0, 0))
+        self._left_ritz = np.zeros((0, 0))
 
     @property
     def noise(self) -> FloatArray:
@@ -211,19 +226,19 @@ class GolubKahan(KrylovProcess):
 
     def evaluate(self) -> None:
         X, self.values, Yt = svd(self._small[: self.rows, : self.rows])
-        self._left, self._ritz = X, Yt.T
+        self._left_ritz, self._ritz = X, Yt.T
         self.residuals = np.linalg.norm(self._tail.T @ X[self.rows - len(self._tail) :], axis=0)
 
     def _advance(self, first: int, last: int) -> FloatArray:
         W = self._operator.forward(self._V[first:last])
-        H, C, Q = orthonormal_against(W, self._U[:first], self._size)
+        H, C, Q = self._orthonormal(self._left, self._U[:first], W, self._coupled(), self._size)
         self._size = max(self._size, float(np.abs(H).max(initial=0.0)), float(np.abs(C).max(initial=0.0)))
         a, b = first - self._locked, last - self._locked
         self._small[:a, a:b] = H[self._locked :]
         self._small[a : a + len(Q), a:b] = C.T
-        self._U[first:last] = with_random(Q, self._U[:first], last - first - len(Q), self._seeds)
+        self._U[first:last] = with_random(self._left, Q, self._U[:first], last - first - len(Q), self._seeds)
         Z = self._operator.backward(self._U[first:last])
-        _, self._tail, Q = orthonormal_against(Z, self._V[:last], self._size)
+        _, self._tail, Q = self._orthonormal(self._right, self._V[:last], Z, first, self._size)
         return Q
 
     def _kept_diagonal(self, keep: int) -> FloatArray:
@@ -232,82 +247,8 @@ class GolubKahan(KrylovProcess):
     def _rotate(self, keep: int) -> None:
         super()._rotate(keep)
         active = self._U[self._locked : self._locked + self.rows]
-        _core.combine(active, np.ascontiguousarray(self._left[:, :keep]))
-
-
-def orthonormal_against(W: FloatArray, known: FloatArray, size: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """H, C, Q with W = Hᵀ·known + C·Q, the rows of Q orthonormal and orthogonal to `known`; W's memory becomes Q's.
-
-    What is below the rounding of `size` or of H drops out of Q, as do rows that go on shrinking.
-    """
-    H = _core.gram(known, W)
-    _project_out(W, known, H)
-    size = max(size, float(np.abs(H).max(initial=0.0)))
-    G = _core.gram(W, W)
-    theta = eigh(G)[0]
-    if len(W) and theta[0] > _SAFE * max(float(theta[-1]), (1e4 * _eps(W.dtype) * size) ** 2):
-        return _twice_projected(W, known, H, G)
-    C, Q, norms = _normalised(W, size)
-    for _ in range(_MOST_PASSES):
-        again = _core.gram(known, Q)
-        _project_out(Q, known, again)
-        H += again @ C.T
-        C2, Q, norms = _normalised(Q, 0.0)
-        C = C @ C2
-        if (norms > _LONG).all():
-            return H, C, Q
-    long = norms > _LONG
-    return H, C[:, long], Q[long]
-
-
-def _twice_projected(
-    W: FloatArray, known: FloatArray, H: FloatArray, G: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """The same where G = W·Wᵀ after the first pass says that no row is near to rounding or to the others.
-
-    The second pass removes `again`, so the Gram matrix is then G − againᵀ·again; a Cholesky factor of a Gram matrix of
-    condition 1/_SAFE at most leaves rows orthonormal to rounding over √_SAFE.
-    """
-    again = _core.gram(known, W)
-    _project_out(W, known, again)
-    root = np.linalg.cholesky(G - again.T @ again)  # W = root·Q
-    _core.combine(W, np.ascontiguousarray(np.linalg.inv(root).T))
-    return H + again, root, W
-
-
-def with_random(Q: FloatArray, known: FloatArray, missing: int, seeds: Iterator[int]) -> FloatArray:
-    """`Q` with `missing` random rows added, all orthonormal and orthogonal to `known`."""
-    while missing > 0:
-        fresh = np.empty((missing, Q.shape[1]), Q.dtype)
-        _core.fill_normal(fresh, next(seeds))
-        others = np.concatenate([known, Q]) if len(Q) else known
-        _, _, fresh = orthonormal_against(fresh, others, 0.0)
-        Q, missing = np.concatenate([Q, fresh]), missing - len(fresh)
-    return Q
+        _core.combine(active, np.ascontiguousarray(self._left_ritz[:, :keep]))
 
 
 def _eps(dtype: Any) -> float:
     return float(np.finfo(np.dtype(dtype)).eps)
-
-
-def _project_out(W: FloatArray, known: FloatArray, H: FloatArray) -> None:
-    if len(known) and len(W):
-        _core.update(W, known, H)
-
-
-def _normalised(W: FloatArray, size: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """C, Q with W = C Q, Q nearly orthonormal, and norms; what is below the rounding of `size` drops out.
-
-    W is rotated to the eigenvectors of its Gram matrix and its norms are measured afterwards: the Gram matrix's own
-    eigenvalues are noise below eps times the largest. A second call makes the rows orthonormal to rounding.
-    """
-    if len(W) == 0:
-        return np.zeros((0, 0)), W, np.zeros(0)
-    R = eigh(_core.gram(W, W))[1]
-    _core.combine(W, R)
-    norms = np.sqrt(np.diagonal(_core.gram(W, W)))
-    eps = _eps(W.dtype)
-    kept = norms > max(4.0 * eps * size, 10.0 * eps * float(norms.max()), _TINY)
-    Q = W if kept.all() else W[kept]
-    Q /= norms[kept, None].astype(W.dtype)
-    return R[:, kept] * norms[kept], Q, norms[kept]

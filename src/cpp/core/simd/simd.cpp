@@ -1,5 +1,9 @@
 #include "core/simd/simd.hpp"
 
+#ifdef FLATCORE_SIMD_X86
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <string>
 #include <vector>
@@ -33,7 +37,9 @@ struct Set {
 std::vector<Set> sets() {
 #ifdef FLATCORE_SIMD_X86
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;  // not every compiler knows f16c by name
+    const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     return {{"avx512", &avx512::kTable, avx512}, {"avx2", &avx2::kTable, avx2}, {"baseline", &baseline::kTable, true}};
