@@ -544,7 +544,7 @@ def test_certified_gap(arguments):
 
 @pytest.mark.parametrize(("steps", "relative_gap"), [(17, 0.1), (31, 0.03), (55, 0.01)])
 def test_certified_gap_against_the_table(steps, relative_gap):
-    """Theory, section 6: N = 2·10⁵, 1e-3, b = 4: so many steps reach this δ/w, and one step fewer does not."""
+    """docs/theory.md, section 7: N = 2·10⁵, 1e-3, b = 4: so many steps reach this δ/w, and one step fewer does not."""
     assert certified_gap(200_000, 4, steps, 1.0, 1e-3) <= relative_gap
     assert certified_gap(200_000, 4, steps - 1, 1.0, 1e-3) > relative_gap
 

@@ -5,18 +5,18 @@ Predicted time of block Lanczos with b vectors a block and p basis rows:
     passes(b, k, tol)·(product(b) + orthogonalisation) + probe + k certifying products in float64,
 
 where a block product takes the longer of bytes / bandwidth and flops / rate, bytes = shared + b·per vector. One step
-reads the basis (0.75·p rows on average) twice, for 4·0.75·p·b·N flops, and pays its share of the restarts. The passes were counted (docs/theory.md, "What blocks and bases cost"): with k = 1 to 40,
-b = 1 to 8 and tolerances 1e-4 to 1e-9 on a chain of width 512 they are close to
+reads the basis (0.75·p rows on average) twice, for 4·0.75·p·b·N flops, and pays its share of the restarts. The
+passes were counted (docs/theory.md, "What blocks and bases cost"): within a fifth, most within a tenth, they are
 
     passes = (34·b^{−0.25} + 5.4·k·b^{−0.93})·(1 + 0.1·log10(1e-4/tol))
 
-and a basis of p = max(24, 3·k) + 4·b rows needs at most 6 % more of them than one of any size: restarting with the best
-half loses next to nothing, and every row costs its share of the orthogonalisation and of the cache.
+for a basis of p = max(24, 3·k) + 4·b rows. Restarting with the best half loses little: a larger basis would save up to
+5 % of the passes for b ≤ 2 (some 15 % for b = 8), and every row costs its share of the orthogonalisation and the cache.
 
 The dense route costs N products and 9·N³ flops of LAPACK.
 
 The choice depends on the problem and on nothing measured while running, so that the same input gives the same bits;
-only where memory is scarce the machine has a say, through the largest basis that fits.
+only where memory is scarce the machine has a say: plans that do not fit are left out.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ known rows V it takes one more pass,
     W − V·again = C·Q,      again = VᵀW,
 
 whose Gram matrix follows from the one before it; Q is the orthonormal block nearest to the scaled rows: one combination
-with the inverse root of their scaled Gram matrix, where that is well conditioned. An ill-conditioned block is normalised
-between more passes, and one that may be rank-deficient is rotated first, its norms measured afterwards, and what is
-rounding dropped: a Gram matrix is never inverted unrepaired. A block becomes its successor in place.
+with the inverse root of their scaled Gram matrix, where that is well conditioned. An ill-conditioned block is
+normalised between more passes, and one that may be rank-deficient is rotated first, its norms measured afterwards, and
+what is rounding dropped: a Gram matrix is never inverted unrepaired. A block becomes its successor in place.
 
 cost    a pass: 4·N·b·c flops and two reads of the c known rows.
 """

@@ -1,7 +1,7 @@
 r"""Block Krylov processes for the largest singular triplets of A (M × N, M ≥ N), with thick restart.
 
-Both build an orthonormal basis V (rows) of the same Krylov space of AᵀA by full orthogonalisation, twice, the first time
-against the rows alone that the recurrence couples; the last block of it, the *front* F, has not been multiplied yet.
+Both build an orthonormal basis V (rows) of the same Krylov space of AᵀA by full orthogonalisation, twice, the first
+time against the rows alone that the recurrence couples; the last block of it, the *front* F, has not been multiplied.
 
 *Fused Lanczos* reads A once a step, AᵀA F = V H + Q C, and keeps T = VᵀAᵀAV. Its eigenpairs (σ², y) have the two-sided
 residual ‖Cᵀy_F‖/σ. Squaring costs digits: rounding of eps·σ_1² leaves a residual of about eps·σ_1²/σ.
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from flatcore import _core
-from flatcore._checks import FloatArray, check_memory
+from flatcore._checks import FloatArray
 from flatcore.spectral._orthonormal import normalised, orthonormal_against, with_random
 from flatcore.spectral._small import eigh, svd
 from flatcore.spectral._svd_operator import StoredOperator

@@ -68,7 +68,7 @@ void gram(ConstMatrixView<T> V, ConstMatrixView<T> W, MatrixView<double> out, Ru
         const ConstMatrixView<T> stream = streamed.col_block(first, width);
         const simd::RowCut cut =
             simd::row_cut(simd::skinny<T>(), scalar_of<T>(), width, stream.data, stream.row_stride);
-        for (Index pack = 0; pack * simd::kDotChunk<T> < cut.packed(); ++pack)
+        for (Index pack = 0; pack * simd::kDotChunk<T> < cut.packed; ++pack)
             pack_rows(T(1), packed.col_block(first, width), cut, pack,
                       buffers[at].data() + pack * packed.rows * simd::kDotChunk<T>);
         part.eigen().setZero();

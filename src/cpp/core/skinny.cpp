@@ -40,7 +40,7 @@ template <class T>
 Matrix<T> transposed_copy(T alpha, ConstMatrixView<T> X) {
     constexpr Index kBlock = 16;  // a cache line of each row of X is used at once
     Matrix<T> out(X.cols, X.rows);
-    parallel_ranges((X.cols + kBlock - 1) / kBlock, (Index{1} << 15) / (kBlock * X.rows) + 1,
+    parallel_ranges((X.cols + kBlock - 1) / kBlock, (Index{1} << 15) / (kBlock * std::max<Index>(1, X.rows)) + 1,
                     [&](Index first, Index last) {
                         for (Index k = first * kBlock; k < std::min(last * kBlock, X.cols); k += kBlock)
                             for (Index i = 0; i < X.rows; ++i)
@@ -52,26 +52,31 @@ Matrix<T> transposed_copy(T alpha, ConstMatrixView<T> X) {
 
 template <class T>
 Matrix<T> packed_rows(T alpha, ConstMatrixView<T> X, const simd::RowCut& cut) {
-    const Index chunks = (cut.packed() + simd::kDotChunk<T> - 1) / simd::kDotChunk<T>;
+    const Index chunks = (cut.packed + simd::kDotChunk<T> - 1) / simd::kDotChunk<T>;
     Matrix<T> out(chunks * X.rows, simd::kDotChunk<T>);
-    parallel_ranges(chunks, (Index{1} << 15) / (simd::kDotChunk<T> * X.rows) + 1, [&](Index first, Index last) {
-        for (Index chunk = first; chunk < last; ++chunk)
-            pack_rows(alpha, X, cut, chunk, out.data() + chunk * X.rows * simd::kDotChunk<T>);
-    });
+    parallel_ranges(chunks, (Index{1} << 15) / (simd::kDotChunk<T> * std::max<Index>(1, X.rows)) + 1,
+                    [&](Index first, Index last) {
+                        for (Index chunk = first; chunk < last; ++chunk)
+                            pack_rows(alpha, X, cut, chunk, out.data() + chunk * X.rows * simd::kDotChunk<T>);
+                    });
     return out;
 }
 
-// Uninitialised rows that lie to the cache lines as those at `like` do.
+// Uninitialised rows that lie to the cache lines as those of W do, where these all lie alike and are not converted.
 template <class T>
 class AlignedLike {
  public:
-    AlignedLike(Index rows, Index cols, const void* like)
-        : storage_(rows, (cols + 2 * kLine - 1) / kLine * kLine),
-          offset_(static_cast<Index>(reinterpret_cast<std::uintptr_t>(like) % 64 / sizeof(T))),
-          cols_(cols) {}
+    AlignedLike(Index rows, Index cols, const StoredMatrix& W)
+        : storage_(rows, (cols + 2 * kLine - 1) / kLine * kLine), offset_(offset_of(W)), cols_(cols) {}
     MatrixView<T> view() { return storage_.view().col_block(offset_, cols_); }
 
  private:
+    static Index offset_of(const StoredMatrix& W) {
+        const auto past = static_cast<Index>(reinterpret_cast<std::uintptr_t>(W.data) % 64);
+        const bool alike = W.scalar == scalar_of<T>() && W.row_stride % kLine == 0;
+        return alike ? past / static_cast<Index>(sizeof(T)) : 0;
+    }
+
     static constexpr Index kLine = 64 / static_cast<Index>(sizeof(T));
     Matrix<T> storage_;
     Index offset_, cols_;
@@ -124,13 +129,15 @@ void outer(T alpha, ConstMatrixView<T> L, ConstMatrixView<T> R, T beta, MatrixVi
 }
 
 // tile(first, rows, sum) over [0, n) in tiles of at most kTile rows that fit kTileBytes. Every thread adds to a sum of
-// its own, which lies to the cache lines as `like` does, and their total is added to C.
+// its own, which lies to the cache lines as W does, and their total is added to C.
 template <class T, class Tile>
-void sum_over_pieces(Index n, Index grain, std::size_t row_bytes, const void* like, MatrixView<T> C, const Tile& tile) {
-    const Index most = std::clamp<Index>(static_cast<Index>(kTileBytes / row_bytes), 8, kTile);
+void sum_over_pieces(Index n, Index grain, std::size_t row_bytes, const StoredMatrix& W, MatrixView<T> C,
+                     const Tile& tile) {
+    const Index most =
+        std::clamp<Index>(static_cast<Index>(kTileBytes / std::max<std::size_t>(1, row_bytes)), 8, kTile);
     const Index pieces = parallel_pieces(n, grain);
     std::vector<AlignedLike<T>> sums;
-    for (Index p = 0; p < pieces; ++p) sums.emplace_back(C.rows, C.cols, like);
+    for (Index p = 0; p < pieces; ++p) sums.emplace_back(C.rows, C.cols, W);
     parallel_pieces_of(n, pieces, [&](Index piece, Index first, Index last) {
         const MatrixView<T> own = sums[static_cast<std::size_t>(piece)].view();
         own.eigen().setZero();
@@ -152,7 +159,7 @@ void accumulate(T alpha, ConstMatrixView<T> X, const StoredMatrix& W, T beta, Ma
     const double per_row = 2.0 * static_cast<double>(X.rows) * static_cast<double>(C.cols);
     if (W.rows >= kRowsPerSum * X.rows * max_threads()) {
         in_pieces(W.rows, per_row, control, [&](Index first_row, Index rows) {
-            sum_over_pieces(rows, grain_of(per_row), 1, W.data, C, [&](Index first, Index count, MatrixView<T> sum) {
+            sum_over_pieces(rows, grain_of(per_row), 1, W, C, [&](Index first, Index count, MatrixView<T> sum) {
                 piece(first_row + first, count, 0, C.cols, sum);
             });
         });
@@ -220,10 +227,11 @@ void skinny_pair(ConstMatrixView<T> X, ConstMatrixView<T> Y, ConstMatrixView<T> 
                 E.cols == D.rows && D.col_stride == 1 && C.col_stride == 1 && E.col_stride == 1,
             "a pair of products of ", X.rows, "x", X.cols, " and ", Y.rows, "x", Y.cols, " with ", D.rows, "x", D.cols);
     const Matrix<T> xt = transposed_copy(T(1), X);
+    const StoredMatrix stored{D.data, scalar_of<T>(), D.rows, D.cols, D.row_stride, D.col_stride};
     const simd::RowCut cut = simd::row_cut(simd::skinny<T>(), scalar_of<T>(), D.cols, D.data, D.row_stride);
     const Matrix<T> y = packed_rows(T(1), Y, cut);
     const double per_row = 2.0 * static_cast<double>(X.rows + Y.rows) * static_cast<double>(D.cols);
-    sum_over_pieces(D.rows, grain_of(per_row), static_cast<std::size_t>(D.cols) * sizeof(T), D.data, C,
+    sum_over_pieces(D.rows, grain_of(per_row), static_cast<std::size_t>(D.cols) * sizeof(T), stored, C,
                     [&](Index r, Index rows, MatrixView<T> own) {
                         const T* tile = D.data + r * D.row_stride;
                         simd::skinny<T>().dots(scalar_of<T>(), Y.rows, rows, cut, y.data(), tile, D.row_stride,
@@ -244,7 +252,7 @@ void skinny_normal(T scale, ConstMatrixView<T> X, const StoredMatrix& W, MatrixV
     const Matrix<T> x = packed_rows(scale, X, cut);
     const double per_row = 4.0 * static_cast<double>(X.rows) * static_cast<double>(X.cols);
     in_pieces(W.rows, per_row, control, [&](Index first_row, Index count) {
-        sum_over_pieces(count, grain_of(per_row), static_cast<std::size_t>(W.cols) * size_of(W.scalar), W.data, Y,
+        sum_over_pieces(count, grain_of(per_row), static_cast<std::size_t>(W.cols) * size_of(W.scalar), W, Y,
                         [&](Index r, Index rows, MatrixView<T> own) {
                             T image[kTile * kSkinnyRows], transposed[kTile * kSkinnyRows];  // X Wᵀ for a tile of W
                             std::fill_n(image, kTile * X.rows, T(0));

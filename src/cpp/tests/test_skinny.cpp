@@ -89,7 +89,7 @@ void check_set(const simd::Table& table, Scalar scalar, Index m, Index p, Index 
 
     const std::vector<T> y = entries<T>(m * n, 3);
     const simd::RowCut cut = simd::row_cut(kernels_of<T>(table), scalar, n, at, ldw);
-    const Index chunks = (cut.packed() + simd::kDotChunk<T> - 1) / simd::kDotChunk<T>;
+    const Index chunks = (cut.packed + simd::kDotChunk<T> - 1) / simd::kDotChunk<T>;
     Matrix<T> packed(chunks * m, simd::kDotChunk<T>);
     for (Index chunk = 0; chunk < chunks; ++chunk)
         pack_rows<T>(T(1), {y.data(), m, n}, cut, chunk, packed.data() + chunk * m * simd::kDotChunk<T>);
@@ -142,7 +142,7 @@ TEST_CASE("skinny kernels of every instruction set") {
         for (const Index m : rows)
             for (const auto& [p, n] :
                  std::vector<std::pair<Index, Index>>{{1, 1}, {3, 70}, {65, 33}, {130, 96}, {9, 1030}, {66, 1600}}) {
-                // Rows that lie to the cache lines differently, and rows that all start `offset` entries behind one.
+                // Rows that lie to the vectors differently, or all alike.
                 for (const auto& [ldw, offset] : std::vector<std::pair<Index, Index>>{
                          {n + 3, 0}, {(n + 15) / 16 * 16, 0}, {(n + 15) / 16 * 16, 5}}) {
                     for (const Scalar scalar : {Scalar::f32, Scalar::f16, Scalar::bf16}) {
@@ -152,6 +152,39 @@ TEST_CASE("skinny kernels of every instruction set") {
                     check_set<double>(*table, Scalar::f64, m, p, n, ldw, offset);
                 }
             }
+}
+
+template <class T>
+void check_addresses(const simd::Table& table) {
+    const auto& kernels = kernels_of<T>(table);
+    const Index m = 5, p = 7, n = 70, ldw = 96;
+    std::mt19937 engine(1);
+    std::normal_distribution<double> normal;
+    std::vector<T> X(static_cast<std::size_t>(m * n)), values(static_cast<std::size_t>(p * ldw));
+    for (T& x : X) x = static_cast<T>(normal(engine));
+    for (T& x : values) x = static_cast<T>(normal(engine) * std::exp(4.0 * normal(engine)));
+    Matrix<T> memory(p + 1, ldw);  // starts at a cache line
+    std::vector<T> first;
+    for (Index offset = 0; offset < 64 / static_cast<Index>(sizeof(T)); ++offset) {
+        T* w = memory.data() + offset;
+        std::copy(values.begin(), values.end(), w);
+        const simd::RowCut cut = simd::row_cut(kernels, scalar_of<T>(), n, w, ldw);
+        std::vector<T> packed(static_cast<std::size_t>(m * simd::kDotChunk<T>)),
+            out(static_cast<std::size_t>(m * (p + n)));
+        pack_rows<T>(T(1), {X.data(), m, n}, cut, 0, packed.data());
+        kernels.dots(scalar_of<T>(), m, p, cut, packed.data(), w, ldw, out.data(), p);
+        kernels.accumulate(scalar_of<T>(), m, p, n, X.data(), m, w, ldw, out.data() + m * p, n);
+        if (offset == 0) first = out;
+        CHECK(out == first);
+    }
+}
+
+TEST_CASE("sums are the same bits wherever the rows lie") {
+    for (const simd::Table* table : simd::supported_tables()) {
+        CAPTURE(table->name);
+        check_addresses<float>(*table);
+        check_addresses<double>(*table);
+    }
 }
 
 TEST_CASE("outer products, added, overwritten and written past the caches") {

@@ -130,7 +130,8 @@ inline void finish_stores() {
 #endif
 }
 
-// out: the sums of the lanes of four vectors, by steps that halve the lanes and join the vectors.
+// out: the sums of the lanes of four vectors, by steps that halve the lanes and join the vectors. Lanes half a vector
+// apart, then a quarter, and so on: rotating the lanes of a vector does not change its sum in any bit.
 #if FLATCORE_VECTOR_BYTES == 64
 inline void lane_sums(Float a, Float b, Float c, Float d, float* out) {
     const Float ab = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
@@ -173,14 +174,17 @@ inline void lane_sums(Double a, Double b, Double c, Double d, double* out) {
 #else
 template <class T, class V>
 inline void lane_sums_plain(V a, V b, V c, V d, T* out) {
-    T sums[4] = {};
-    for (int lane = 0; lane < Lanes<T>::count; ++lane) {
-        sums[0] += a[lane];
-        sums[1] += b[lane];
-        sums[2] += c[lane];
-        sums[3] += d[lane];
-    }
-    for (int i = 0; i < 4; ++i) out[i] = sums[i];
+    for (int half = Lanes<T>::count / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; ++lane) {
+            a[lane] += a[lane + half];
+            b[lane] += b[lane + half];
+            c[lane] += c[lane + half];
+            d[lane] += d[lane + half];
+        }
+    out[0] = a[0];
+    out[1] = b[0];
+    out[2] = c[0];
+    out[3] = d[0];
 }
 inline void lane_sums(Float a, Float b, Float c, Float d, float* out) { lane_sums_plain<float>(a, b, c, d, out); }
 inline void lane_sums(Double a, Double b, Double c, Double d, double* out) { lane_sums_plain<double>(a, b, c, d, out); }

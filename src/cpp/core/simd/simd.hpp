@@ -28,19 +28,18 @@ namespace simd {
 
 using Index = std::ptrdiff_t;
 
-// How `dots` reads the rows of W: in aligned vectors, the first of which starts `shift` entries before the row. X is
-// packed to match, with zeros before its first column and behind its last. Rows that are converted, or shorter than a
-// vector, are copied instead. A sum does not depend on the shift, bit by bit: entries whose places differ by a multiple
-// of `lanes` are added in their order, and the final sum over the lanes is the same for all rotations.
+// How `dots` reads the rows of W: in aligned vectors, the first of which starts `shift` entries before the row; where
+// rows lie differently to the vectors, or are shorter than one, shift = 0. X is packed to match, into `packed` columns
+// with zeros before its first and behind its last one. Rows that are converted, or short, are `copied` first. A sum
+// does not depend on the shift: entries whose places differ by a multiple of `lanes` are added in their order, and the
+// sum over the lanes is the same for all rotations (only a zero may change its sign).
 struct RowCut {
-    Index n, lanes, shift;
+    Index n, lanes, shift, packed;
     bool copied;
-
-    Index packed() const { return (shift + n + lanes - 1) / lanes * lanes; }
 };
 
-// A chunk of packed rows of X: of 2 kB, kDotColumns columns, a block of rows stays in the first cache; with room for
-// the shift.
+// A chunk of packed rows of X has kDotChunk columns, of which a block of rows stays in the first cache: enough for
+// kDotColumns columns, 2 kB, with any shift.
 template <class T>
 constexpr Index kDotColumns = 2048 / static_cast<Index>(sizeof(T));
 template <class T>
@@ -85,7 +84,8 @@ RowCut row_cut(const SkinnyKernels<T>& kernels, Scalar stored, Index n, const vo
     const Index lanes = kernels.lanes, past = static_cast<Index>(reinterpret_cast<std::uintptr_t>(w)) % (lanes * size);
     const bool copied = size_of(stored) != sizeof(T) || n < lanes;
     const bool alike = past % size == 0 && ldw % lanes == 0;
-    return {n, lanes, alike && !copied ? past / size : 0, copied};
+    const Index shift = alike && !copied ? past / size : 0;
+    return {n, lanes, shift, (shift + n + lanes - 1) / lanes * lanes, copied};
 }
 
 }  // namespace simd

@@ -226,7 +226,7 @@ typename Lanes<T>::Vector edge_of(const T* row, Index n, Index from) {
         return load(around);
     }
     store(around, load(row + n - L));
-    return load(around + from - (n - L));
+    return load(around + (from - (n - L)));
 }
 
 // sums (R × 2 vectors, lane by lane) += R rows of a chunk of X times two rows of W.
@@ -312,7 +312,7 @@ template <class T>
 void direct_dots(Index m, Index p, const RowCut& cut, const T* x, const T* w, Index ldw, T* c, Index ldc) {
     constexpr int L = Lanes<T>::count;
     const RowBlocks blocks(m);
-    const Index tile = m * cut.n * Index(sizeof(T)) <= kFirstCache ? 2 : kDotRows, packed = cut.packed();
+    const Index tile = m * cut.n * Index(sizeof(T)) <= kFirstCache ? 2 : kDotRows, packed = cut.packed;
     alignas(64) T sums[(kDotRows * kMostRows + 2) * L];
     for (Index r = 0; r < p; r += tile) {
         const Index last = p - r < tile ? p : r + tile;
@@ -339,7 +339,7 @@ template <class T, class S>
 void copied_dots(Index m, Index p, const RowCut& cut, const T* x, const S* w, Index ldw, T* c, Index ldc) {
     constexpr int L = Lanes<T>::count;
     const RowBlocks blocks(m);
-    const Index packed = cut.packed();
+    const Index packed = cut.packed;
     alignas(64) T copy[kCopied * kDotChunk<T>], sums[(kCopied * kMostRows + 2) * L];
     for (Index r = 0; r < p; r += kCopied) {
         const Index rows = p - r < kCopied ? p - r : kCopied;
