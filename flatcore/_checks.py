@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[Any]  # float32 or float64
+_SMALL = 1 << 24  # bytes whose allocation is not foreseen
 _ROWS_PER_CHECK = 1 << 22  # entries looked at together, so that no check allocates much
 
 
@@ -134,7 +135,12 @@ def available_memory() -> int | None:
 
 
 def check_memory(what: str, needed: int) -> None:
-    """Say how much memory is missing before an allocation that cannot succeed."""
+    """Say how much memory is missing before an allocation that cannot succeed.
+
+    Asking the system takes a millisecond; what is small is not worth it.
+    """
+    if needed <= _SMALL:
+        return
     available = available_memory()
     if available is not None and needed > available:
         raise MemoryError(f"{what} needs {needed / 1e9:.1f} GB; {available / 1e9:.1f} GB are available")

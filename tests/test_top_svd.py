@@ -521,6 +521,7 @@ def test_bad_options_of_lists():
 
 
 def test_memory_is_foreseen(monkeypatch):
+    monkeypatch.setattr("flatcore._checks._SMALL", 0)
     monkeypatch.setattr("flatcore._checks.available_memory", lambda: 1000)
     with pytest.raises(MemoryError, match=r"a basis of \d+ vectors of 300 needs"):
         krylov(np.ones((300, 300)), 2)
