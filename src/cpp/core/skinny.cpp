@@ -175,6 +175,27 @@ void accumulate(T alpha, ConstMatrixView<T> X, const StoredMatrix& W, T beta, Ma
     });
 }
 
+// skinny_normal for few rows: each thread's rows of W in one pass of its own.
+template <class T>
+void few_normal(T scale, ConstMatrixView<T> X, const StoredMatrix& W, const simd::RowCut& cut, MatrixView<T> Y,
+                RunControl& control) {
+    Matrix<T> x = Matrix<T>::zeros(X.rows, cut.packed);
+    x.view().col_block(cut.shift, X.cols).eigen() = scale * X.eigen();
+    const double per_row = 4.0 * static_cast<double>(X.rows) * static_cast<double>(X.cols);
+    in_pieces(W.rows, per_row, control, [&](Index first_row, Index count) {
+        const Index pieces = parallel_pieces(count, grain_of(per_row));
+        std::vector<Matrix<T>> sums;
+        for (Index p = 0; p < pieces; ++p) sums.emplace_back(X.rows, cut.packed);
+        parallel_pieces_of(count, pieces, [&](Index piece, Index first, Index last) {
+            Matrix<T>& own = sums[static_cast<std::size_t>(piece)];
+            own.view().eigen().setZero();
+            simd::skinny<T>().normal(W.scalar, X.rows, last - first, cut, x.data(), entry(W, first_row + first, 0),
+                                     W.row_stride, scale, own.data());
+        });
+        for (Matrix<T>& sum : sums) Y.eigen() += sum.view().col_block(cut.shift, X.cols).eigen();
+    });
+}
+
 template <class View>
 bool row_major(const View& A) {
     return A.col_stride == 1 || A.cols <= 1;
@@ -248,7 +269,12 @@ void skinny_normal(T scale, ConstMatrixView<T> X, const StoredMatrix& W, MatrixV
                 row_major(Y),
             "a normal product of ", X.rows, "x", X.cols, " with ", W.rows, "x", W.cols);
     Y.eigen().setZero();
+    if (X.rows == 0 || X.cols == 0) return;
     const simd::RowCut cut = simd::row_cut(simd::skinny<T>(), W.scalar, X.cols, W.data, W.row_stride);
+    if (X.rows <= simd::skinny<T>().normal_rows) {
+        few_normal(scale, X, W, cut, Y, control);
+        return;
+    }
     const Matrix<T> x = packed_rows(scale, X, cut);
     const double per_row = 4.0 * static_cast<double>(X.rows) * static_cast<double>(X.cols);
     in_pieces(W.rows, per_row, control, [&](Index first_row, Index count) {

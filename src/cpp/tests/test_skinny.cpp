@@ -154,6 +154,58 @@ TEST_CASE("skinny kernels of every instruction set") {
             }
 }
 
+// C + scale X Wᵀ W, compared in units of eps and the sum of all sizes.
+template <class T>
+void check_normal(const simd::Table& table, Scalar scalar, Index p, Index n, Index ldw, Index offset) {
+    const auto& kernels = kernels_of<T>(table);
+    const Stored W(scalar, offset + p * ldw, 6);
+    const auto w = [&](Index k, Index j) { return W.values[static_cast<std::size_t>(offset + k * ldw + j)]; };
+    const void* at = W.bytes.data() + static_cast<std::size_t>(offset) * size_of(scalar);
+    const simd::RowCut cut = simd::row_cut(kernels, scalar, n, at, ldw);
+    Index wrong = 0;
+    for (Index m = 1; m <= kernels.normal_rows; ++m) {
+        const std::vector<T> y = entries<T>(m * n, 7);
+        Matrix<T> x = Matrix<T>::zeros(m, cut.packed), c(m, cut.packed);
+        x.view().col_block(cut.shift, n).eigen() = ConstMatrixView<T>(y.data(), m, n).eigen();
+        c.view().eigen().setOnes();
+        kernels.normal(scalar, m, p, cut, x.data(), at, ldw, T(0.5), c.data());
+        for (Index i = 0; i < m; ++i)
+            for (Index j = 0; j < cut.packed; ++j) {
+                const bool inside = j >= cut.shift && j < cut.shift + n;
+                double sum = 1.0, size = 1.0;
+                for (Index k = 0; k < p && inside; ++k) {
+                    double image = 0.0, sizes = 0.0;
+                    for (Index e = 0; e < n; ++e) {
+                        const double term = static_cast<double>(y[static_cast<std::size_t>(i * n + e)]) * w(k, e);
+                        image += term;
+                        sizes += std::abs(term);
+                    }
+                    sum += 0.5 * image * w(k, j - cut.shift);
+                    size += 0.5 * sizes * std::abs(w(k, j - cut.shift));
+                }
+                wrong += !close<T>(static_cast<double>(c.view()(i, j)), sum, size, n + p);
+            }
+    }
+    CAPTURE(table.name);
+    CAPTURE(p);
+    CAPTURE(n);
+    CAPTURE(offset);
+    CHECK(wrong == 0);
+}
+
+TEST_CASE("normal products of every instruction set") {
+    for (const simd::Table* table : simd::supported_tables())
+        for (const Index p : {1, 4, 7})
+            for (const Index n : {1, 31, 64, 70})
+                for (const auto& [ldw, offset] : std::vector<std::pair<Index, Index>>{{n + 3, 0}, {96, 0}, {96, 5}}) {
+                    for (const Scalar scalar : {Scalar::f32, Scalar::f16, Scalar::bf16}) {
+                        check_normal<float>(*table, scalar, p, n, ldw, offset);
+                        check_normal<double>(*table, scalar, p, n, ldw, offset);
+                    }
+                    check_normal<double>(*table, Scalar::f64, p, n, ldw, offset);
+                }
+}
+
 template <class T>
 void check_addresses(const simd::Table& table) {
     const auto& kernels = kernels_of<T>(table);
@@ -174,6 +226,10 @@ void check_addresses(const simd::Table& table) {
         pack_rows<T>(T(1), {X.data(), m, n}, cut, 0, packed.data());
         kernels.dots(scalar_of<T>(), m, p, cut, packed.data(), w, ldw, out.data(), p);
         kernels.accumulate(scalar_of<T>(), m, p, n, X.data(), m, w, ldw, out.data() + m * p, n);
+        Matrix<T> x = Matrix<T>::zeros(1, cut.packed), c = Matrix<T>::zeros(1, cut.packed);
+        std::copy_n(X.data(), n, x.data() + cut.shift);
+        kernels.normal(scalar_of<T>(), 1, p, cut, x.data(), w, ldw, T(1), c.data());
+        out.insert(out.end(), c.data() + cut.shift, c.data() + cut.shift + n);
         if (offset == 0) first = out;
         CHECK(out == first);
     }

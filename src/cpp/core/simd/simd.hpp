@@ -58,9 +58,13 @@ struct SkinnyKernels {
     // each an m × kDotChunk<T> row-major piece.
     void (*dots)(Scalar stored, Index m, Index p, const RowCut& cut, const T* x, const void* w, Index ldw, T* c,
                  Index ldc);
+    // C (m × cut.packed) += scale X Wᵀ W for m <= normal_rows, W: p >= 1 rows as stored; x: X packed as `cut` says, in
+    // rows of cut.packed entries, as C is.
+    void (*normal)(Scalar stored, Index m, Index p, const RowCut& cut, const T* x, const void* w, Index ldw, T scale,
+                   T* c);
     // max |x_i|; NaN where an entry is NaN or infinite.
     T (*largest)(Index n, const T* x);
-    Index lanes;
+    Index lanes, normal_rows;
 };
 
 struct Table {

@@ -14,6 +14,8 @@ constexpr Index kDotRows = 32;  // rows of W that a chunk of X stays for
 constexpr Index kDotAhead = 4;  // rows of W prefetched ahead
 constexpr Index kCopied = 8;    // rows of W converted together
 
+constexpr int kNormalRows = kMostRows / 3;  // of X, and of W at a time, in `normal`: their product is in registers
+
 constexpr Index kFirstCache = 32 * 1024;
 
 enum class Write { add, overwrite, stream };
@@ -216,17 +218,21 @@ struct RowPair {
     Index ldw, n, from, count, ahead;
 };
 
-// The vector that starts before the row does, or that ends behind it, with zeros outside.
-template <class T>
-typename Lanes<T>::Vector edge_of(const T* row, Index n, Index from) {
+// The entries [from, from + lanes) of a row of n, as T, with zeros outside of the row, which they leave on one side.
+template <class T, class S>
+typename Lanes<T>::Vector edge_of(const S* row, Index n, Index from) {
     constexpr int L = Lanes<T>::count;
-    alignas(64) T around[2 * L] = {};
-    if (from < 0) {
-        store(around - from, load(row));
-        return load(around);
+    S around[2 * L] = {};
+    if (n < L) {
+        for (Index e = 0; e < n; ++e) around[e - from] = row[e];
+        return Read<T>::from(around);
     }
-    store(around, load(row + n - L));
-    return load(around + (from - (n - L)));
+    if (from < 0) {
+        __builtin_memcpy(around - from, row, L * sizeof(S));
+        return Read<T>::from(around);
+    }
+    __builtin_memcpy(around, row + n - L, L * sizeof(S));
+    return Read<T>::from(around + (from - (n - L)));
 }
 
 // sums (R × 2 vectors, lane by lane) += R rows of a chunk of X times two rows of W.
@@ -250,7 +256,7 @@ void dot_block(const T* x, const RowPair<T>& pair, T* sums) {
     const bool starts = pair.from<0, ends = pair.from + pair.count> pair.n;
     Index j = 0;
     if (starts) {
-        add(0, edge_of(upper, pair.n, pair.from), edge_of(lower, pair.n, pair.from));
+        add(0, edge_of<T>(upper, pair.n, pair.from), edge_of<T>(lower, pair.n, pair.from));
         j = L;
     }
     const Index whole = ends ? pair.count - L : pair.count, ahead = pair.ahead;
@@ -262,7 +268,7 @@ void dot_block(const T* x, const RowPair<T>& pair, T* sums) {
         }
         add(j, load(upper + at), load(lower + at));
     }
-    if (ends) add(whole, edge_of(upper, pair.n, pair.from + whole), edge_of(lower, pair.n, pair.from + whole));
+    if (ends) add(whole, edge_of<T>(upper, pair.n, pair.from + whole), edge_of<T>(lower, pair.n, pair.from + whole));
 #pragma GCC unroll 32
     for (int s = 0; s < 2 * R; ++s) store(sums + s * L, acc[s]);
 }
@@ -376,6 +382,88 @@ void dots(Scalar stored, Index m, Index p, const RowCut& cut, const T* x, const 
     }
 }
 
+// One pass over G rows of W and the G rows before them: lane by lane the sums X·Wᵀ of the new rows, while those before,
+// whose b = scale·X·Wᵀ is known, go into C. So memory brings new rows while there is arithmetic for the old ones.
+template <class T, class S, int R, int G>
+void normal_rows(Index p, const RowCut& cut, const T* x, const S* w, Index ldw, T scale, T* c) {
+    using Vector = typename Lanes<T>::Vector;
+    constexpr int L = Lanes<T>::count, sums = (R * G + 3) / 4 * 4;
+    const Index packed = cut.packed, first = cut.shift > 0 ? L : 0, last = (cut.shift + cut.n) / L * L;
+    const S *now[G], *before[G];
+    Vector ends[2][G] = {}, ends_before[2][G] = {};  // the vectors that leave a row on either side
+    T b[sums] = {};
+    for (int g = 0; g < G; ++g) before[g] = w;
+    for (Index r = 0; r < p + G; r += G) {  // the last time round only for the rows before
+        for (int g = 0; g < G; ++g) {
+            now[g] = w + (r + g < p ? r + g : p - 1) * ldw;
+            if (first > 0) ends[0][g] = edge_of<T>(now[g], cut.n, -cut.shift);
+            if (last < packed) ends[1][g] = edge_of<T>(now[g], cut.n, last - cut.shift);
+        }
+        Vector acc[sums] = {};
+        const auto add = [&](Index j, const Vector(&fresh)[G], const Vector(&known)[G]) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+            for (int i = 0; i < R; ++i) {
+                Vector left = load(x + i * packed + j), sum = load(c + i * packed + j);
+                FLATCORE_IN_REGISTER(left);
+#pragma GCC unroll 4
+                for (int g = 0; g < G; ++g) {
+                    acc[i * G + g] += left * fresh[g];
+                    sum += b[i * G + g] * known[g];
+                }
+                store(c + i * packed + j, sum);
+            }
+        };
+        if (first > 0) add(0, ends[0], ends_before[0]);
+        for (Index j = first; j < last; j += L) {
+            Vector fresh[G], known[G];
+#pragma GCC unroll 4
+            for (int g = 0; g < G; ++g) {
+                fresh[g] = Read<T>::from(now[g] + (j - cut.shift));
+                known[g] = Read<T>::from(before[g] + (j - cut.shift));
+            }
+            add(j, fresh, known);
+        }
+        if (last < packed) add(last, ends[1], ends_before[1]);
+        T out[sums];
+        for (int s = 0; s < sums; s += 4) lane_sums(acc[s], acc[s + 1], acc[s + 2], acc[s + 3], out + s);
+        for (int s = 0; s < R * G; ++s) b[s] = r + s % G < p ? scale * out[s] : T(0);
+        for (int g = 0; g < G; ++g) {
+            before[g] = now[g];
+            ends_before[0][g] = ends[0][g];
+            ends_before[1][g] = ends[1][g];
+        }
+    }
+}
+
+template <class T, class S>
+void normal_as(Index m, Index p, const RowCut& cut, const T* x, const S* w, Index ldw, T scale, T* c) {
+    using Rows = void (*)(Index, const RowCut&, const T*, const S*, Index, T, T*);
+    static constexpr Rows rows[] = {
+        normal_rows<T, S, 1, kNormalRows>,
+        normal_rows<T, S, 2, kNormalRows>,
+#if FLATCORE_MOST_ROWS > 6
+        normal_rows<T, S, 3, kNormalRows>,
+        normal_rows<T, S, 4, kNormalRows>,
+#endif
+    };
+    rows[m - 1](p, cut, x, w, ldw, scale, c);
+}
+
+template <class T>
+void normal(Scalar stored, Index m, Index p, const RowCut& cut, const T* x, const void* w, Index ldw, T scale, T* c) {
+    switch (stored) {
+        case Scalar::f32:
+            return normal_as(m, p, cut, x, static_cast<const float*>(w), ldw, scale, c);
+        case Scalar::f64:
+            if constexpr (sizeof(T) == 8) normal_as(m, p, cut, x, static_cast<const double*>(w), ldw, scale, c);
+            return;
+        case Scalar::f16:
+            return normal_as(m, p, cut, x, static_cast<const F16*>(w), ldw, scale, c);
+        case Scalar::bf16:
+            return normal_as(m, p, cut, x, static_cast<const BF16*>(w), ldw, scale, c);
+    }
+}
+
 // x − x is 0 only for finite x.
 template <class T>
 T largest(Index n, const T* x) {
@@ -405,5 +493,5 @@ T largest(Index n, const T* x) {
 
 template <class T>
 constexpr SkinnyKernels<T> skinny_kernels() {
-    return {accumulate<T>, outer<T>, dots<T>, largest<T>, Lanes<T>::count};
+    return {accumulate<T>, outer<T>, dots<T>, normal<T>, largest<T>, Lanes<T>::count, kNormalRows};
 }
