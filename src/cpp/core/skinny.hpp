@@ -1,20 +1,18 @@
 // Products with a skinny operand (few rows), for threads and caches; the register blocks are in core/simd.
 //
-//   accumulate  C = alpha X W + beta C     X: m × p, W: p × n row-major, threads over the rows of W where these are
-//   many,
-//                                          else over the columns of C
+//   accumulate  C = alpha X W + beta C     X: m × p, W: p × n row-major, threads over W's rows where many, else columns
 //   dots        C = alpha X Wᵀ + beta C    X: m × n, W: p × n row-major, threads over the rows of W
 //   pair        C += X D, E += Y Dᵀ        D: p × n row-major, read once, threads over the rows of D
-//   normal      Y = scale² X WᵀW           X, Y: m × n, W: p × n row-major, read once, threads over the rows of W
+//   normal      Y = scale² X WᵀW           X, Y: m × n, W: p × n row-major, read once, threads over the rows of W; with
+//                                          few rows one pass multiplies new rows and uses up the ones before
 //   outer       C = alpha Lᵀ R + beta C    L: p × m, R: p × n, few rows p, threads over the rows of C, which is written
 //                                          past the caches where it is large
 // W may be stored in any precision; what is not T is converted in the first cache.
 //
 // cost    2·m·p·n flops, one read of W (or one write of C); X and C stay in cache. Below about m = 6 rows the memory is
 //         the limit, above about m = 20 the arithmetic.
-// memory  a packed copy of X (of L none); where threads share the rows of W, a private C or Y for every thread, summed
-// in
-//         their order: there, and only there, results depend on the number of threads. They depend on no address.
+// memory  a packed copy of X (of L none); where threads share the rows of W, a private C or Y for every thread. Their
+//         sum depends on the number of threads; nothing else does, and nothing depends on an address.
 #pragma once
 
 #include "core/matrix_product.hpp"
