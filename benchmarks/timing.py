@@ -27,7 +27,7 @@ TIMED_ONCE_SECONDS = 60.0
 COPY_ENTRIES = 2**26
 MATMUL_SIZE = 2048
 YARDSTICK_REPEATS = 9
-_PAUSE_SECONDS = 0.05  # idle worker threads of OpenBLAS spin for 25 ms after their last product
+_PAUSE_SECONDS = 0.02  # idle worker threads spin for some milliseconds after a parallel region
 
 
 def seconds_of(call: Callable[[], Any]) -> tuple[float, Any]:
