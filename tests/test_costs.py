@@ -39,21 +39,23 @@ def test_seconds_of_a_product():
 
 
 @pytest.mark.parametrize(
-    ("k", "tol", "counted"),
+    ("k", "tol", "counted", "within"),
     [
-        (1, 1e-4, {1: 36, 2: 26, 4: 21, 8: 19}),
-        (10, 1e-4, {1: 97, 2: 62, 4: 39, 8: 29}),
-        (10, 1e-6, {1: 112, 2: 71, 4: 49, 8: 40}),
-        (40, 1e-4, {1: 249, 2: 138, 4: 83, 8: 51}),
+        (10, 1e-4, {1: 84, 2: 56, 4: 38, 8: 26}, 0.08),  # by a prototype of its own, on other data
+        (10, 1e-6, {1: 106, 2: 70, 4: 47, 8: 34}, 0.08),
+        (1, 1e-4, {1: 36, 2: 26, 4: 21, 8: 19}, 0.22),
+        (10, 1e-4, {1: 97, 2: 62, 4: 39, 8: 29}, 0.1),
+        (10, 1e-6, {1: 112, 2: 71, 4: 49, 8: 40}, 0.18),
+        (40, 1e-4, {1: 249, 2: 138, 4: 83, 8: 51}, 0.04),
     ],
 )
-def test_passes_are_those_counted(k, tol, counted):
-    """docs/theory.md, "What blocks and bases cost": within a fifth."""
+def test_passes_are_those_counted(k, tol, counted, within):
+    """docs/theory.md, "What blocks and bases cost"."""
     plans = {plan.block: plan for plan in lanczos_plans(problem(k=k, tol=tol))}
     for block, passes in counted.items():
         probe = plans[block].probe
         vectors = plans[block].vectors - probe.steps * probe.block - k
-        assert vectors / block == pytest.approx(passes, rel=0.22)
+        assert vectors / block == pytest.approx(passes, rel=within)
 
 
 def test_wide_blocks_for_streamed_weights_and_narrow_ones_for_costly_vectors():
