@@ -100,6 +100,22 @@ void widen(Index rows, Index n, Index columns, const S* w, Index ldw, T* out, In
     }
 }
 
+// visit(W as what it is stored as), where T holds that precision.
+template <class T, class Visit>
+void with_stored(Scalar stored, const void* w, const Visit& visit) {
+    switch (stored) {
+        case Scalar::f32:
+            return visit(static_cast<const float*>(w));
+        case Scalar::f64:
+            if constexpr (sizeof(T) == 8) visit(static_cast<const double*>(w));
+            return;
+        case Scalar::f16:
+            return visit(static_cast<const F16*>(w));
+        case Scalar::bf16:
+            return visit(static_cast<const BF16*>(w));
+    }
+}
+
 template <class A, class B>
 struct Same {
     static constexpr bool value = false;
@@ -169,17 +185,7 @@ void accumulate_as(Index m, Index p, Index n, const T* xt, Index ldx, const S* w
 template <class T>
 void accumulate(Scalar stored, Index m, Index p, Index n, const T* xt, Index ldx, const void* w, Index ldw, T* c,
                 Index ldc) {
-    switch (stored) {
-        case Scalar::f32:
-            return accumulate_as(m, p, n, xt, ldx, static_cast<const float*>(w), ldw, c, ldc);
-        case Scalar::f64:
-            if constexpr (sizeof(T) == 8) accumulate_as(m, p, n, xt, ldx, static_cast<const double*>(w), ldw, c, ldc);
-            return;
-        case Scalar::f16:
-            return accumulate_as(m, p, n, xt, ldx, static_cast<const F16*>(w), ldw, c, ldc);
-        case Scalar::bf16:
-            return accumulate_as(m, p, n, xt, ldx, static_cast<const BF16*>(w), ldw, c, ldc);
-    }
+    with_stored<T>(stored, w, [&](const auto* rows) { accumulate_as(m, p, n, xt, ldx, rows, ldw, c, ldc); });
 }
 
 template <class T, Write W>
@@ -369,17 +375,7 @@ void copied_dots(Index m, Index p, const RowCut& cut, const T* x, const S* w, In
 template <class T>
 void dots(Scalar stored, Index m, Index p, const RowCut& cut, const T* x, const void* w, Index ldw, T* c, Index ldc) {
     if (!cut.copied) return direct_dots(m, p, cut, x, static_cast<const T*>(w), ldw, c, ldc);
-    switch (stored) {
-        case Scalar::f32:
-            return copied_dots(m, p, cut, x, static_cast<const float*>(w), ldw, c, ldc);
-        case Scalar::f64:
-            if constexpr (sizeof(T) == 8) copied_dots(m, p, cut, x, static_cast<const double*>(w), ldw, c, ldc);
-            return;
-        case Scalar::f16:
-            return copied_dots(m, p, cut, x, static_cast<const F16*>(w), ldw, c, ldc);
-        case Scalar::bf16:
-            return copied_dots(m, p, cut, x, static_cast<const BF16*>(w), ldw, c, ldc);
-    }
+    with_stored<T>(stored, w, [&](const auto* rows) { copied_dots(m, p, cut, x, rows, ldw, c, ldc); });
 }
 
 // One pass over G rows of W and the G rows before them: lane by lane the sums X·Wᵀ of the new rows, while those before,
@@ -451,17 +447,7 @@ void normal_as(Index m, Index p, const RowCut& cut, const T* x, const S* w, Inde
 
 template <class T>
 void normal(Scalar stored, Index m, Index p, const RowCut& cut, const T* x, const void* w, Index ldw, T scale, T* c) {
-    switch (stored) {
-        case Scalar::f32:
-            return normal_as(m, p, cut, x, static_cast<const float*>(w), ldw, scale, c);
-        case Scalar::f64:
-            if constexpr (sizeof(T) == 8) normal_as(m, p, cut, x, static_cast<const double*>(w), ldw, scale, c);
-            return;
-        case Scalar::f16:
-            return normal_as(m, p, cut, x, static_cast<const F16*>(w), ldw, scale, c);
-        case Scalar::bf16:
-            return normal_as(m, p, cut, x, static_cast<const BF16*>(w), ldw, scale, c);
-    }
+    with_stored<T>(stored, w, [&](const auto* rows) { normal_as(m, p, cut, x, rows, ldw, scale, c); });
 }
 
 // x − x is 0 only for finite x.
