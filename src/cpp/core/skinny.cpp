@@ -62,24 +62,23 @@ Matrix<T> packed_rows(T alpha, ConstMatrixView<T> X, const simd::RowCut& cut) {
     return out;
 }
 
-// Uninitialised rows that lie to the cache lines as those of W do, where these all lie alike and are not converted.
 template <class T>
-class AlignedLike {
+simd::RowCut cut_of(const StoredMatrix& W) {
+    return simd::row_cut(simd::skinny<T>(), W.scalar, W.cols, W.data, W.row_stride);
+}
+
+// Uninitialised rows that start `shift` entries behind an aligned one, as those of W may.
+template <class T>
+class ShiftedRows {
  public:
-    AlignedLike(Index rows, Index cols, const StoredMatrix& W)
-        : storage_(rows, (cols + 2 * kLine - 1) / kLine * kLine), offset_(offset_of(W)), cols_(cols) {}
-    MatrixView<T> view() { return storage_.view().col_block(offset_, cols_); }
+    ShiftedRows(Index rows, Index cols, Index shift)
+        : storage_(rows, (shift + cols + kLine - 1) / kLine * kLine), shift_(shift), cols_(cols) {}
+    MatrixView<T> view() { return storage_.view().col_block(shift_, cols_); }
 
  private:
-    static Index offset_of(const StoredMatrix& W) {
-        const auto past = static_cast<Index>(reinterpret_cast<std::uintptr_t>(W.data) % 64);
-        const bool alike = W.scalar == scalar_of<T>() && W.row_stride % kLine == 0;
-        return alike ? past / static_cast<Index>(sizeof(T)) : 0;
-    }
-
     static constexpr Index kLine = 64 / static_cast<Index>(sizeof(T));
     Matrix<T> storage_;
-    Index offset_, cols_;
+    Index shift_, cols_;
 };
 
 // piece(first, count) over [0, n), each of at most kFlopsBetweenCheckpoints, with a checkpoint after each.
@@ -95,7 +94,7 @@ void in_pieces(Index n, double flops_per_unit, RunControl& control, const Piece&
 template <class T>
 void dots(T alpha, ConstMatrixView<T> X, const StoredMatrix& W, T beta, MatrixView<T> C, RunControl& control) {
     scale(beta, C);
-    const simd::RowCut cut = simd::row_cut(simd::skinny<T>(), W.scalar, X.cols, W.data, W.row_stride);
+    const simd::RowCut cut = cut_of<T>(W);
     const Matrix<T> x = packed_rows(alpha, X, cut);
     const double per_row = 2.0 * static_cast<double>(X.rows) * static_cast<double>(X.cols);
     in_pieces(W.rows, per_row, control, [&](Index first_row, Index rows) {
@@ -129,21 +128,20 @@ void outer(T alpha, ConstMatrixView<T> L, ConstMatrixView<T> R, T beta, MatrixVi
 }
 
 // tile(first, rows, sum) over [0, n) in tiles of at most kTile rows that fit kTileBytes. Every thread adds to a sum of
-// its own, which lies to the cache lines as W does, and their total is added to C.
+// its own, shifted as the rows of W are, and their total is added to C.
 template <class T, class Tile>
-void sum_over_pieces(Index n, Index grain, std::size_t row_bytes, const StoredMatrix& W, MatrixView<T> C,
-                     const Tile& tile) {
+void sum_over_pieces(Index n, Index grain, std::size_t row_bytes, Index shift, MatrixView<T> C, const Tile& tile) {
     const Index most =
         std::clamp<Index>(static_cast<Index>(kTileBytes / std::max<std::size_t>(1, row_bytes)), 8, kTile);
     const Index pieces = parallel_pieces(n, grain);
-    std::vector<AlignedLike<T>> sums;
-    for (Index p = 0; p < pieces; ++p) sums.emplace_back(C.rows, C.cols, W);
+    std::vector<ShiftedRows<T>> sums;
+    for (Index p = 0; p < pieces; ++p) sums.emplace_back(C.rows, C.cols, shift);
     parallel_pieces_of(n, pieces, [&](Index piece, Index first, Index last) {
         const MatrixView<T> own = sums[static_cast<std::size_t>(piece)].view();
         own.eigen().setZero();
         for (Index r = first; r < last; r += most) tile(r, std::min(most, last - r), own);
     });
-    for (AlignedLike<T>& sum : sums) C.eigen() += sum.view().eigen();
+    for (ShiftedRows<T>& sum : sums) C.eigen() += sum.view().eigen();
 }
 
 // Threads share the rows of W, each with a sum of its own, where that sum is small beside its part of W: they then read
@@ -159,9 +157,9 @@ void accumulate(T alpha, ConstMatrixView<T> X, const StoredMatrix& W, T beta, Ma
     const double per_row = 2.0 * static_cast<double>(X.rows) * static_cast<double>(C.cols);
     if (W.rows >= kRowsPerSum * X.rows * max_threads()) {
         in_pieces(W.rows, per_row, control, [&](Index first_row, Index rows) {
-            sum_over_pieces(rows, grain_of(per_row), 1, W, C, [&](Index first, Index count, MatrixView<T> sum) {
-                piece(first_row + first, count, 0, C.cols, sum);
-            });
+            sum_over_pieces(
+                rows, grain_of(per_row), 1, cut_of<T>(W).shift, C,
+                [&](Index first, Index count, MatrixView<T> sum) { piece(first_row + first, count, 0, C.cols, sum); });
         });
         return;
     }
@@ -248,11 +246,10 @@ void skinny_pair(ConstMatrixView<T> X, ConstMatrixView<T> Y, ConstMatrixView<T> 
                 E.cols == D.rows && D.col_stride == 1 && C.col_stride == 1 && E.col_stride == 1,
             "a pair of products of ", X.rows, "x", X.cols, " and ", Y.rows, "x", Y.cols, " with ", D.rows, "x", D.cols);
     const Matrix<T> xt = transposed_copy(T(1), X);
-    const StoredMatrix stored{D.data, scalar_of<T>(), D.rows, D.cols, D.row_stride, D.col_stride};
-    const simd::RowCut cut = simd::row_cut(simd::skinny<T>(), scalar_of<T>(), D.cols, D.data, D.row_stride);
+    const simd::RowCut cut = cut_of<T>({D.data, scalar_of<T>(), D.rows, D.cols, D.row_stride, D.col_stride});
     const Matrix<T> y = packed_rows(T(1), Y, cut);
     const double per_row = 2.0 * static_cast<double>(X.rows + Y.rows) * static_cast<double>(D.cols);
-    sum_over_pieces(D.rows, grain_of(per_row), static_cast<std::size_t>(D.cols) * sizeof(T), stored, C,
+    sum_over_pieces(D.rows, grain_of(per_row), static_cast<std::size_t>(D.cols) * sizeof(T), cut.shift, C,
                     [&](Index r, Index rows, MatrixView<T> own) {
                         const T* tile = D.data + r * D.row_stride;
                         simd::skinny<T>().dots(scalar_of<T>(), Y.rows, rows, cut, y.data(), tile, D.row_stride,
@@ -270,7 +267,7 @@ void skinny_normal(T scale, ConstMatrixView<T> X, const StoredMatrix& W, MatrixV
             "a normal product of ", X.rows, "x", X.cols, " with ", W.rows, "x", W.cols);
     Y.eigen().setZero();
     if (X.rows == 0 || X.cols == 0) return;
-    const simd::RowCut cut = simd::row_cut(simd::skinny<T>(), W.scalar, X.cols, W.data, W.row_stride);
+    const simd::RowCut cut = cut_of<T>(W);
     if (X.rows <= simd::skinny<T>().normal_rows) {
         few_normal(scale, X, W, cut, Y, control);
         return;
@@ -278,7 +275,7 @@ void skinny_normal(T scale, ConstMatrixView<T> X, const StoredMatrix& W, MatrixV
     const Matrix<T> x = packed_rows(scale, X, cut);
     const double per_row = 4.0 * static_cast<double>(X.rows) * static_cast<double>(X.cols);
     in_pieces(W.rows, per_row, control, [&](Index first_row, Index count) {
-        sum_over_pieces(count, grain_of(per_row), static_cast<std::size_t>(W.cols) * size_of(W.scalar), W, Y,
+        sum_over_pieces(count, grain_of(per_row), static_cast<std::size_t>(W.cols) * size_of(W.scalar), cut.shift, Y,
                         [&](Index r, Index rows, MatrixView<T> own) {
                             T image[kTile * kSkinnyRows], transposed[kTile * kSkinnyRows];  // X Wᵀ for a tile of W
                             std::fill_n(image, kTile * X.rows, T(0));
