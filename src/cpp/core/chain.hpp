@@ -79,6 +79,13 @@ struct AffineRows {
     Index rows() const { return body.rows(); }
 };
 
+// X += D, columns included.
+template <class T>
+void add_rows(const AffineRows<T>& D, AffineRows<T>& X) {
+    X.body.view().eigen() += D.body.view().eigen();
+    for (std::size_t i = 0; i < X.column.size(); ++i) X.column[i] += D.column[i];
+}
+
 // X̃ W̃_j and X̃ W̃_jᵀ.  cost 2·m·d_j·d_{j-1} flops, one read of W_j.
 template <class T>
 AffineRows<T> move_down(const Chain& chain, Index j, const AffineRows<T>& X, RunControl& control);

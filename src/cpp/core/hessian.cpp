@@ -42,13 +42,6 @@ AffineRows<T> stacked(const AffineRows<T>& a, Index a_first, const AffineRows<T>
     return out;
 }
 
-// X += D, columns included.
-template <class T>
-void add_rows(const AffineRows<T>& D, AffineRows<T>& X) {
-    X.body.view().eigen() += D.body.view().eigen();
-    for (std::size_t i = 0; i < X.column.size(); ++i) X.column[i] += D.column[i];
-}
-
 }  // namespace
 
 template <class T>

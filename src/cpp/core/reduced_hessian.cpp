@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "core/errors.hpp"
+#include "core/parallel.hpp"
+#include "core/skinny.hpp"
 
 namespace flatcore {
 
@@ -171,46 +173,70 @@ AffineRows<T> ReducedHessian<T>::zero_rows(Index rows, Index level) const {
     return out;
 }
 
+// body(step, control) for every piece: side by side where one of its products would not keep all threads busy.
+template <class T>
+template <class Body>
+void ReducedHessian<T>::for_pieces(Index rows, RunControl& control, const Body& body) const {
+    Index widest = 0;
+    for (const Piece& piece : pieces_) widest = std::max({widest, piece.left.dim, piece.right.dim});
+    const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(full_->narrow_width() * widest);
+    if (rows > kSkinnyRows || flops >= kFlopsPerThread * max_threads()) {
+        for (std::size_t step = 0; step < pieces_.size(); ++step) body(step, control);
+        return;
+    }
+    parallel_ranges(static_cast<Index>(pieces_.size()), 1, [&](Index first, Index last) {
+        RunControl quiet;
+        for (Index step = first; step < last; ++step) body(static_cast<std::size_t>(step), quiet);
+    });
+    control.checkpoint();
+}
+
+// a D = Rᵀ S for every direction.
+template <class T>
+AffineRows<T> ReducedHessian<T>::near_direction(const Piece& piece, ConstMatrixView<T> z, RunControl& control) const {
+    const Index m = full_->narrow_width(), body = full_->chain().dim(piece.to);
+    AffineRows<T> out(z.rows * m, body, full_->chain().homogeneous());
+    const ConstMatrixView<T> R = piece.left.R.view();
+    for (Index i = 0; i < z.rows; ++i) {
+        const auto S = s_block(piece, z.row_block(i, 1).data);
+        multiply<T>(T(1), R.transposed(), S.col_block(0, body), T(0), out.body.view().row_block(i * m, m), control);
+        if (piece.right.dim == body) continue;
+        const MatrixView<T> column(out.column.data() + i * m, m, 1);
+        column.eigen() = R.transposed().eigen().lazyProduct(S.col_block(body, 1).eigen());
+    }
+    return out;
+}
+
 // da[s] at the `from` level of step s; the last entry is the change of the end-to-end matrix.
 template <class T>
 std::vector<AffineRows<T>> ReducedHessian<T>::near_sweep(ConstMatrixView<T> z, RunControl& control) const {
-    const Index k = z.rows, m = full_->narrow_width();
-    std::vector<AffineRows<T>> da;
-    da.push_back(zero_rows(k * m, full_->start_level()));
-    for (const Piece& piece : pieces_) {
-        AffineRows<T> next = &piece == &pieces_.front() ? zero_rows(k * m, piece.to)
-                                                        : full_->cross(piece.layer, da.back(), true, control);
-        const Index body = next.body.cols();
-        const ConstMatrixView<T> R = piece.left.R.view();
-        for (Index i = 0; i < k; ++i) {
-            const auto S = s_block(piece, z.row_block(i, 1).data);
-            multiply<T>(T(1), R.transposed(), S.col_block(0, body), T(1), next.body.view().row_block(i * m, m),
-                        control);
-            if (piece.right.dim == body) continue;
-            const MatrixView<T> column(next.column.data() + i * m, m, 1);
-            column.eigen() += R.transposed().eigen().lazyProduct(S.col_block(body, 1).eigen());
-        }
-        da.push_back(std::move(next));
-    }
+    const Index rows = z.rows * full_->narrow_width();
+    std::vector<AffineRows<T>> da(pieces_.size() + 1);
+    da.front() = zero_rows(rows, full_->start_level());
+    for_pieces(rows, control, [&](std::size_t step, RunControl& quiet) {
+        da[step + 1] = near_direction(pieces_[step], z, quiet);
+    });
+    for (std::size_t step = 1; step < pieces_.size(); ++step)
+        add_rows(full_->cross(pieces_[step].layer, da[step], true, control), da[step + 1]);
     return da;
 }
 
-// S' = R σ for every direction.
+// S' [+]= R σ for every direction.
 template <class T>
-void ReducedHessian<T>::write_s(const Piece& piece, const AffineRows<T>& sigma, MatrixView<T> out,
+void ReducedHessian<T>::write_s(const Piece& piece, const AffineRows<T>& sigma, bool add, MatrixView<T> out,
                                 RunControl& control) const {
     const Index m = full_->narrow_width();
     Matrix<T> storage;
     const ConstMatrixView<T> rows = side(sigma, 0, sigma.rows(), piece.right.dim, storage);
     for (Index i = 0; i < out.rows; ++i)
-        multiply<T>(T(1), piece.left.R.view(), rows.row_block(i * m, m), T(0), s_block(piece, out.row_block(i, 1).data),
-                    control);
+        multiply<T>(T(1), piece.left.R.view(), rows.row_block(i * m, m), add ? T(1) : T(0),
+                    s_block(piece, out.row_block(i, 1).data), control);
 }
 
-// S' += αᵀ b, E'ᵀ = T β with [α, β] = da Q.
+// S' = αᵀ b, E'ᵀ = T β with [α, β] = da Q.
 template <class T>
-void ReducedHessian<T>::add_curved(const Piece& piece, const AffineRows<T>& da, MatrixView<T> out,
-                                   RunControl& control) const {
+void ReducedHessian<T>::write_curved(const Piece& piece, const AffineRows<T>& da, MatrixView<T> out,
+                                     RunControl& control) const {
     const Index m = full_->narrow_width(), r = piece.left.rank();
     Matrix<T> storage;
     Matrix<T> rotated(da.rows(), piece.left.dim);
@@ -220,17 +246,16 @@ void ReducedHessian<T>::add_curved(const Piece& piece, const AffineRows<T>& da, 
     for (Index i = 0; i < out.rows; ++i) {
         T* target = out.row_block(i, 1).data;
         const ConstMatrixView<T> own = rows.row_block(i * m, m);
-        multiply<T>(T(1), own.col_block(0, r).transposed(), piece.b.view(), T(1), s_block(piece, target), control);
+        multiply<T>(T(1), own.col_block(0, r).transposed(), piece.b.view(), T(0), s_block(piece, target), control);
         if (piece.e_size() > 0)
             multiply<T>(T(1), piece.right.R.view(), own.col_block(r, piece.left.complement()), T(0),
                         e_block(piece, target), control);
     }
 }
 
-// σ += b Dᵀ = [b Sᵀ, Tᵀ Eᵀ] Qᵀ.
+// b Dᵀ = [b Sᵀ, Tᵀ Eᵀ] Qᵀ for every direction.
 template <class T>
-void ReducedHessian<T>::add_direction_far(const Piece& piece, ConstMatrixView<T> z, AffineRows<T>& sigma,
-                                          RunControl& control) const {
+Matrix<T> ReducedHessian<T>::far_direction(const Piece& piece, ConstMatrixView<T> z, RunControl& control) const {
     const Index m = full_->narrow_width(), r = piece.left.rank(), rest = piece.left.complement();
     Matrix<T> rows(z.rows * m, piece.left.dim);
     for (Index i = 0; i < z.rows; ++i) {
@@ -241,21 +266,30 @@ void ReducedHessian<T>::add_direction_far(const Piece& piece, ConstMatrixView<T>
                     control);
     }
     rotate_back(piece.left, rows.view(), control);
-    sigma.body.view().eigen() += rows.view().col_block(0, sigma.body.cols()).eigen();
+    return rows;
 }
 
+// From σ at the far end to the images; without `curved`, S' alone.
 template <class T>
-void ReducedHessian<T>::far_sweep(AffineRows<T> sigma, const Curved* curved, MatrixView<T> out,
+void ReducedHessian<T>::far_sweep(AffineRows<T> far_end, const Curved* curved, MatrixView<T> out,
                                   RunControl& control) const {
-    for (auto step = pieces_.size(); step-- > 0;) {
-        const Piece& piece = pieces_[step];
-        write_s(piece, sigma, out, control);
-        if (curved) add_curved(piece, curved->da[step], out, control);
-        if (step == 0) break;  // nothing lies beyond the narrow end
-        AffineRows<T> next = full_->cross(piece.layer, sigma, false, control);
-        if (curved) add_direction_far(piece, curved->z, next, control);
-        sigma = std::move(next);
+    const Index rows = far_end.rows();
+    std::vector<Matrix<T>> from_direction(pieces_.size());
+    if (curved)
+        for_pieces(rows, control, [&](std::size_t step, RunControl& quiet) {
+            write_curved(pieces_[step], curved->da[step], out, quiet);
+            if (step > 0) from_direction[step] = far_direction(pieces_[step], curved->z, quiet);
+        });
+    std::vector<AffineRows<T>> sigma(pieces_.size());  // at the `to` levels; nothing lies beyond the narrow end
+    sigma.back() = std::move(far_end);
+    for (auto step = pieces_.size() - 1; step > 0; --step) {
+        sigma[step - 1] = full_->cross(pieces_[step].layer, sigma[step], false, control);
+        Matrix<T>& body = sigma[step - 1].body;
+        if (curved) body.view().eigen() += from_direction[step].view().col_block(0, body.cols()).eigen();
     }
+    for_pieces(rows, control, [&](std::size_t step, RunControl& quiet) {
+        write_s(pieces_[step], sigma[step], curved != nullptr, out, quiet);
+    });
 }
 
 template <class T>

@@ -101,11 +101,15 @@ class ReducedHessian {
         return {z + piece.offset + piece.s_size(), piece.right.rank(), piece.left.complement()};
     }
     AffineRows<T> zero_rows(Index rows, Index level) const;
+    template <class Body>
+    void for_pieces(Index rows, RunControl& control, const Body& body) const;
+    AffineRows<T> near_direction(const Piece& piece, ConstMatrixView<T> z, RunControl& control) const;
+    Matrix<T> far_direction(const Piece& piece, ConstMatrixView<T> z, RunControl& control) const;
     std::vector<AffineRows<T>> near_sweep(ConstMatrixView<T> z, RunControl& control) const;
-    void far_sweep(AffineRows<T> sigma, const Curved* curved, MatrixView<T> out, RunControl& control) const;
-    void write_s(const Piece& piece, const AffineRows<T>& sigma, MatrixView<T> out, RunControl& control) const;
-    void add_curved(const Piece& piece, const AffineRows<T>& da, MatrixView<T> out, RunControl& control) const;
-    void add_direction_far(const Piece& piece, ConstMatrixView<T> z, AffineRows<T>& sigma, RunControl& control) const;
+    void far_sweep(AffineRows<T> far_end, const Curved* curved, MatrixView<T> out, RunControl& control) const;
+    void write_s(const Piece& piece, const AffineRows<T>& sigma, bool add, MatrixView<T> out,
+                 RunControl& control) const;
+    void write_curved(const Piece& piece, const AffineRows<T>& da, MatrixView<T> out, RunControl& control) const;
     void write_block(const Piece& piece, ConstMatrixView<T> left, ConstMatrixView<T> right, MatrixView<T> weight,
                      T* bias, RunControl& control) const;
 

@@ -12,7 +12,6 @@ namespace flatcore {
 namespace {
 
 constexpr double kFlopsBetweenCheckpoints = 5e9;
-constexpr double kFlopsPerThread = 1e6;                   // below this a second thread costs more than it saves
 constexpr Index kGroup = 64;                              // columns are dealt to threads in multiples of this
 constexpr Index kRowsPerSum = 4;                          // rows of W for each row of a thread's own sum
 constexpr Index kTile = 64;                               // most rows that stay in cache between two products

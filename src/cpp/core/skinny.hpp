@@ -23,6 +23,8 @@ namespace flatcore {
 // Most rows of an operand that these kernels take from BLAS.
 constexpr Index kSkinnyRows = 160;
 
+constexpr double kFlopsPerThread = 1e6;  // below this a second thread costs more than it saves
+
 // One chunk of alpha X (m × kDotChunk<T>) as the kernel `dots` reads it.
 template <class T>
 void pack_rows(T alpha, ConstMatrixView<T> X, const simd::RowCut& cut, Index chunk, T* out);
