@@ -1,7 +1,9 @@
 """Wall-clock times: interleaved rounds, and the yardsticks that travel between machines.
 
-Every round runs each contender once, the order rotated by one from round to round, so that slow drifts of the machine
-(frequency, neighbours) and what one contender leaves behind (caches, spinning threads) fall on all alike. Reported are
+Every round runs each contender, the order rotated by one from round to round, so that slow drifts of the machine
+(frequency, neighbours) and what one contender leaves behind (caches, spinning threads) fall on all alike. Short calls
+are made several times in a row, until ``ROUND_SECONDS`` have passed or ``MOST_CALLS`` are made, and the round counts
+with their median: the first one finds another contender's data in the caches and a second core asleep. Reported are
 medians, minima, the ratio of the medians and the median of the rounds' ratios. The first call of each contender comes
 before the rounds, is reported apart, and is the only one where it takes longer than ``TIMED_ONCE_SECONDS``.
 
@@ -24,6 +26,8 @@ from typing import Any
 import numpy as np
 
 TIMED_ONCE_SECONDS = 60.0
+ROUND_SECONDS = 0.3
+MOST_CALLS = 15
 COPY_ENTRIES = 2**26
 MATMUL_SIZE = 2048
 YARDSTICK_REPEATS = 9
@@ -40,6 +44,21 @@ def seconds_of(call: Callable[[], Any]) -> tuple[float, Any]:
         return time.perf_counter() - start, result
     finally:
         gc.enable()
+
+
+def round_seconds(call: Callable[[], Any]) -> float:
+    """Median seconds of a call made until ``ROUND_SECONDS`` have passed, at least once."""
+    time.sleep(_PAUSE_SECONDS)
+    gc.disable()
+    times: list[float] = []
+    try:
+        while not times or (sum(times) < ROUND_SECONDS and len(times) < MOST_CALLS):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+    finally:
+        gc.enable()
+    return statistics.median(times)
 
 
 @dataclass
@@ -70,7 +89,7 @@ def rotated(keys: Sequence[str], by: int) -> list[str]:
 def interleaved_rounds(
     calls: Mapping[str, Callable[[], Any]], first: Mapping[str, float], rounds: int, times: dict[str, list[float]]
 ) -> None:
-    """Add the seconds of every call in every round to `times`; no entry where the first call took too long to repeat.
+    """Add the median seconds of every call in every round to `times`; no entry where the first call took too long to repeat.
 
     What interrupts a round leaves the complete rounds.
     """
@@ -81,7 +100,7 @@ def interleaved_rounds(
         for number in range(rounds):
             gc.collect()
             for key in rotated(keys, number) if keys else []:
-                times[key].append(seconds_of(calls[key])[0])
+                times[key].append(round_seconds(calls[key]))
             complete += 1
     finally:
         for seconds in times.values():

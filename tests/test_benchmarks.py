@@ -204,9 +204,10 @@ def test_a_wrong_answer_fails_the_run(benchmarks, monkeypatch, capsys, tmp_path,
     ]
 
 
-def test_rounds_rotate_and_slow_contenders_are_timed_once(benchmarks):
+def test_rounds_rotate_and_slow_contenders_are_timed_once(benchmarks, monkeypatch):
     from benchmarks import timing
 
+    monkeypatch.setattr(timing, "MOST_CALLS", 1)
     order, times = [], {}
     calls = {name: lambda name=name: order.append(name) for name in "abc"}
     timing.interleaved_rounds(calls, {"a": 0.1, "b": 61.0, "c": 0.1}, 3, times)
@@ -216,6 +217,24 @@ def test_rounds_rotate_and_slow_contenders_are_timed_once(benchmarks):
     assert timing.median_of_ratios(times["b"], times["a"]) is None
     assert timing.median_of_ratios([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == 2.0
     assert timing.ratio_of_medians([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == 4.0 / 3.0
+
+
+def test_short_calls_are_repeated_within_a_round(benchmarks, monkeypatch):
+    """By a clock of the test's own: calls take 1, 4, 2 and 3 s, then enough time has passed."""
+    from benchmarks import timing
+
+    clock, lengths = [0.0], iter([1.0, 4.0, 2.0, 3.0])
+
+    def call():
+        clock[0] += next(lengths)
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(timing, "ROUND_SECONDS", 9.5)
+    assert timing.round_seconds(call) == 2.5
+    assert next(lengths, None) is None
+    monkeypatch.setattr(timing, "MOST_CALLS", 3)
+    lengths = iter([5.0, 1.0, 2.0])
+    assert timing.round_seconds(call) == 2.0
 
 
 class Counter:
@@ -260,6 +279,7 @@ def measured(monkeypatch, contenders, rounds=4):
     from benchmarks import runner, timing
 
     monkeypatch.setattr(timing, "COPY_ENTRIES", 1024)
+    monkeypatch.setattr(timing, "MOST_CALLS", 1)
     case = runner.Case("case", runner.entries_for(contenders, Echo()), (16,))
     other = runner.Case("other", runner.entries_for([Counter("alone")], Echo()), (16,))
 
