@@ -213,9 +213,8 @@ std::vector<AffineRows<T>> ReducedHessian<T>::near_sweep(ConstMatrixView<T> z, R
     const Index rows = z.rows * full_->narrow_width();
     std::vector<AffineRows<T>> da(pieces_.size() + 1);
     da.front() = zero_rows(rows, full_->start_level());
-    for_pieces(rows, control, [&](std::size_t step, RunControl& quiet) {
-        da[step + 1] = near_direction(pieces_[step], z, quiet);
-    });
+    for_pieces(rows, control,
+               [&](std::size_t step, RunControl& quiet) { da[step + 1] = near_direction(pieces_[step], z, quiet); });
     for (std::size_t step = 1; step < pieces_.size(); ++step)
         add_rows(full_->cross(pieces_[step].layer, da[step], true, control), da[step + 1]);
     return da;

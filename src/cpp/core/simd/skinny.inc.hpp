@@ -8,11 +8,12 @@
 
 constexpr int kVectors = 2;
 constexpr int kMostRows = FLATCORE_MOST_ROWS;
-constexpr Index kDepth = 32;    // rows of W that a column group stays for
-constexpr Index kAhead = 4;     // column groups prefetched ahead
-constexpr Index kDotRows = 32;  // rows of W that a chunk of X stays for
-constexpr Index kDotAhead = 4;  // rows of W prefetched ahead
-constexpr Index kCopied = 8;    // rows of W converted together
+constexpr Index kDepth = 32;         // rows of W that a column group stays for
+constexpr Index kAhead = 4;          // column groups prefetched ahead
+constexpr Index kDotRows = 32;       // rows of W that a chunk of X stays for
+constexpr Index kDotAhead = 4;       // rows of W prefetched ahead
+constexpr Index kCopied = 8;         // rows of W converted together
+constexpr Index kCopiedBlocks = 14;  // row blocks of X that share such a copy
 
 constexpr int kNormalRows = kMostRows / 3;  // of X, and of W at a time, in `normal`: their product is in registers
 
@@ -346,28 +347,32 @@ void direct_dots(Index m, Index p, const RowCut& cut, const T* x, const T* w, In
     }
 }
 
-// Rows are converted, or padded, into a copy in the first cache.
+// Rows are converted, or padded, into a copy in the first cache, which row blocks of X share. Their sums, lane by lane,
+// grow over the whole row.
 template <class T, class S>
 void copied_dots(Index m, Index p, const RowCut& cut, const T* x, const S* w, Index ldw, T* c, Index ldc) {
     constexpr int L = Lanes<T>::count;
     const RowBlocks blocks(m);
-    const Index packed = cut.packed;
-    alignas(64) T copy[kCopied * kDotChunk<T>], sums[(kCopied * kMostRows + 2) * L];
+    alignas(64) T copy[kCopied * kDotChunk<T>], sums[(kCopied * kCopiedBlocks * kMostRows + 2) * L];
     for (Index r = 0; r < p; r += kCopied) {
-        const Index rows = p - r < kCopied ? p - r : kCopied;
-        for (Index j = 0; j < packed; j += kDotChunk<T>) {
-            const Index width = packed - j < kDotChunk<T> ? packed - j : kDotChunk<T>;
-            const Index columns = cut.n - j < width ? cut.n - j : width;
-            widen<T>(rows, columns, width, w + r * ldw + j, ldw, copy, r + 2 * kCopied <= p ? kCopied * ldw : 0);
-            for (Index b = 0; b < blocks.count; ++b) {
-                const Index first = blocks.first(b), count = blocks.rows(b);
-                const auto block = dot_block_of<T>(count);
-                for (Index e = 0; e < (kCopied * count + 2) * L; ++e) sums[e] = T(0);
-                for (Index row = 0; row < rows; row += 2)
-                    block(x + j * m + first * kDotChunk<T>,
-                          {copy + row * width, row + 1 < rows ? width : 0, width, 0, width, 0}, sums + row * count * L);
-                add_lane_sums(count, rows, sums, c + first * ldc + r, ldc);
+        const Index rows = p - r < kCopied ? p - r : kCopied, paired = (rows + 1) / 2 * 2;
+        for (Index b0 = 0; b0 < blocks.count; b0 += kCopiedBlocks) {
+            const Index b1 = blocks.count - b0 < kCopiedBlocks ? blocks.count : b0 + kCopiedBlocks;
+            const auto sums_of = [&](Index b) { return sums + paired * (blocks.first(b) - blocks.first(b0)) * L; };
+            for (T* sum = sums; sum < sums_of(b1) + 2 * L; ++sum) *sum = T(0);
+            for (Index j = 0; j < cut.packed; j += kDotChunk<T>) {
+                const Index width = cut.packed - j < kDotChunk<T> ? cut.packed - j : kDotChunk<T>;
+                const Index columns = cut.n - j < width ? cut.n - j : width;
+                widen<T>(rows, columns, width, w + r * ldw + j, ldw, copy, r + 2 * kCopied <= p ? kCopied * ldw : 0);
+                for (Index b = b0; b < b1; ++b)
+                    for (Index row = 0; row < rows; row += 2)
+                        dot_block_of<T>(blocks.rows(b))(
+                            x + j * m + blocks.first(b) * kDotChunk<T>,
+                            {copy + row * width, row + 1 < rows ? width : 0, width, 0, width, 0},
+                            sums_of(b) + row * blocks.rows(b) * L);
             }
+            for (Index b = b0; b < b1; ++b)
+                add_lane_sums(blocks.rows(b), rows, sums_of(b), c + blocks.first(b) * ldc + r, ldc);
         }
     }
 }
