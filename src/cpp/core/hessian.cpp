@@ -152,6 +152,28 @@ void ChainHessian<T>::write_block(const Crossing& at, const AffineRows<T>& left,
     }
 }
 
+// D̃ of the last layer, one direction below the other: what the identity there multiplies.
+template <class T>
+AffineRows<T> ChainHessian<T>::directions_at(Index layer, ConstMatrixView<T> directions) const {
+    const Index m = chain_.dim(layer);
+    AffineRows<T> out(directions.rows * m, chain_.dim(layer - 1), chain_.homogeneous());
+    for (Index i = 0; i < directions.rows; ++i) {
+        const T* direction = directions.row_block(i, 1).data;
+        out.body.view().row_block(i * m, m).eigen() = chain_.weight_block(direction, layer).eigen();
+        if (chain_.layer(layer).bias) std::copy_n(direction + chain_.bias_offset(layer), m, out.column.begin() + i * m);
+    }
+    return out;
+}
+
+// Its inverse for one image: rows [first, …) as the layer's weight and bias.
+template <class T>
+void ChainHessian<T>::write_rows(Index layer, const AffineRows<T>& rows, Index first, T* vector) const {
+    const MatrixView<T> block = chain_.weight_block(vector, layer);
+    block.eigen() = rows.body.view().row_block(first, block.rows).eigen();
+    if (chain_.layer(layer).bias)
+        std::copy_n(rows.column.begin() + first, block.rows, vector + chain_.bias_offset(layer));
+}
+
 template <class T>
 void ChainHessian<T>::gradient(T* out, RunControl& control) const {
     require(!far_.empty(), "set_loss_gradient comes before gradient");
@@ -183,6 +205,10 @@ void ChainHessian<T>::product(ConstMatrixView<T> directions, MatrixView<T> out, 
         const Crossing at = crossing(step);
         AffineRows<T>& next = dnear[static_cast<std::size_t>(at.to)];
         AffineRows<T>& other = far_direction[static_cast<std::size_t>(at.from)];
+        if (step == 0 && starts_with_identity()) {
+            next = directions_at(at.layer, directions);
+            continue;
+        }
         next = step == 0 ? zero_rows<T>(k * m, chain_.dim(at.to), chain_.homogeneous())
                          : cross(at.layer, level(dnear, at.from), true, control);
         const bool with_far = full && step > 0;  // nothing lies beyond the narrow end
@@ -205,7 +231,9 @@ void ChainHessian<T>::product(ConstMatrixView<T> directions, MatrixView<T> out, 
         const Crossing at = crossing(step);
         for (Index i = 0; i < k; ++i) {
             T* target = out.row_block(i, 1).data;
-            if (full) {
+            if (step == 0 && starts_with_identity()) {
+                write_rows(at.layer, sigma, i * m, target);
+            } else if (full) {
                 write_block(at, stacked(level(near_, at.from), 0, level(dnear, at.from), i * m, m),
                             stacked(sigma, i * m, level(far_, at.to), 0, m), target, control);
             } else if (k == 1) {

@@ -20,7 +20,9 @@
 //             3. far sweep   (HD)_j = near_aᵀ σ_b + dnear_aᵀ far_b,   σ_a = σ_b·(link)ᵀ + far_b·(D-link)ᵀ
 // The Gauss–Newton product leaves out the terms with `far`; so does the Hessian where G = 0.
 //
-// cost    12·m·P flops for one direction, traffic: D once, W twice, HD once; k directions read W as often as one.
+// cost    12·m·P flops for one direction, those of the narrow end's own layer next to none; traffic: D once, W twice,
+// HD
+//         once; k directions read W as often as one.
 // memory  near, far: 2·m·Σd entries; a product of k directions: k·m·(2Σd + max d) more.
 #pragma once
 
@@ -91,6 +93,10 @@ class ChainHessian {
     // Block `layer` of `vector` = leftᵀ right, left at level `from`, right at level `to`.
     void write_block(const Crossing& at, const AffineRows<T>& left, const AffineRows<T>& right, T* vector,
                      RunControl& control) const;
+    // Whether near = I at the narrow end, so that products with it are copies.
+    bool starts_with_identity() const { return end_ == NarrowEnd::output; }
+    AffineRows<T> directions_at(Index layer, ConstMatrixView<T> directions) const;
+    void write_rows(Index layer, const AffineRows<T>& rows, Index first, T* vector) const;
 
     Chain chain_;
     NarrowEnd end_;
