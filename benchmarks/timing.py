@@ -89,7 +89,7 @@ def rotated(keys: Sequence[str], by: int) -> list[str]:
 def interleaved_rounds(
     calls: Mapping[str, Callable[[], Any]], first: Mapping[str, float], rounds: int, times: dict[str, list[float]]
 ) -> None:
-    """Add the median seconds of every call in every round to `times`; no entry where the first call took too long to repeat.
+    """Add the median seconds of every call in every round to `times`; none where the first took too long to repeat.
 
     What interrupts a round leaves the complete rounds.
     """

@@ -37,8 +37,8 @@ class ChainProducts:
     """A snapshot of a chain and a loss: partial products, loss gradient, and products with many directions.
 
     The narrow end is the output (rows: d_M) or the input (rows: the rank of the data for quadratic losses, d_0
-    otherwise), whichever is narrower; of equal ones the output, where rows start from the identity. At the input end the
-    loss is met in the transposed coordinates Ψᵀ = (Φ·factor)ᵀ.
+    otherwise), whichever is narrower; of equal ones the output, where rows start from the identity. At the input end
+    the loss is met in the transposed coordinates Ψᵀ = (Φ·factor)ᵀ.
     """
 
     def __init__(self, chain: LinearChain, loss: Loss) -> None:
