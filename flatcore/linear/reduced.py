@@ -153,5 +153,5 @@ def reduced_cost(products: ChainProducts, N: int) -> OperatorCost:
         shared_bytes=2.0 * products.weight_bytes,
         bytes_per_vector=6.0 * N * size,
         flops_per_vector=4.0 * m * chain.num_parameters + 10.0 * m * N + products.loss_flops,
-        workspace_bytes=1.5 * m * sum(chain.dims) * size,
+        workspace_bytes=3.0 * m * sum(chain.dims) * size,
     )

@@ -16,8 +16,9 @@
 // da and σ swept through the chain as in a full product. There is no E for the Gauss–Newton matrix or where the loss
 // gradient is zero; Q = I where m ≥ left. Directions Q [0; u wᵀ] with w ⟂ P_ρ are annihilated: P − N of them, by layer.
 //
-// cost    4·m·P flops a direction, each weight read twice; k directions read the weights as often as one.
-// memory  5·m·Σd entries; vectors of N = Σ r·right + ρ·(left − r) entries; k·m·Σd in a product.
+// cost    4·m·P flops a direction, each weight read twice; k directions read the weights as often as one. What is done
+//         beside that, layer by layer, is shared out to threads by layers, before and behind the two sweeps.
+// memory  5·m·Σd entries; vectors of N = Σ r·right + ρ·(left − r) entries; 3·k·m·Σd in a product.
 #pragma once
 
 #include <memory>

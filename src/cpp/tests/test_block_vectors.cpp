@@ -80,6 +80,10 @@ TEST_CASE_TEMPLATE("gram is V Wᵀ across chunk borders", T, float, double) {
         for (const Index N : kLengths) check_gram<T>(counts, N);
 }
 
+TEST_CASE_TEMPLATE("gram of more short vectors than share a copy", T, float, double) {
+    for (const Index N : {3, 7, 17}) check_gram<T>({200, 190}, N);
+}
+
 TEST_CASE("gram of a float32 basis gathers its chunks in float64") {
     // One entry 2¹³ in the first chunk, one entry 1 in each other: the sum of squares 2²⁶ + 4 has 27 bits.
     Dense V = Dense::Zero(1, 5 * kChunk);
