@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = Options(
             quick=asked.quick,
             full=asked.full,
+            skip=tuple(asked.skip),
             rounds=asked.rounds or (QUICK_ROUNDS if asked.quick else ROUNDS),
             memory=asked.memory or not (asked.names or asked.quick),
             scratch=asked.scratch or Path(scratch),
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="name the workloads and stop")
     parser.add_argument("--quick", action="store_true", help="small sizes: checks the answers, says little of speed")
     parser.add_argument("--full", action="store_true", help="also contenders that take minutes")
+    parser.add_argument("--skip", action="append", default=[], metavar="TEXT", help="leave out contenders so named")
     parser.add_argument("--memory", action="store_true", help="also peak memory; always in a full run of everything")
     parser.add_argument("--rounds", type=_positive, help=f"interleaved rounds ({ROUNDS}; {QUICK_ROUNDS} with --quick)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="one file for all; benchmarks/results/NAME.json")

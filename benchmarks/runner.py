@@ -38,6 +38,7 @@ class Options:
     quick: bool = False  # small sizes, to check answers; targets are not judged
     full: bool = False  # also the contenders that take minutes
     rounds: int = 5
+    skip: tuple[str, ...] = ()  # contenders are left out whose names hold one of these
     memory: bool = False  # also the peak memory of every entry, in a process of its own
     scratch: Path | None = None  # folder for files of several GB; the system's temporary folder without one
 
@@ -230,6 +231,9 @@ def run_case(
     times: dict[str, list[float]] = {}
     try:
         for entry in case.entries:
+            if any(text in entry.contender.name for text in options.skip):
+                result.missing[entry.label] = "left out"
+                continue
             say(f"{case.name}: {entry.label}: set-up, first call, check")
             _prepare_into(result, entry, calls)
         rounds = options.rounds if case.rounds is None else min(case.rounds, options.rounds)

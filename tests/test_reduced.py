@@ -1,5 +1,6 @@
 """The reduced Hessian against the dense one: spectrum, isometry, adjoint, annihilated directions, memory."""
 
+import itertools
 import subprocess
 import sys
 
@@ -177,6 +178,22 @@ def test_the_same_bits_every_time():
     z = np.random.default_rng(0).standard_normal(fc.Hessian(case.chain(), loss).reduced().shape[0])
     first, second = (fc.Hessian(case.chain(), loss).reduced() @ z for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_threads_share_the_layers(dtype):
+    """Blocks below and above what layers side by side serve: the same bits again, one thread's products to rounding."""
+    rng = np.random.default_rng(0)
+    dims = (60, 700, 700, 700, 10)
+    weights = [(rng.standard_normal((q, p)) / p**0.5).astype(dtype) for p, q in itertools.pairwise(dims)]
+    loss = fc.QuadraticLoss(rng.standard_normal((80, 60)), rng.standard_normal((80, 10)))
+    chain = fc.LinearChain(weights)
+    alone, shared = (fc.Hessian(chain, loss, threads=threads).reduced() for threads in (1, 2))
+    Z = rng.standard_normal((alone.shape[0], 17)).astype(dtype)
+    for count in (1, 3, 16, 17):
+        image = shared @ Z[:, :count]
+        np.testing.assert_array_equal(image, shared @ Z[:, :count])
+        assert relative_error(image, alone @ Z[:, :count]) <= 50 * np.finfo(dtype).eps
 
 
 # -- memory --------------------------------------------------------------------------------------------------

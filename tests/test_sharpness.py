@@ -46,6 +46,21 @@ def test_lanczos_path(dtype, which):
     assert np.abs(result.values - want).max() <= result.tol * np.abs(values).max()
 
 
+def test_eigenvectors_that_cannot_fit_are_refused(monkeypatch):
+    """Three of a million entries; by layers they go on being given."""
+    rng = np.random.default_rng(0)
+    chain = fc.LinearChain([rng.standard_normal(shape) / 27 for shape in ((720, 720), (720, 720), (2, 720))])
+    loss = fc.QuadraticLoss(rng.standard_normal((30, 720)), rng.standard_normal((30, 2)))
+    result = fc.sharpness(chain, loss, 3)
+    R = fc.Hessian(chain, loss).reduced()
+    monkeypatch.setattr("flatcore._checks.available_memory", lambda: 10**6)
+    with pytest.raises(MemoryError, match=r"3 eigenvectors of 1038240 entries \(layers\(i\) .* needs 0\.0 GB"):
+        _ = result.vectors
+    assert [block.shape for block in result.layers(2)] == [(720, 720), (720, 720), (2, 720)]
+    with pytest.raises(MemoryError, match="to lift 3 directions to 1038240 entries each needs"):
+        R.lift(np.ones((R.shape[0], 3)))
+
+
 @pytest.mark.parametrize("route", ["auto", "dual", "reduced", "full"])
 def test_all_twelve_copies(identity_workload, route):
     """One-vector Lanczos misses copies of this 12-fold eigenvalue in most runs."""

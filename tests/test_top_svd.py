@@ -421,9 +421,10 @@ def test_half_precision_tensors_and_integers():
     check([[2, 0], [0, 1], [0, 0]], fc.top_svd([[2, 0], [0, 1], [0, 0]], 2), 2, 1e-6)
 
 
-def test_same_bits():
-    A = spiked(300)
-    first, again, other = (fc.top_svd(A, 5, seed=seed, threads=1) for seed in (0, 0, 1))
+@pytest.mark.parametrize("threads", [1, 2])
+def test_same_bits(threads):
+    A = spiked(600)  # a block product is worth two threads
+    first, again, other = (fc.top_svd(A, 5, seed=seed, threads=threads) for seed in (0, 0, 1))
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
     assert (first.U != other.U).any()

@@ -1,4 +1,4 @@
-r"""The flattest sharpness λ* a given end-to-end matrix allows (docs/theory.md, "How flat can a minimum be?").
+r"""The flattest sharpness λ* a given end-to-end matrix allows (docs/theory.md, "The flattest sharpness").
 
 With Qm = LᵀL, Pm = LᵀΦᵀΦL (S = LLᵀ the inputs' second moment) and depth M ≥ 2,
 

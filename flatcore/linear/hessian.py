@@ -90,7 +90,7 @@ class Hessian(CurvatureOperator):
     >>> chain = fc.LinearChain([np.eye(2), np.eye(2)])
     >>> H = fc.Hessian(chain, fc.QuadraticLoss(np.eye(2), np.eye(2)))
     >>> H
-    Hessian(8 parameters, float64, narrow end: input, 2 rows)
+    Hessian(8 parameters, float64, narrow end: output, 2 rows)
     >>> round(float(np.linalg.eigvalsh(H.dense())[-1]), 9)
     2.0
 

@@ -101,7 +101,8 @@ def analyze_many(
     Source: docs/theory.md; Lanczos with partial reorthogonalisation after Simon (1984).
 
     """
-    layers = _checked_stack(weights_stack)
+    with limit_threads(threads):
+        layers = _checked_stack(weights_stack)
     _check_loss(loss, layers)
     parameters = sum(layer[0].size for layer in layers)
     k = check_count("k", k, 1, parameters)
@@ -189,9 +190,9 @@ def _check_shapes(layers: Sequence[FloatArray]) -> None:
 
 
 def _check_entries(j: int, layer: FloatArray) -> None:
-    """Refuse NaN and Inf by layer, chain and position; the least and the largest entry tell where all is well."""
+    """Refuse NaN and Inf by layer, chain and position; the largest modulus tells where all is well."""
     for part in chunks(len(layer), max(1, _ENTRIES_PER_CHECK // layer[0].size)):
-        if not np.isfinite(layer[part].min()) or not np.isfinite(layer[part].max()):
+        if not np.isfinite(_core.largest_modulus(layer[part].reshape(-1, layer[0].size))):
             chain = next(i for i in range(part.start, part.stop) if not np.isfinite(layer[i]).all())
             check_finite(f"weights_stack[{j}] of chain {chain}", layer[chain])
 

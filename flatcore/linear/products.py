@@ -37,8 +37,8 @@ class ChainProducts:
     """A snapshot of a chain and a loss: partial products, loss gradient, and products with many directions.
 
     The narrow end is the output (rows: d_M) or the input (rows: the rank of the data for quadratic losses, d_0
-    otherwise), whichever is narrower; of equal ones the output, where rows start from the identity. At the input end
-    the loss is met in the transposed coordinates Ψᵀ = (Φ·factor)ᵀ.
+    otherwise), whichever is narrower; of equal ones the output, where rows start from the identity, unless whitening
+    saves more at the input. There the loss is met in the transposed coordinates Ψᵀ = (Φ·factor)ᵀ.
     """
 
     def __init__(self, chain: LinearChain, loss: Loss) -> None:
@@ -48,7 +48,7 @@ class ChainProducts:
         inner: Any = loss.whitened(chain.has_biases) if hasattr(loss, "whitened") else loss
         self.whitened: WhitenedQuadratic | None = inner if isinstance(inner, WhitenedQuadratic) else None
         rank = inner.factor.shape[1] if hasattr(inner, "factor") else chain.num_inputs
-        self.narrow_output = shape[0] <= rank or rank == 0
+        self.narrow_output = shape[0] < rank or rank == 0 or shape[0] == rank == chain.num_inputs
         self.loss: Any = loss if self.narrow_output else inner
         factor = None
         if not self.narrow_output:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from flatcore import _core
-from flatcore._checks import FloatArray, as_float_array, check_finite, like_input
+from flatcore._checks import FloatArray, as_float_array, check_finite, check_memory, like_input
 from flatcore._threads import limit_threads
 from flatcore.linear.operators import RowOperator
 from flatcore.linear.products import ChainProducts
@@ -125,6 +125,7 @@ class Reduced(RowOperator):
         if array.shape[0] != source:
             raise ValueError(f"{name} has shape {array.shape}; expected ({source},) or ({source}, b)")
         rows = self._contiguous(array.T if array.ndim == 2 else array[None, :])
+        check_memory(f"to {how} {len(rows)} directions to {target} entries each", len(rows) * target * rows.itemsize)
         out = np.empty((len(rows), target), rows.dtype)
         with limit_threads(self._threads):
             getattr(self._kernel(rows.dtype), how)(rows, out)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flatcore._checks import FloatArray, check_choice, check_count, chunks
+from flatcore._checks import FloatArray, check_choice, check_count, check_memory, chunks
 from flatcore._threads import limit_threads
 from flatcore.linear.chain import LinearChain
 from flatcore.linear.dual import Dual
@@ -224,7 +224,12 @@ class _Pairs:
     @cached_property
     def _lifted(self) -> FloatArray:
         """All eigenvectors as rows (k, P)."""
-        out = np.empty((len(self.order), self.R.chain.num_parameters), self.R.dtype)
+        shape = (len(self.order), self.R.chain.num_parameters)
+        needed = shape[0] * shape[1] * self.R.dtype.itemsize
+        check_memory(
+            f"the array of {shape[0]} eigenvectors of {shape[1]} entries (layers(i) gives one by layers)", needed
+        )
+        out = np.empty(shape, self.R.dtype)
         for i, row in enumerate(out):
             for block, target in zip(self.layers(i), self.R.chain.blocks(row), strict=True):
                 target[...] = block

@@ -160,7 +160,7 @@ def eigsh(
         Start vectors (N,) or (N, b), any number, for instance the eigenvectors of a nearby problem. Where they span the
         answer already, one block product and the probe are all that is left.
     maxiter
-        Most block steps before the best values so far are returned.
+        Most block steps of the iteration before the best values so far are returned; a probe's come on top.
     callback
         Called after every step with a :class:`flatcore.results.SolverState`; returning True stops. The dense route is
         one step.

@@ -199,8 +199,9 @@ void ChainHessian<T>::product(ConstMatrixView<T> directions, MatrixView<T> out, 
 
     Levels dnear(static_cast<std::size_t>(depth + 1)), far_direction(static_cast<std::size_t>(depth + 1));
     const AffineRows<T> none(0, 0, false);
-    dnear[static_cast<std::size_t>(start_level())] =
-        zero_rows<T>(k * m, chain_.dim(start_level()), chain_.homogeneous());
+    if (!starts_with_identity())
+        dnear[static_cast<std::size_t>(start_level())] =
+            zero_rows<T>(k * m, chain_.dim(start_level()), chain_.homogeneous());
     for (Index step = 0; step < depth; ++step) {
         const Crossing at = crossing(step);
         AffineRows<T>& next = dnear[static_cast<std::size_t>(at.to)];

@@ -20,9 +20,8 @@
 //             3. far sweep   (HD)_j = near_aᵀ σ_b + dnear_aᵀ far_b,   σ_a = σ_b·(link)ᵀ + far_b·(D-link)ᵀ
 // The Gauss–Newton product leaves out the terms with `far`; so does the Hessian where G = 0.
 //
-// cost    12·m·P flops for one direction, those of the narrow end's own layer next to none; traffic: D once, W twice,
-// HD
-//         once; k directions read W as often as one.
+// cost    12·m·P flops for one direction, less 12·m² d of an output layer m × d, where near = I is copied; traffic: D
+//         once, W twice, HD once; k directions read W as often as one.
 // memory  near, far: 2·m·Σd entries; a product of k directions: k·m·(2Σd + max d) more.
 #pragma once
 

@@ -5,7 +5,7 @@
 // cost    2pqr flops. Work above about 0.1 s is cut into row panels of C with a checkpoint between them.
 // memory  none, except that a weight stored in another precision is converted panel by panel (at most kPanelEntries
 //         entries at a time), so a float32 layer takes part in a float64 product without a float64 copy.
-// Call outside parallel regions: BLAS brings its own threads.
+// Call outside parallel regions, but for products that the skinny kernels take whole: BLAS brings its own threads.
 #pragma once
 
 #include "core/run_control.hpp"

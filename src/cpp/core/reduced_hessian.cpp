@@ -173,14 +173,16 @@ AffineRows<T> ReducedHessian<T>::zero_rows(Index rows, Index level) const {
     return out;
 }
 
-// body(step, control) for every piece: side by side where one of its products would not keep all threads busy.
+// body(step, control) for every piece: side by side where one of its products would keep fewer threads busy. One factor
+// of each product has at most `rows` rows, so that the skinny kernels take it and no BLAS is called there.
 template <class T>
 template <class Body>
 void ReducedHessian<T>::for_pieces(Index rows, RunControl& control, const Body& body) const {
     Index widest = 0;
     for (const Piece& piece : pieces_) widest = std::max({widest, piece.left.dim, piece.right.dim});
     const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(full_->narrow_width() * widest);
-    if (rows > kSkinnyRows || flops >= kFlopsPerThread * max_threads()) {
+    const auto side_by_side = std::min<std::size_t>(static_cast<std::size_t>(max_threads()), pieces_.size());
+    if (rows > kSkinnyRows || flops >= kFlopsPerThread * static_cast<double>(side_by_side)) {
         for (std::size_t step = 0; step < pieces_.size(); ++step) body(step, control);
         return;
     }

@@ -154,6 +154,15 @@ TEST_CASE("skinny kernels of every instruction set") {
             }
 }
 
+TEST_CASE("more rows than share a converted copy") {
+    for (const simd::Table* table : simd::supported_tables())
+        for (const Index m : {97, 160, 175})
+            for (const Scalar scalar : {Scalar::f32, Scalar::f16, Scalar::bf16}) {
+                check_set<float>(*table, scalar, m, 9, 1030, 1033, 0);
+                check_set<double>(*table, scalar, m, 9, 1030, 1033, 0);
+            }
+}
+
 // C + scale X Wᵀ W, compared in units of eps and the sum of all sizes.
 template <class T>
 void check_normal(const simd::Table& table, Scalar scalar, Index p, Index n, Index ldw, Index offset) {

@@ -17,6 +17,9 @@ constexpr Index kCopiedBlocks = 14;  // row blocks of X that share such a copy
 
 constexpr int kNormalRows = kMostRows / 3;  // of X, and of W at a time, in `normal`: their product is in registers
 
+constexpr Index kNormalBatch = 16;              // rows of W that `normal` uses up together,
+constexpr Index kNormalBytes = Index{1} << 18;  // and their size: two batches and X, C stay in the second cache
+
 constexpr Index kFirstCache = 32 * 1024;
 
 enum class Write { add, overwrite, stream };
@@ -383,57 +386,116 @@ void dots(Scalar stored, Index m, Index p, const RowCut& cut, const T* x, const 
     with_stored<T>(stored, w, [&](const auto* rows) { copied_dots(m, p, cut, x, rows, ldw, c, ldc); });
 }
 
-// One pass over G rows of W and the G rows before them: lane by lane the sums X·Wᵀ of the new rows, while those before,
-// whose b = scale·X·Wᵀ is known, go into C. So memory brings new rows while there is arithmetic for the old ones.
+// A batch of rows of W and the products b = scale·X·Wᵀ with them, which are to be added to C.
+template <class T, class S>
+struct KnownRows {
+    const S* w;
+    Index ldw, count;
+    const T* b;  // count × R
+};
+
+// V vectors of C from column j on += b·W for the rows known. `edge`: they may lie partly outside of W.
+template <class T, class S, int R, int V>
+inline __attribute__((always_inline)) void use_up(const KnownRows<T, S>& known, const RowCut& cut, Index j, bool edge,
+                                                  T* c) {
+    using Vector = typename Lanes<T>::Vector;
+    constexpr int L = Lanes<T>::count;
+    Vector sum[R][V];
+#pragma GCC unroll 4
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) sum[i][v] = load(c + i * cut.packed + j + v * L);
+    const T* b = known.b;
+    const S* row = known.w;
+    for (Index g = 0; g < known.count; ++g, row += known.ldw, b += R) {
+        Vector w[V];
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v)
+            w[v] = edge ? edge_of<T>(row, cut.n, j - cut.shift + v * L) : Read<T>::from(row + (j - cut.shift + v * L));
+#pragma GCC unroll 4
+        for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) sum[i][v] += b[i] * w[v];
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) store(c + i * cut.packed + j + v * L, sum[i][v]);
+}
+
+// b (G × R) = scale·W·Xᵀ for G rows of W, `ldw` apart, while the columns [begin, end) of the rows known are used up: so
+// memory brings new rows while there is arithmetic for the old ones.
+template <class T, class S, int R, int G>
+void multiply_rows(const RowCut& cut, const T* x, const S* w, Index ldw, T scale, T* b, const KnownRows<T, S>& known,
+                   Index begin, Index end, T* c) {
+    using Vector = typename Lanes<T>::Vector;
+    constexpr int L = Lanes<T>::count, kSteps = 8, sums = (R * G + 3) / 4 * 4;
+    const Index first = cut.shift > 0 ? L : 0, last = (cut.shift + cut.n) / L * L;
+    Vector acc[sums] = {};
+    const auto add = [&](Index j, const auto& fresh) __attribute__((always_inline)) {
+        Vector w[G];
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g) w[g] = fresh(g);
+#pragma GCC unroll 4
+        for (int i = 0; i < R; ++i) {
+            Vector left = load(x + i * cut.packed + j);
+            FLATCORE_IN_REGISTER(left);
+#pragma GCC unroll 4
+            for (int g = 0; g < G; ++g) acc[g * R + i] += left * w[g];
+        }
+    };
+    const auto inside = [&](Index j) __attribute__((always_inline)) {
+        add(j, [&](int g) __attribute__((always_inline)) { return Read<T>::from(w + g * ldw + (j - cut.shift)); });
+    };
+    const auto edge = [&](Index j) { add(j, [&](int g) { return edge_of<T>(w + g * ldw, cut.n, j - cut.shift); }); };
+    if (first > 0) edge(0);
+    Index j = first, used = begin;
+    if (used < first && used < end) {
+        use_up<T, S, R, 1>(known, cut, used, true, c);
+        used += L;
+    }
+    const Index whole = end < last ? end : last, pairs = ((end - begin) * (kSteps / 2) + cut.packed - 1) / cut.packed;
+    for (; j + kSteps * L <= last; j += kSteps * L) {
+#pragma GCC unroll 8
+        for (int step = 0; step < kSteps; ++step) inside(j + step * L);
+        for (Index n = 0; n < pairs && used + 2 * L <= whole; ++n, used += 2 * L)
+            use_up<T, S, R, 2>(known, cut, used, false, c);
+    }
+    for (; j < last; j += L) inside(j);
+    if (last < cut.packed) edge(last);
+    for (; used < whole; used += L) use_up<T, S, R, 1>(known, cut, used, false, c);
+    for (; used < end; used += L) use_up<T, S, R, 1>(known, cut, used, true, c);
+    T out[sums];
+    for (int s = 0; s < sums; s += 4) lane_sums(acc[s], acc[s + 1], acc[s + 2], acc[s + 3], out + s);
+    for (int s = 0; s < R * G; ++s) b[s] = scale * out[s];
+}
+
+// Batches of rows that stay in the second cache: while one is multiplied, G rows at a time, the one before is used up,
+// a share of its columns with every G rows.
 template <class T, class S, int R, int G>
 void normal_rows(Index p, const RowCut& cut, const T* x, const S* w, Index ldw, T scale, T* c) {
-    using Vector = typename Lanes<T>::Vector;
-    constexpr int L = Lanes<T>::count, sums = (R * G + 3) / 4 * 4;
-    const Index packed = cut.packed, first = cut.shift > 0 ? L : 0, last = (cut.shift + cut.n) / L * L;
-    const S *now[G], *before[G];
-    Vector ends[2][G] = {}, ends_before[2][G] = {};  // the vectors that leave a row on either side
-    T b[sums] = {};
-    for (int g = 0; g < G; ++g) before[g] = w;
-    for (Index r = 0; r < p + G; r += G) {  // the last time round only for the rows before
-        for (int g = 0; g < G; ++g) {
-            now[g] = w + (r + g < p ? r + g : p - 1) * ldw;
-            if (first > 0) ends[0][g] = edge_of<T>(now[g], cut.n, -cut.shift);
-            if (last < packed) ends[1][g] = edge_of<T>(now[g], cut.n, last - cut.shift);
+    constexpr Index L = Lanes<T>::count;
+    const Index fits = kNormalBytes / (cut.n * Index(sizeof(S))) / G * G;
+    const Index batch = fits < G ? G : fits > kNormalBatch ? kNormalBatch : fits, vectors = cut.packed / L;
+    T b[2][kNormalBatch * R];
+    KnownRows<T, S> known{w, ldw, 0, b[1]};
+    for (Index r = 0; r < p; r += batch) {
+        const Index count = p - r < batch ? p - r : batch, groups = (count + G - 1) / G;
+        T* const fresh = b[(r / batch) % 2];
+        for (Index g = 0; g < groups; ++g) {
+            const Index begin = vectors * g / groups * L, end = vectors * (g + 1) / groups * L, row = g * G;
+            if (row + G <= count)
+                multiply_rows<T, S, R, G>(cut, x, w + (r + row) * ldw, ldw, scale, fresh + row * R, known, begin, end,
+                                          c);
+            else
+                for (Index i = row; i < count; ++i)
+                    multiply_rows<T, S, R, 1>(cut, x, w + (r + i) * ldw, ldw, scale, fresh + i * R, known,
+                                              i == row ? begin : end, end, c);
         }
-        Vector acc[sums] = {};
-        const auto add = [&](Index j, const Vector(&fresh)[G], const Vector(&known)[G]) __attribute__((always_inline)) {
-#pragma GCC unroll 4
-            for (int i = 0; i < R; ++i) {
-                Vector left = load(x + i * packed + j), sum = load(c + i * packed + j);
-                FLATCORE_IN_REGISTER(left);
-#pragma GCC unroll 4
-                for (int g = 0; g < G; ++g) {
-                    acc[i * G + g] += left * fresh[g];
-                    sum += b[i * G + g] * known[g];
-                }
-                store(c + i * packed + j, sum);
-            }
-        };
-        if (first > 0) add(0, ends[0], ends_before[0]);
-        for (Index j = first; j < last; j += L) {
-            Vector fresh[G], known[G];
-#pragma GCC unroll 4
-            for (int g = 0; g < G; ++g) {
-                fresh[g] = Read<T>::from(now[g] + (j - cut.shift));
-                known[g] = Read<T>::from(before[g] + (j - cut.shift));
-            }
-            add(j, fresh, known);
-        }
-        if (last < packed) add(last, ends[1], ends_before[1]);
-        T out[sums];
-        for (int s = 0; s < sums; s += 4) lane_sums(acc[s], acc[s + 1], acc[s + 2], acc[s + 3], out + s);
-        for (int s = 0; s < R * G; ++s) b[s] = r + s % G < p ? scale * out[s] : T(0);
-        for (int g = 0; g < G; ++g) {
-            before[g] = now[g];
-            ends_before[0][g] = ends[0][g];
-            ends_before[1][g] = ends[1][g];
-        }
+        known = {w + r * ldw, ldw, count, fresh};
     }
+    for (Index j = 0; j < cut.packed; j += L)
+        use_up<T, S, R, 1>(known, cut, j, j < cut.shift || j + L > cut.shift + cut.n, c);
 }
 
 template <class T, class S>
