@@ -173,20 +173,22 @@ AffineRows<T> ReducedHessian<T>::zero_rows(Index rows, Index level) const {
     return out;
 }
 
-// body(step, control) for every piece: side by side where one of its products would keep fewer threads busy. One factor
-// of each product has at most `rows` rows, so that the skinny kernels take it and no BLAS is called there.
+// body(step, control) for every piece, which is two products or more: side by side where there is work for another
+// thread, but not where one product alone would keep more threads busy. One factor of each product has at most `rows`
+// rows, so that the skinny kernels take it and no BLAS is called in the parallel region.
 template <class T>
 template <class Body>
 void ReducedHessian<T>::for_pieces(Index rows, RunControl& control, const Body& body) const {
     Index widest = 0;
     for (const Piece& piece : pieces_) widest = std::max({widest, piece.left.dim, piece.right.dim});
     const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(full_->narrow_width() * widest);
-    const auto side_by_side = std::min<std::size_t>(static_cast<std::size_t>(max_threads()), pieces_.size());
+    const Index count = static_cast<Index>(pieces_.size());
+    const Index side_by_side = parallel_pieces(count, static_cast<Index>(kFlopsPerThread / (2.0 * flops + 1.0)) + 1);
     if (rows > kSkinnyRows || flops >= kFlopsPerThread * static_cast<double>(side_by_side)) {
         for (std::size_t step = 0; step < pieces_.size(); ++step) body(step, control);
         return;
     }
-    parallel_ranges(static_cast<Index>(pieces_.size()), 1, [&](Index first, Index last) {
+    parallel_pieces_of(count, side_by_side, [&](Index, Index first, Index last) {
         RunControl quiet;
         for (Index step = first; step < last; ++step) body(static_cast<std::size_t>(step), quiet);
     });
