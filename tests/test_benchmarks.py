@@ -117,7 +117,7 @@ def test_json_holds_machine_yardsticks_and_raw_times(quick):
     assert {"date", "cpu", "cores", "memory_gib", "python", "packages", "blas", "threads"} <= set(document["machine"])
     assert {"numpy", "scipy", "torch"} <= set(document["machine"]["packages"])
     for w in document["workloads"]:
-        asked = {"quick": True, "full": False, "rounds": ROUNDS, "memory": False, "scratch": None}
+        asked = {"quick": True, "full": False, "rounds": ROUNDS, "skip": [], "memory": False, "scratch": None}
         assert w["options"] == asked
         assert not w["interrupted"]
         assert w["yardsticks"]["copy_bytes_per_second"] > 0
