@@ -34,31 +34,35 @@ YARDSTICK_REPEATS = 9
 _PAUSE_SECONDS = 0.02  # idle worker threads spin for some milliseconds after a parallel region
 
 
-def seconds_of(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Wall-clock seconds of one call, and what it returned; no garbage is collected meanwhile."""
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Idle threads have come to rest, and no garbage is collected."""
     time.sleep(_PAUSE_SECONDS)
     gc.disable()
     try:
-        start = time.perf_counter()
-        result = call()
-        return time.perf_counter() - start, result
+        yield
     finally:
         gc.enable()
+
+
+def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = call()
+    return time.perf_counter() - start, result
+
+
+def seconds_of(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Wall-clock seconds of one call, and what it returned."""
+    with _undisturbed():
+        return _timed(call)
 
 
 def round_seconds(call: Callable[[], Any]) -> float:
     """Median seconds of a call made until ``ROUND_SECONDS`` have passed, at least once."""
-    time.sleep(_PAUSE_SECONDS)
-    gc.disable()
     times: list[float] = []
-    try:
+    with _undisturbed():
         while not times or (sum(times) < ROUND_SECONDS and len(times) < MOST_CALLS):
-            start = time.perf_counter()
-            result = call()
-            times.append(time.perf_counter() - start)
-            del result  # outside the time, as in `seconds_of`
-    finally:
-        gc.enable()
+            times.append(_timed(call)[0])
     return statistics.median(times)
 
 

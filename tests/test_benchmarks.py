@@ -274,7 +274,7 @@ class Echo:
         return [Agreement("itself", abs(answer - 3), 0.5)]
 
 
-def measured(monkeypatch, contenders, rounds=4):
+def measured(monkeypatch, contenders, rounds=4, **options):
     """The result of one case, another one following it."""
     from benchmarks import runner, timing
 
@@ -289,7 +289,7 @@ def measured(monkeypatch, contenders, rounds=4):
 
     judged = [runner.Target("target", 1.0, "≤ 1", True)]
     workload = runner.Workload("test", "a test", cases, lambda results, yardsticks: judged)
-    return runner.run(workload, runner.Options(rounds=rounds), timing.Yardsticks(1), lambda message: None)
+    return runner.run(workload, runner.Options(rounds=rounds, **options), timing.Yardsticks(1), lambda message: None)
 
 
 def test_ctrl_c_keeps_the_complete_rounds(benchmarks, monkeypatch):
@@ -317,6 +317,14 @@ def test_a_contender_without_an_answer_is_named(benchmarks, monkeypatch):
     assert result.cases[0].missing == {"lost": "no answer: it does not converge"}
     assert result.agrees
     assert [target.name for target in result.targets] == ["target"]
+
+
+def test_skipped_contenders_are_named_and_never_called(benchmarks, monkeypatch):
+    slow = Counter("slow one")
+    result = measured(monkeypatch, [Counter("steady"), slow], skip=("low",))
+    assert [entry.label for entry in result.cases[0].entries] == ["steady"]
+    assert result.cases[0].missing == {"slow one": "left out"}
+    assert slow.calls == 0
 
 
 def test_roofline_is_the_slower_of_arithmetic_and_memory(benchmarks):

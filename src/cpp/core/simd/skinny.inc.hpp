@@ -24,41 +24,48 @@ constexpr Index kFirstCache = 32 * 1024;
 
 enum class Write { add, overwrite, stream };
 
-// C (R × kVectors vectors) = [C +] Σ_k left(k, ·) right(k, ·); `ahead`: entries from a right row to what is prefetched.
-template <class T, int R, Write W>
-void register_block(Index p, const T* left, Index ldl, const T* right, Index ldr, T* c, Index ldc, Index ahead) {
+// C (R × V vectors) = [C +] Σ_k left(k, ·) row(k, ·), row(k, v) being vector v of the right operand's row k.
+template <class T, int R, int V, Write W, class Row>
+inline __attribute__((always_inline)) void sum_block(Index p, const T* left, Index ldl, const Row& row, T* c,
+                                                     Index ldc) {
     using Vector = typename Lanes<T>::Vector;
     constexpr int L = Lanes<T>::count;
-    Vector acc[R][kVectors];
+    Vector acc[R][V];
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) acc[i][v] = W == Write::add ? load(c + i * ldc + v * L) : Vector{};
-    for (Index k = 0; k < p; ++k) {
-        Vector w[kVectors];
+        for (int v = 0; v < V; ++v) acc[i][v] = W == Write::add ? load(c + i * ldc + v * L) : Vector{};
+    for (Index k = 0; k < p; ++k, left += ldl) {
+        Vector w[V];
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
-            w[v] = load(right + v * L);
-            if (ahead) __builtin_prefetch(right + ahead + v * L);
-        }
+        for (int v = 0; v < V; ++v) w[v] = row(k, v);
 #pragma GCC unroll 16
         for (int i = 0; i < R; ++i) {
             const T x = left[i];
 #pragma GCC unroll 4
-            for (int v = 0; v < kVectors; ++v) acc[i][v] += x * w[v];
+            for (int v = 0; v < V; ++v) acc[i][v] += x * w[v];
         }
-        left += ldl;
-        right += ldr;
     }
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
+        for (int v = 0; v < V; ++v) {
             if (W == Write::stream)
                 store_past_caches(c + i * ldc + v * L, acc[i][v]);
             else
                 store(c + i * ldc + v * L, acc[i][v]);
         }
+}
+
+// The block with kVectors vectors of rows as they lie; `ahead`: entries from a right row to what is prefetched.
+template <class T, int R, Write W>
+void register_block(Index p, const T* left, Index ldl, const T* right, Index ldr, T* c, Index ldc, Index ahead) {
+    const auto row = [&](Index k, int v) __attribute__((always_inline)) {
+        const T* at = right + k * ldr + v * Lanes<T>::count;
+        if (ahead) __builtin_prefetch(at + ahead);
+        return load(at);
+    };
+    sum_block<T, R, kVectors, W>(p, left, ldl, row, c, ldc);
 }
 
 template <class T>
@@ -398,29 +405,12 @@ struct KnownRows {
 template <class T, class S, int R, int V>
 inline __attribute__((always_inline)) void use_up(const KnownRows<T, S>& known, const RowCut& cut, Index j, bool edge,
                                                   T* c) {
-    using Vector = typename Lanes<T>::Vector;
-    constexpr int L = Lanes<T>::count;
-    Vector sum[R][V];
-#pragma GCC unroll 4
-    for (int i = 0; i < R; ++i)
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) sum[i][v] = load(c + i * cut.packed + j + v * L);
-    const T* b = known.b;
-    const S* row = known.w;
-    for (Index g = 0; g < known.count; ++g, row += known.ldw, b += R) {
-        Vector w[V];
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v)
-            w[v] = edge ? edge_of<T>(row, cut.n, j - cut.shift + v * L) : Read<T>::from(row + (j - cut.shift + v * L));
-#pragma GCC unroll 4
-        for (int i = 0; i < R; ++i)
-#pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) sum[i][v] += b[i] * w[v];
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < R; ++i)
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) store(c + i * cut.packed + j + v * L, sum[i][v]);
+    const auto row = [&](Index k, int v) __attribute__((always_inline)) {
+        const S* at = known.w + k * known.ldw;
+        const Index from = j - cut.shift + v * Lanes<T>::count;
+        return edge ? edge_of<T>(at, cut.n, from) : Read<T>::from(at + from);
+    };
+    sum_block<T, R, V, Write::add>(known.count, known.b, R, row, c + j, cut.packed);
 }
 
 // b (G × R) = scale·W·Xᵀ for G rows of W, `ldw` apart, while the columns [begin, end) of the rows known are used up: so
