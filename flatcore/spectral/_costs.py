@@ -136,15 +136,21 @@ class Plan:
             return 8 * N * N * 4
         block = max(self.block, self.probe.block)
         running = 3 * block * N * size
-        certifying = 4 * certifying_block(N, problem.k) * N * 8
+        certifying = 4 * certifying_block(problem) * N * 8
         starting = 2 * problem.start * N * 8
         most = max(running, certifying, starting)
         return int(self.rows(problem.k) * N * size + most + block * problem.cost.workspace_bytes)
 
 
-def certifying_block(N: int, k: int) -> int:
-    """Vectors multiplied together in float64 when residuals are measured: 16, fewer beyond 256 MB."""
-    return max(1, min(16, k, (1 << 28) // (8 * N)))
+def certifying_block(problem: Problem) -> int:
+    """Vectors multiplied together in float64 when residuals are measured, at most k, fewer beyond 256 MB.
+
+    So many that what they share takes a tenth of their time, or four: wider blocks gain nothing and spill the caches.
+    """
+    cost = problem.cost
+    alone = cost.seconds(1, 8)
+    enough = max(4, math.ceil(10.0 * cost.seconds(0, 8) / alone) if alone > 0.0 else 0)
+    return max(1, min(enough, problem.k, (1 << 28) // (8 * problem.N)))
 
 
 def dense_plan(problem: Problem) -> Plan:
@@ -186,7 +192,7 @@ def _lanczos_plan(problem: Problem, b: int, p: int, probe: Probe) -> Plan:
     passes = _PASSES * b**_BLOCK_POWER + _PASSES_PER_VECTOR * k * b**_BLOCK_POWER_PER_VECTOR
     passes *= 1.0 + _PASSES_PER_DECADE * decades
     step = cost.seconds(b, problem.itemsize) + _orthogonalisation(problem, b, 0.75 * p, restarted=True)
-    part = certifying_block(N, k)
+    part = certifying_block(problem)
     certificate = math.ceil(k / part) * cost.seconds(part, 8)
     vectors = passes * b + probe.steps * probe.block + k
     seconds = passes * step + _probe_seconds(problem, probe) + certificate

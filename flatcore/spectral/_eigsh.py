@@ -99,6 +99,7 @@ class _Run:
     high: float = -np.inf
     status: str = "converged"
     probe: Probe = NO_PROBE
+    certifying: int = 1  # vectors a product in float64
     done: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -231,7 +232,7 @@ def solve(
     available = available_memory()
     choice = choose(problem, guessed=wrapped.cost is None, available=available, route=route)
     plan = choice.plan
-    run.probe = plan.probe
+    run.probe, run.certifying = plan.probe, certifying_block(problem)
     check_memory(_needs(choice, k, N), plan.bytes(problem))
     certificate: Certificate | None
     with limit_threads(threads):
@@ -349,7 +350,7 @@ def _warm_start(
     if start is None or rows is None:
         return None, None, None
     image = np.empty_like(rows)
-    for part in chunks(len(rows), certifying_block(N, len(rows))):
+    for part in chunks(len(rows), run.certifying):
         image[part] = run.operator(rows[part])
     H = vectors.gram(rows, image)
     if not np.isfinite(H).all():
@@ -467,7 +468,7 @@ def _certified(run: _Run, process: BlockLanczos, basis: FloatArray, locked: int,
 def _measured(run: _Run, rows: FloatArray) -> _Found:
     """Rayleigh quotients and residual norms of the rows, from fresh products in float64."""
     values, residuals = np.empty(len(rows)), np.empty(len(rows))
-    for part in chunks(len(rows), certifying_block(run.operator.length, len(rows))):
+    for part in chunks(len(rows), run.certifying):
         X = rows[part].astype(np.float64)
         for i in range(len(X)):
             X[i] /= math.sqrt(_inner(X[i], X[i]))
