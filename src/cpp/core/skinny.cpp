@@ -14,6 +14,7 @@ namespace {
 constexpr double kFlopsBetweenCheckpoints = 5e9;
 constexpr Index kGroup = 64;                              // columns are dealt to threads in multiples of this
 constexpr Index kRowsPerSum = 4;                          // rows of W for each row of a thread's own sum
+constexpr Index kLongRun = Index{1} << 14;                 // columns for each thread that memory streams as fast as rows
 constexpr Index kTile = 64;                               // most rows that stay in cache between two products
 constexpr std::size_t kTileBytes = std::size_t{1} << 19;  // and their size: a quarter of a second-level cache
 constexpr Index kStreamEntries = Index{1} << 19;          // outputs larger than this are written past the caches
@@ -144,7 +145,7 @@ void sum_over_pieces(Index n, Index grain, std::size_t row_bytes, Index shift, M
 }
 
 // Threads share the rows of W, each with a sum of its own, where that sum is small beside its part of W: they then read
-// long runs of memory. Otherwise they share the columns.
+// long runs of memory. Otherwise, and where the runs are long all the same, they share the columns.
 template <class T>
 void accumulate(T alpha, ConstMatrixView<T> X, const StoredMatrix& W, T beta, MatrixView<T> C, RunControl& control) {
     scale(beta, C);
@@ -154,7 +155,7 @@ void accumulate(T alpha, ConstMatrixView<T> X, const StoredMatrix& W, T beta, Ma
                                      W.row_stride, sum.data + j, sum.row_stride);
     };
     const double per_row = 2.0 * static_cast<double>(X.rows) * static_cast<double>(C.cols);
-    if (W.rows >= kRowsPerSum * X.rows * max_threads()) {
+    if (W.rows >= kRowsPerSum * X.rows * max_threads() && C.cols < kLongRun * max_threads()) {
         in_pieces(W.rows, per_row, control, [&](Index first_row, Index rows) {
             sum_over_pieces(
                 rows, grain_of(per_row), 1, cut_of<T>(W).shift, C,
