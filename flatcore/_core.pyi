@@ -41,7 +41,7 @@ class ChainHessian64:
         """
     def gradient(self) -> numpy.typing.NDArray[numpy.float64]:
         ...
-    def product(self, directions: numpy.ndarray, out: numpy.ndarray, gauss_newton: bool, loss: collections.abc.Callable) -> None:
+    def product(self, directions: numpy.ndarray, out: numpy.ndarray, gauss_newton: bool, loss: typing.Any) -> None:
         """
         Rows of `out` (k, P) become the products of the rows of `directions`.
         """
@@ -60,7 +60,7 @@ class ChainHessian32:
         """
     def gradient(self) -> numpy.typing.NDArray[numpy.float32]:
         ...
-    def product(self, directions: numpy.ndarray, out: numpy.ndarray, gauss_newton: bool, loss: collections.abc.Callable) -> None:
+    def product(self, directions: numpy.ndarray, out: numpy.ndarray, gauss_newton: bool, loss: typing.Any) -> None:
         """
         Rows of `out` (k, P) become the products of the rows of `directions`.
         """
@@ -93,7 +93,7 @@ class ReducedHessian64:
         """
         Orthonormal directions of one layer with image zero, outside the reduced space.
         """
-    def product(self, z: numpy.ndarray, out: numpy.ndarray, loss: collections.abc.Callable) -> None:
+    def product(self, z: numpy.ndarray, out: numpy.ndarray, loss: typing.Any) -> None:
         """
         Rows of `out` (k, N) become the products of the rows of z.
         """
@@ -132,7 +132,7 @@ class ReducedHessian32:
         """
         Orthonormal directions of one layer with image zero, outside the reduced space.
         """
-    def product(self, z: numpy.ndarray, out: numpy.ndarray, loss: collections.abc.Callable) -> None:
+    def product(self, z: numpy.ndarray, out: numpy.ndarray, loss: typing.Any) -> None:
         """
         Rows of `out` (k, N) become the products of the rows of z.
         """

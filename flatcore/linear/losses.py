@@ -69,6 +69,24 @@ def linearized(loss: Any, Phi: FloatArray) -> HessianProduct:
     return lambda dPhi: np.asarray(loss.hessian_product(Phi, dPhi))
 
 
+class MatrixHessian:
+    """𝓗[dΦ] = dΦ·matrix for a symmetric matrix, in the precision of dΦ."""
+
+    def __init__(self, matrix: FloatArray) -> None:
+        self._matrix = matrix
+        self._casts: dict[np.dtype[Any], FloatArray] = {}
+
+    def matrix(self, dtype: np.dtype[Any]) -> FloatArray:
+        """The matrix in float32 or float64."""
+        if dtype not in self._casts:
+            self._casts[dtype] = self._matrix.astype(dtype)
+        return self._casts[dtype]
+
+    def __call__(self, dPhi: FloatArray) -> FloatArray:
+        """The product, dΦ of shape (…, d_M, d_0)."""
+        return matmul(dPhi, self.matrix(dPhi.dtype))
+
+
 class WhitenedQuadratic:
     """f(Ψ) = scale·(‖Ψ − T‖² + constant) on Ψ = Φ·factor: a quadratic loss in whitened coordinates."""
 
@@ -265,15 +283,7 @@ class QuadraticLoss:
 
     def linearize(self, Phi: FloatArray) -> HessianProduct:
         """𝓗 at Φ (the same everywhere)."""
-        matrix = 2.0 * self.scale * self._moment_matrices(Phi.shape[1] == self.num_inputs + 1)[0]
-        casts: dict[np.dtype[Any], FloatArray] = {}
-
-        def product(dPhi: FloatArray) -> FloatArray:
-            if dPhi.dtype not in casts:
-                casts[dPhi.dtype] = matrix.astype(dPhi.dtype)
-            return matmul(dPhi, casts[dPhi.dtype])
-
-        return product
+        return MatrixHessian(2.0 * self.scale * self._moment_matrices(Phi.shape[1] == self.num_inputs + 1)[0])
 
     def __repr__(self) -> str:
         rank = self.whitened(False).factor.shape[1]

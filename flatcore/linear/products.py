@@ -19,6 +19,7 @@ from flatcore.linear.losses import (
     CrossEntropyLoss,
     HessianProduct,
     Loss,
+    MatrixHessian,
     WhitenedQuadratic,
     check_loss_shape,
     linearized,
@@ -92,7 +93,7 @@ class ChainProducts:
         self.check_fresh()
         empty = self._results.empty32 if directions.dtype == np.float32 else self._results.empty64
         out = empty(*directions.shape)
-        self.kernel(directions.dtype).product(directions, out, gauss_newton, self.loss_callback)
+        self.kernel(directions.dtype).product(directions, out, gauss_newton, self.loss_hessian(directions.dtype))
         return out
 
     def kernel(self, dtype: np.dtype[Any]) -> Any:
@@ -107,6 +108,12 @@ class ChainProducts:
         """Refuse to go on with weights that have changed since the partial products were taken."""
         if self.chain.fingerprint() != self.fingerprint:
             raise StaleWeightsError("the weights changed after this Hessian was built; build a new one")
+
+    def loss_hessian(self, dtype: np.dtype[Any]) -> Any:
+        """𝓗 for the compiled products: the matrix that rows at the far end are multiplied by, or a function of them."""
+        if self.narrow_output and isinstance(self._loss_hessian, MatrixHessian):
+            return self._loss_hessian.matrix(dtype)
+        return self.loss_callback
 
     def loss_callback(self, far_rows: FloatArray) -> FloatArray:
         """𝓗 of stacked rows at the kernel's far end."""

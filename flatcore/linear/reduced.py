@@ -117,7 +117,7 @@ class Reduced(RowOperator):
     def _products_of(self, rows: FloatArray) -> FloatArray:
         self._products.check_fresh()
         out = np.empty(rows.shape, rows.dtype)
-        self._kernel(rows.dtype).product(rows, out, self._products.loss_callback)
+        self._kernel(rows.dtype).product(rows, out, self._products.loss_hessian(rows.dtype))
         return out
 
     def _mapped(self, name: str, value: Any, source: int, target: int, how: str) -> Any:

@@ -187,7 +187,7 @@ def _probe_seconds(problem: Problem, probe: Probe) -> float:
 
 
 def _lanczos_plan(problem: Problem, b: int, p: int, probe: Probe) -> Plan:
-    k, N, cost = problem.k, problem.N, problem.cost
+    k, cost = problem.k, problem.cost
     decades = max(0.0, -4.0 - math.log10(problem.tol))
     passes = _PASSES * b**_BLOCK_POWER + _PASSES_PER_VECTOR * k * b**_BLOCK_POWER_PER_VECTOR
     passes *= 1.0 + _PASSES_PER_DECADE * decades

@@ -16,7 +16,7 @@ The parts, each on top of the one before:
 All of them work in one basis, allocated once: the vectors found are its first rows, the probe's follow.
 
 The probe keeps its vectors orthogonal like any other process. Three-term recurrences would do until a Ritz value
-converges, which need not be a hit: an isolated eigenvalue below the last one found converges in 17 steps as well.
+converges, which need not be a hit: an isolated eigenvalue below the last one found converges in 16 steps as well.
 Orthogonal, T = VᵀAV is exact, the bound of `_certificate.py` is the theorem's, and a hit can go on; the second pass
 costs two reads of at most 72 rows a step, less than a product of any operator that fills a memory.
 

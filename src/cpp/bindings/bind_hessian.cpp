@@ -7,6 +7,7 @@
 #include "bindings/signals.hpp"
 #include "core/dual.hpp"
 #include "core/hessian.hpp"
+#include "core/matrix_product.hpp"
 #include "core/reduced_hessian.hpp"
 
 namespace flatcore::bindings {
@@ -37,9 +38,19 @@ HessianObject<double> make_hessian(const ChainObject& chain, bool narrow_output,
     return {chain.owners, build()};
 }
 
-// loss(rows) with rows (k, m, q), a view valid during the call; returns an array of the same shape.
+// A symmetric matrix (q, q) that rows are multiplied by, or a function: loss(rows) with rows (k, m, q), a view valid
+// during the call, returns an array of the same shape.
 template <class T>
-LossHessian<T> python_loss(const py::function& loss) {
+LossHessian<T> python_loss(const py::object& loss) {
+    if (py::isinstance<py::array>(loss)) {
+        const auto matrix = const_view<T>(py::reinterpret_borrow<py::array>(loss));
+        return [matrix](MatrixView<T> rows, Index) {
+            RunControl quiet;
+            Matrix<T> image(rows.rows, rows.cols);
+            multiply<T>(T(1), rows, matrix, T(0), image.view(), quiet);
+            rows.eigen() = image.view().eigen();
+        };
+    }
     return [&loss](MatrixView<T> rows, Index directions) {
         const py::gil_scoped_acquire gil;
         const py::capsule borrowed(rows.data, [](void*) {});
@@ -82,7 +93,7 @@ void bind_one(py::module_& module, const char* name) {
         .def(
             "product",
             [](const Object& self, const py::array& directions, py::array out, bool gauss_newton,
-               const py::function& loss) {
+               const py::object& loss) {
                 RunControl control = python_control();
                 const auto in = const_view<T>(directions);
                 const auto target = mutable_view<T>(out);
@@ -133,7 +144,7 @@ void bind_reduced(py::module_& module, const char* name) {
         .def_property_readonly("dimension", [](const Object& self) { return self.kernel.dimension(); })
         .def(
             "product",
-            [](const Object& self, const py::array& z, py::array out, const py::function& loss) {
+            [](const Object& self, const py::array& z, py::array out, const py::object& loss) {
                 RunControl control = python_control();
                 const auto in = const_view<T>(z);
                 const auto target = mutable_view<T>(out);

@@ -14,7 +14,7 @@ namespace {
 constexpr double kFlopsBetweenCheckpoints = 5e9;
 constexpr Index kGroup = 64;                              // columns are dealt to threads in multiples of this
 constexpr Index kRowsPerSum = 4;                          // rows of W for each row of a thread's own sum
-constexpr Index kLongRun = Index{1} << 14;                 // columns for each thread that memory streams as fast as rows
+constexpr Index kLongRun = Index{1} << 14;                // columns for each thread that memory streams as fast as rows
 constexpr Index kTile = 64;                               // most rows that stay in cache between two products
 constexpr std::size_t kTileBytes = std::size_t{1} << 19;  // and their size: a quarter of a second-level cache
 constexpr Index kStreamEntries = Index{1} << 19;          // outputs larger than this are written past the caches
