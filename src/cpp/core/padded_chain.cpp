@@ -87,18 +87,18 @@ PaddedChain<T>::PaddedChain(const ChainGeometry& g)
 }
 
 template <class T>
-template <class U>
-void PaddedChain<T>::round_from(const PaddedChain<U>& other) {
+void PaddedChain<T>::round_from(const PaddedChain<double>& other) {
     const ChainGeometry& g = geometry_;
+    const auto round = simd::small_chain<T>().round;
     for (Index s = 0; s <= g.depth; ++s) {
         const auto i = static_cast<std::size_t>(s);
-        if (near(s)) copy_entries(g.m * g.padded[i], other.near(s), near(s));
+        if (near(s)) round(g.m * g.padded[i], other.near(s), near(s));
         if (s == 0) continue;
-        copy_entries(g.width[i - 1] * g.padded[i], other.link(s), link(s));
-        copy_entries(g.m * g.padded[i], other.far(s), far(s));
-        copy_entries(g.width[i] * g.m_padded, other.far_turned(s), far_turned(s));
+        round(g.width[i - 1] * g.padded[i], other.link(s), link(s));
+        round(g.m * g.padded[i], other.far(s), far(s));
+        round(g.width[i] * g.m_padded, other.far_turned(s), far_turned(s));
     }
-    if (g.output) copy_entries(g.padded.back(), other.metric(), metric());
+    if (g.output) round(g.padded.back(), other.metric(), metric());
     scale = static_cast<T>(other.scale);
 }
 
@@ -136,9 +136,17 @@ ChainLoader::ChainLoader(const ManyChains& chains, const ChainGeometry& g)
       residual_(g.widest * g.pad(g.widest)),
       square_(g.widest * g.pad(g.widest)),
       other_(g.widest * g.pad(g.widest)),
-      spare_(g.widest * g.pad(g.widest)) {
-    const Index d = chains.dims.front(), ld = g.pad(d);
+      spare_(g.widest * g.pad(g.widest)),
+      target_(g.m * g.padded.back()),
+      roots_(g.padded.back()) {
+    const Index d = chains.dims.front(), ld = g.pad(d), far_ld = g.padded.back();
     chain_.scale = 2.0 * chains.scale;
+    const Index far = g.output ? static_cast<Index>(chains.roots.size()) : g.width.back();
+    for (Index j = 0; j < far; ++j) {
+        roots_.data()[j] = g.output ? chains.roots[static_cast<std::size_t>(j)] : 1.0;
+        for (Index i = 0; i < g.m; ++i)
+            target_.data()[i * far_ld + j] = g.output ? chains.target(i, j) : chains.target(j, i);
+    }
     for (std::size_t j = 0; j < chains.roots.size(); ++j) {
         const double root = chains.roots[j];
         if (g.output) chain_.metric()[j] = chain_.scale * root * root;
@@ -201,18 +209,13 @@ void ChainLoader::sweep_near() {
 bool ChainLoader::sweep_far() {
     const ChainGeometry& g = geometry_;
     const Index M = g.depth, ld = g.padded.back();
-    const Index rank = static_cast<Index>(stack_.roots.size()), cols = g.output ? rank : g.width.back();
-    const double* near = chain_.near(M);
+    const double *near = chain_.near(M), *target = target_.data(), *roots = roots_.data();
     double* G = chain_.far(M);
-    residual_norm2_ = 0.0;
-    for (Index i = 0; i < g.m; ++i) {
-        for (Index j = 0; j < cols; ++j) {
-            const double root = g.output ? stack_.roots[static_cast<std::size_t>(j)] : 1.0;
-            const double R = near[i * ld + j] * root - (g.output ? stack_.target(i, j) : stack_.target(j, i));
-            residual_norm2_ += R * R;
-            G[i * ld + j] = chain_.scale * R * root;
-        }
-    }
+    for (Index i = 0; i < g.m * ld; i += ld)
+        for (Index j = 0; j < ld; ++j) G[i + j] = near[i + j] * roots[j] - target[i + j];
+    residual_norm2_ = kernels_.dot(g.m * ld, G, G);
+    for (Index i = 0; i < g.m * ld; i += ld)
+        for (Index j = 0; j < ld; ++j) G[i + j] *= chain_.scale * roots[j];
     kernels_.turn(g.m, g.width.back(), G, ld, chain_.far_turned(M), g.m_padded);
     for (Index s = M; s > 1; --s) {
         const Index rows = g.width[static_cast<std::size_t>(s - 1)], links_ld = g.padded[static_cast<std::size_t>(s)];
@@ -326,6 +329,5 @@ void ChainLoader::multiply(Index m, Index n, simd::Term<double> term, double* c,
 
 template class PaddedChain<float>;
 template class PaddedChain<double>;
-template void PaddedChain<float>::round_from<double>(const PaddedChain<double>&);
 
 }  // namespace flatcore

@@ -56,9 +56,8 @@ template <class T>
 class PaddedChain {
  public:
     explicit PaddedChain(const ChainGeometry& geometry);
-    // The partial products of another precision, rounded.
-    template <class U>
-    void round_from(const PaddedChain<U>& other);
+    // The partial products in this precision.
+    void round_from(const PaddedChain<double>& other);
 
     simd::SmallChain<T> view(Curvature curvature) const;
     T* link(Index s) const { return links_[static_cast<std::size_t>(s)].data(); }
@@ -69,8 +68,6 @@ class PaddedChain {
     T scale = T(1);
 
  private:
-    template <class U>
-    friend class PaddedChain;
     const ChainGeometry& geometry_;
     std::vector<AlignedArray<T>> links_, nears_, fars_, fars_turned_, dnears_;
     AlignedArray<T> metric_, sigma_, turned_, next_;
@@ -111,6 +108,7 @@ class ChainLoader {
     PaddedChain<double> chain_;
     AlignedArray<double> basis_;  // Q, padded; needed at the output end
     AlignedArray<double> residual_, square_, other_, spare_;
+    AlignedArray<double> target_, roots_;  // at the far end, padded: T or its transpose, and what its columns are times
     double residual_norm2_ = 0.0;
 };
 

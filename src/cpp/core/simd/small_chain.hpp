@@ -61,6 +61,7 @@ struct SmallChainKernels {
     double (*recur)(Index n, T alpha, const T* q, T beta, const T* p, T* w);  // w −= α q + β p; ‖w‖²; p may be null
     void (*add)(Index n, T alpha, const T* x, T* y);                          // y += α x
     void (*scale)(Index n, T alpha, const T* x, T* y);                        // y = α x
+    void (*round)(Index n, const double* x, T* y);                            // y = x in this precision
 };
 
 template <class T>

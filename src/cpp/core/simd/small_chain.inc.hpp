@@ -172,6 +172,11 @@ void chain_scale(Index n, T alpha, const T* x, T* y) {
     for (Index j = 0; j < n; j += Lanes<T>::count) store(y + j, alpha * load(x + j));
 }
 
+template <class T>
+void chain_round(Index n, const double* x, T* y) {
+    for (Index j = 0; j < n; ++j) y[j] = static_cast<T>(x[j]);
+}
+
 // -- the Hessian product
 // -------------------------------------------------------------------------------------------------
 
@@ -246,6 +251,6 @@ void chain_hessian(const SmallChain<T>& chain, const T* D, T* out) {
 
 template <class T>
 constexpr SmallChainKernels<T> small_chain_kernels() {
-    return {Lanes<T>::count, chain_hessian<T>, chain_multiply<T>, chain_turn<T>,
-            chain_dot<T>,    chain_recur<T>,   chain_add<T>,      chain_scale<T>};
+    return {Lanes<T>::count, chain_hessian<T>, chain_multiply<T>, chain_turn<T>, chain_dot<T>,
+            chain_recur<T>,  chain_add<T>,     chain_scale<T>,    chain_round<T>};
 }
