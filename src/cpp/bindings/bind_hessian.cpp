@@ -7,7 +7,6 @@
 #include "bindings/signals.hpp"
 #include "core/dual.hpp"
 #include "core/hessian.hpp"
-#include "core/matrix_product.hpp"
 #include "core/reduced_hessian.hpp"
 
 namespace flatcore::bindings {
@@ -41,16 +40,9 @@ HessianObject<double> make_hessian(const ChainObject& chain, bool narrow_output,
 // A symmetric matrix (q, q) that rows are multiplied by, or a function: loss(rows) with rows (k, m, q), a view valid
 // during the call, returns an array of the same shape.
 template <class T>
-LossHessian<T> python_loss(const py::object& loss) {
-    if (py::isinstance<py::array>(loss)) {
-        const auto matrix = const_view<T>(py::reinterpret_borrow<py::array>(loss));
-        return [matrix](MatrixView<T> rows, Index) {
-            RunControl quiet;
-            Matrix<T> image(rows.rows, rows.cols);
-            multiply<T>(T(1), rows, matrix, T(0), image.view(), quiet);
-            rows.eigen() = image.view().eigen();
-        };
-    }
+LossHessian<T> python_loss(const py::object& loss, RunControl& control) {
+    if (py::isinstance<py::array>(loss))
+        return matrix_loss<T>(const_view<T>(py::reinterpret_borrow<py::array>(loss)), control);
     return [&loss](MatrixView<T> rows, Index directions) {
         const py::gil_scoped_acquire gil;
         const py::capsule borrowed(rows.data, [](void*) {});
@@ -98,7 +90,7 @@ void bind_one(py::module_& module, const char* name) {
                 const auto in = const_view<T>(directions);
                 const auto target = mutable_view<T>(out);
                 const auto curvature = gauss_newton ? Curvature::gauss_newton : Curvature::hessian;
-                const LossHessian<T> loss_hessian = python_loss<T>(loss);
+                const LossHessian<T> loss_hessian = python_loss<T>(loss, control);
                 const py::gil_scoped_release release;
                 self.kernel->product(in, target, curvature, loss_hessian, control);
             },
@@ -148,7 +140,7 @@ void bind_reduced(py::module_& module, const char* name) {
                 RunControl control = python_control();
                 const auto in = const_view<T>(z);
                 const auto target = mutable_view<T>(out);
-                const LossHessian<T> loss_hessian = python_loss<T>(loss);
+                const LossHessian<T> loss_hessian = python_loss<T>(loss, control);
                 const py::gil_scoped_release release;
                 self.kernel.product(in, target, loss_hessian, control);
             },

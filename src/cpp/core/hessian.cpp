@@ -45,6 +45,18 @@ AffineRows<T> stacked(const AffineRows<T>& a, Index a_first, const AffineRows<T>
 }  // namespace
 
 template <class T>
+LossHessian<T> matrix_loss(ConstMatrixView<T> matrix, RunControl& control) {
+    return [matrix, &control](MatrixView<T> rows, Index) {
+        Matrix<T> image(rows.rows, rows.cols);
+        multiply<T>(T(1), rows, matrix, T(0), image.view(), control);
+        rows.eigen() = image.view().eigen();
+    };
+}
+
+template LossHessian<float> matrix_loss<float>(ConstMatrixView<float>, RunControl&);
+template LossHessian<double> matrix_loss<double>(ConstMatrixView<double>, RunControl&);
+
+template <class T>
 ChainHessian<T>::ChainHessian(Chain chain, NarrowEnd end, ConstMatrixView<T> factor, RunControl& control)
     : chain_(std::move(chain)), end_(end) {
     near_.resize(static_cast<std::size_t>(chain_.depth() + 1));

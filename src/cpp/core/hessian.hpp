@@ -41,6 +41,10 @@ enum class Curvature { hessian, gauss_newton };
 template <class T>
 using LossHessian = std::function<void(MatrixView<T> rows, Index directions)>;
 
+// 𝓗 that multiplies rows by a symmetric matrix (q × q), which has to outlive it, as has the control.
+template <class T>
+LossHessian<T> matrix_loss(ConstMatrixView<T> matrix, RunControl& control);
+
 template <class T>
 class ReducedHessian;
 

@@ -182,12 +182,12 @@ void check_normal(const simd::Table& table, Scalar scalar, Index p, Index n, Ind
         std::vector<double> image(static_cast<std::size_t>(p)), sizes(image);
         for (Index i = 0; i < m; ++i) {
             for (Index k = 0; k < p; ++k) {
-                const auto at = static_cast<std::size_t>(k);
-                image[at] = sizes[at] = 0.0;
+                const auto row = static_cast<std::size_t>(k);
+                image[row] = sizes[row] = 0.0;
                 for (Index e = 0; e < n; ++e) {
                     const double term = static_cast<double>(y[static_cast<std::size_t>(i * n + e)]) * w(k, e);
-                    image[at] += term;
-                    sizes[at] += std::abs(term);
+                    image[row] += term;
+                    sizes[row] += std::abs(term);
                 }
             }
             for (Index j = 0; j < cut.packed; ++j) {
