@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[Any]  # float32 or float64
-_SMALL = 1 << 24  # bytes whose allocation is not foreseen
 _ROWS_PER_CHECK = 1 << 22  # entries looked at together, so that no check allocates much
 
 
@@ -122,28 +121,15 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     return str(value)
 
 
-def available_memory() -> int | None:
-    """Bytes that can be allocated without swapping, or None where the system does not tell."""
-    try:
-        with open("/proc/meminfo") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        return None
-    return None
+def check_callback(callback: Any) -> None:
+    """Refuse what cannot be called before any work is done."""
+    if callback is not None and not callable(callback):
+        raise ValueError(f"callback is {callback!r}; expected a function of a SolverState, or None")
 
 
-def check_memory(what: str, needed: int) -> None:
-    """Say how much memory is missing before an allocation that cannot succeed.
-
-    Asking the system takes a millisecond; what is small is not worth it.
-    """
-    if needed <= _SMALL:
-        return
-    available = available_memory()
-    if available is not None and needed > available:
-        raise MemoryError(f"{what} needs {needed / 1e9:.1f} GB; {available / 1e9:.1f} GB are available")
+def asks_to_stop(answer: Any) -> bool:
+    """Whether a callback returned True, Python's or NumPy's; anything else it may return means nothing."""
+    return isinstance(answer, (bool, np.bool_)) and bool(answer)
 
 
 def like_input(value: Any, out: NDArray[Any]) -> Any:

@@ -18,9 +18,9 @@ def limit_threads(threads: int | None) -> Iterator[None]:
         return
     check_count("threads", threads)
     before, blas_before = _core.max_threads(), _core.get_blas_threads()
-    _core.set_threads(threads)
-    _core.set_blas_threads(threads)
     try:
+        _core.set_threads(threads)
+        _core.set_blas_threads(threads)
         yield
     finally:
         _core.set_threads(before)

@@ -259,6 +259,13 @@ def test_same_seed_same_bits():
     assert (runs[0].nodes != runs[2].nodes).any()
 
 
+def test_numpy_s_true_stops_and_what_cannot_be_called_is_refused():
+    A = with_spectrum(SPECTRA["uniform"])
+    assert fc.spectral_density(A, probes=3, steps=30, callback=lambda state: np.True_).status == "stopped"
+    with pytest.raises(ValueError, match="callback is 'stop'; expected a function"):
+        fc.spectral_density(A, callback="stop")
+
+
 def test_callback_stops():
     A = with_spectrum(SPECTRA["uniform"])
     states = []

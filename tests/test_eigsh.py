@@ -355,6 +355,31 @@ def test_stopping_during_the_probe():
     assert result.to_dict()["certificate"]["delta"] is None
 
 
+def test_numpy_s_true_stops_as_well():
+    result = lanczos(with_spectrum(HARD), 2, callback=lambda state: state.residuals.max() < np.inf)
+    assert result.status == "stopped"
+
+
+def test_what_cannot_be_called_is_refused_before_any_product():
+    A = Counted(with_spectrum(HARD))
+    with pytest.raises(ValueError, match="callback is 3; expected a function of a SolverState"):
+        fc.eigsh(A, 1, callback=3)
+    assert A.products == 0
+
+
+def test_nan_in_the_certifying_products_alone():
+    """The iteration, in float32, sees none."""
+
+    class FailsInDouble:
+        shape, dtype = (400, 400), np.dtype(np.float32)
+
+        def __matmul__(self, V):
+            return np.full_like(V, np.nan) if V.dtype == np.float64 else with_spectrum(HARD).astype(np.float32) @ V
+
+    with pytest.raises(ValueError, match="returned NaN or Inf"):
+        lanczos(FailsInDouble(), 2)
+
+
 def test_callback_that_raises():
     def failing(state):
         raise KeyError("from the callback")
@@ -537,7 +562,9 @@ def brute_gap(N, b, q, w, p):
     raise AssertionError
 
 
-@pytest.mark.parametrize("arguments", [(576, 4, 17, 8.0, 1e-3), (2e5, 4, 17, 1.0, 1e-3), (1e6, 2, 40, 1e-3, 1e-6)])
+@pytest.mark.parametrize(
+    "arguments", [(576, 4, 17, 8.0, 1e-3), (2e5, 1, 25, 1.0, 1e-3), (2e5, 4, 17, 1.0, 1e-3), (1e6, 2, 40, 1e-3, 1e-6)]
+)
 def test_certified_gap(arguments):
     """The bound is a little above the chance itself: it leaves e^{−y/2} out, y ≤ 0.1 where it is 1e-3."""
     N, b, q, w, p = arguments

@@ -136,10 +136,10 @@ def test_a_chain_that_does_not_fit_is_told_in_the_names_of_the_file(tmp_path, ar
 
 def test_arrays_that_are_ignored_are_not_read(tmp_path, monkeypatch, rng):
     path = save(tmp_path / "m.npz", W1=rng.standard_normal((2, 2)), history=np.zeros((50, 50, 50)))
-    monkeypatch.setattr("flatcore._checks._SMALL", 0)
-    monkeypatch.setattr("flatcore._checks.available_memory", lambda: 1000)
+    monkeypatch.setattr("flatcore._memory._SMALL", 0)
+    monkeypatch.setattr("flatcore._memory.available_memory", lambda: 1000)
     assert fio.read_model(path).ignored == ("history",)
-    monkeypatch.setattr("flatcore._checks.available_memory", lambda: 10)
+    monkeypatch.setattr("flatcore._memory.available_memory", lambda: 10)
     with pytest.raises(MemoryError, match=r"reading .*m\.npz needs"):
         fio.read_model(path)
 

@@ -345,10 +345,19 @@ def test_bad_losses():
 
 
 def test_eigenvectors_that_cannot_fit_are_refused(monkeypatch):
-    monkeypatch.setattr("flatcore._checks.available_memory", lambda: 10**9)
+    monkeypatch.setattr("flatcore._memory.available_memory", lambda: 10**9)
     stack = np.broadcast_to(np.eye(10), (1000, 4, 10, 10))
     with pytest.raises(MemoryError, match="all eigenvectors needs 1\\.3 GB; 1\\.0 GB are available"):
         fc.analyze_many(stack, make_loss((10, 10)), k=400, vectors=True)
+
+
+def test_a_basis_for_each_thread_that_cannot_fit_is_refused(monkeypatch):
+    monkeypatch.setattr("flatcore._memory.available_memory", lambda: 10**9)
+    stack = np.broadcast_to(np.eye(600), (3, 2, 600, 600))
+    with pytest.raises(
+        MemoryError, match=r"a basis and 1 eigenvectors of 720000 entries for each of 2 threads needs 1"
+    ):
+        fc.analyze_many(stack, make_loss((600, 600)), threads=2)
 
 
 def test_keyboard_interrupt_takes_effect_at_once():

@@ -53,7 +53,7 @@ def test_eigenvectors_that_cannot_fit_are_refused(monkeypatch):
     loss = fc.QuadraticLoss(rng.standard_normal((30, 720)), rng.standard_normal((30, 2)))
     result = fc.sharpness(chain, loss, 3)
     R = fc.Hessian(chain, loss).reduced()
-    monkeypatch.setattr("flatcore._checks.available_memory", lambda: 10**6)
+    monkeypatch.setattr("flatcore._memory.available_memory", lambda: 10**6)
     with pytest.raises(MemoryError, match=r"3 eigenvectors of 1038240 entries \(layers\(i\) .* needs 0\.0 GB"):
         _ = result.vectors
     assert [block.shape for block in result.layers(2)] == [(720, 720), (720, 720), (2, 720)]
@@ -347,13 +347,72 @@ def test_stopping_and_too_few_steps(route):
         assert np.abs(residuals - result.residuals).max() <= 1e-9 * result.values[0]
 
 
+@pytest.mark.parametrize("route", ["dual", "reduced"])
+@pytest.mark.parametrize("unfinished", [{"maxiter": 1}, {"callback": lambda state: np.True_}])
+def test_what_was_not_searched_for_is_not_called_zero(route, unfinished):
+    """One step holds fewer Ritz vectors than are asked for: no converged zeros make up for them."""
+    case = make_case((60, 30, 30, 40), 1)
+    loss = make_loss("mean", case, 100, 60).loss
+    result = fc.sharpness(case.chain(), loss, 20, curvature="ggn", route=route, **unfinished)
+    assert result.status == ("max_iterations" if "maxiter" in unfinished else "stopped")
+    assert 1 <= len(result.values) < 20
+    assert not result.converged.any()
+    assert (result.residuals > 0.0).all()
+    assert result.vectors.shape == (case.chain().num_parameters, len(result.values))
+
+
+@pytest.mark.parametrize("route", ["dual", "reduced", "full"])
+def test_exceptions_of_the_callback_come_out(route):
+    def failing(state):
+        raise KeyError("from the callback")
+
+    case = make_case((60, 30, 30, 40), 1)
+    loss = make_loss("mean", case, 100, 60).loss
+    with pytest.raises(KeyError, match="from the callback"):
+        fc.sharpness(case.chain(), loss, 2, curvature="ggn", route=route, callback=failing)
+
+
+@pytest.mark.parametrize("route", ["reduced", "full"])
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lambda dPhi: np.full_like(dPhi, np.nan), "NaN or Inf"),
+        (lambda dPhi: dPhi * np.arange(1.0, 1.0 + dPhi.shape[-1]) @ np.triu(np.ones((6, 6))), "not symmetric"),
+        (lambda dPhi: 1j * dPhi, "loss.hessian_product returned complex128; expected real numbers"),
+    ],
+)
+def test_losses_with_broken_second_derivatives(route, broken, message):
+    class Broken(fc.QuadraticLoss):
+        def linearize(self, Phi):
+            return broken
+
+    case = make_case((6, 20, 4))
+    rng = np.random.default_rng(0)
+    loss = Broken(rng.standard_normal((50, 6)), rng.standard_normal((50, 4)))
+    with pytest.raises(ValueError, match=message):
+        fc.sharpness(case.chain(), loss, 2, route=route)
+
+
+@pytest.mark.parametrize(
+    ("route", "what"), [("full", "sweeps of 4 rows"), ("reduced", "factors of 4 rows"), ("dual", "Gram matrices")]
+)
+def test_memory_for_setting_up_is_foreseen(monkeypatch, route, what):
+    case = make_case((10, 20, 20, 4), 1)
+    loss = make_loss("mean", case, 40).loss
+    H = fc.Hessian(case.chain(), loss).gauss_newton
+    monkeypatch.setattr("flatcore._memory._SMALL", 0)
+    monkeypatch.setattr("flatcore._memory.available_memory", lambda: 1000)
+    with pytest.raises(MemoryError, match=what):
+        fc.Hessian(case.chain(), loss) if route == "full" else H.reduced() if route == "reduced" else H.dual()
+
+
 def test_floors_are_those_of_the_weights_whatever_the_route():
     case = make_case((10, 20, 20, 4), 1)
     loss = make_loss("mean", case, 40).loss
     for route in ("dual", "reduced", "full"):
         result = fc.sharpness(case.chain(np.float32), loss, curvature="ggn", tol=0.0, route=route)
         assert result.tol == 1e-6
-        assert "below the floor" in result.message
+        assert result.message.count("below the floor of this precision; 1e-06 was used") == 1
 
 
 def test_bits_repeat_on_every_route():

@@ -287,6 +287,12 @@ def test_stopped_before_k_vectors():
     assert result.U.shape == (400, 4)
 
 
+def test_numpy_s_true_stops_and_what_cannot_be_called_is_refused():
+    assert fc.top_svd(spiked(400), 2, callback=lambda state: np.True_).status == "stopped"
+    with pytest.raises(ValueError, match="callback is 'stop'; expected a function"):
+        fc.top_svd(spiked(400), 2, callback="stop")
+
+
 def test_callback_stops_the_probe():
     A = spiked(400)
     steps = []
@@ -522,8 +528,8 @@ def test_bad_options_of_lists():
 
 
 def test_memory_is_foreseen(monkeypatch):
-    monkeypatch.setattr("flatcore._checks._SMALL", 0)
-    monkeypatch.setattr("flatcore._checks.available_memory", lambda: 1000)
+    monkeypatch.setattr("flatcore._memory._SMALL", 0)
+    monkeypatch.setattr("flatcore._memory.available_memory", lambda: 1000)
     with pytest.raises(MemoryError, match=r"a basis of \d+ vectors of 300 needs"):
         krylov(np.ones((300, 300)), 2)
     with pytest.raises(MemoryError, match="full decomposition of a 30 × 20 matrix needs"):

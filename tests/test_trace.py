@@ -297,6 +297,14 @@ def test_rtol_below_rounding(estimate):
 
 
 @BOTH
+def test_numpy_s_true_stops_and_what_cannot_be_called_is_refused(estimate):
+    A = with_spectrum(DECAYS["spread"])
+    assert estimate(A, products=100, callback=lambda state: state.products > 0 and np.True_).status == "stopped"
+    with pytest.raises(ValueError, match="callback is 'stop'; expected a function"):
+        estimate(A, products=100, callback="stop")
+
+
+@BOTH
 def test_callback_stops(estimate):
     A = with_spectrum(DECAYS["spread"], 1)
     states = []

@@ -13,7 +13,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from flatcore._checks import FloatArray, check_memory
+from flatcore._checks import FloatArray
+from flatcore._memory import check_memory
 from flatcore.io.atomic import PathLike
 from flatcore.io.model import ModelFile, assign_names
 from flatcore.linear.losses import CrossEntropyLoss, Loss, QuadraticLoss

@@ -22,8 +22,9 @@ import numpy as np
 import scipy.linalg
 
 from flatcore import _core
-from flatcore._checks import FloatArray, as_float_array, check_memory, like_input
+from flatcore._checks import FloatArray, as_float_array, like_input
 from flatcore._linalg import matmul
+from flatcore._memory import check_memory
 from flatcore._threads import limit_threads
 from flatcore.linear.operators import RowOperator
 from flatcore.linear.products import ChainProducts
@@ -57,7 +58,9 @@ class Dual(RowOperator):
             raise ValueError(f"loss is a {type(products.loss).__name__}; the dual is known for quadratic losses only")
         if form.factor.shape[1] == 0:
             raise ValueError("the inputs are all zero, and so is the Gauss–Newton matrix; the dual has no unknowns")
-        core = products.chain.core
+        core, d, r = products.chain.core, products.chain.dims[-1], form.factor.shape[1]
+        needed = 2 * 8 * products.chain.depth * (d * d + r * r)
+        check_memory(f"Gram matrices of {d} and {r} rows for every layer", needed)
         self._factor = form.factor
         self._twice_scale = 2.0 * form.scale
         self.above = np.stack(_core.side_grams(core, None))  # A_jA_jᵀ, (M, d_M, d_M)

@@ -14,16 +14,8 @@ import numpy as np
 import scipy.linalg
 
 from flatcore import _core
-from flatcore._checks import (
-    FloatArray,
-    as_float_array,
-    as_numpy,
-    check_choice,
-    check_count,
-    check_finite,
-    check_memory,
-    chunks,
-)
+from flatcore._checks import FloatArray, as_float_array, as_numpy, check_choice, check_count, check_finite, chunks
+from flatcore._memory import check_memory
 from flatcore._threads import limit_threads
 from flatcore.linear.losses import QuadraticLoss
 from flatcore.results import ManyAnalyses, read_only
@@ -33,6 +25,7 @@ from flatcore.spectral._tolerance import checked_tol
 
 CERTIFIED_GAP = 0.1  # of the spectrum's width
 DEFAULT_PRODUCTS = 2000
+_BASIS_ROWS = 161  # of a thread's Lanczos basis, the next vector included: src/cpp/core/small_lanczos.cpp
 _ENTRIES_PER_CHECK = 1 << 22  # looked at between two chances for Ctrl-C
 _STATUS = np.array(["converged", "precision_limited", "max_iterations", "overflow"])
 
@@ -111,8 +104,7 @@ def analyze_many(
     used_tol, limited = checked_tol(tol, dtype)
     seed = check_count("seed", seed, 0, 2**64 - 1)
     products = DEFAULT_PRODUCTS if maxiter is None else check_count("maxiter", maxiter)
-    if vectors:
-        check_memory("all eigenvectors", len(layers[0]) * k * parameters * dtype.itemsize)
+    _check_memory(len(layers[0]), k, parameters, dtype.itemsize, bool(vectors), threads)
     form = loss.whitened(False)
     basis, roots = _principal_axes(form.factor)
     settings = {
@@ -136,6 +128,15 @@ def analyze_many(
             settings,
         )
     return _result(found, layers, curvature, used_tol, limited, seed, parameters)
+
+
+def _check_memory(batch: int, k: int, parameters: int, itemsize: int, vectors: bool, threads: int | None) -> None:
+    """A basis and the vectors found, in the chain's precision and with their images in float64, for each thread."""
+    if vectors:
+        check_memory("all eigenvectors", batch * k * parameters * itemsize)
+    workers = min(threads or _core.max_threads(), batch)
+    each = ((_BASIS_ROWS + k) * itemsize + 2 * 8 * (k + 1)) * parameters
+    check_memory(f"a basis and {k} eigenvectors of {parameters} entries for each of {workers} threads", workers * each)
 
 
 def _principal_axes(L: FloatArray) -> tuple[FloatArray, list[float]]:

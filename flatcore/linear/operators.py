@@ -8,7 +8,8 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
 from flatcore import _core
-from flatcore._checks import FloatArray, as_numpy, check_memory, human, like_input
+from flatcore._checks import FloatArray, as_numpy, human, like_input
+from flatcore._memory import check_memory
 from flatcore._threads import limit_threads
 from flatcore.linear.chain import LinearChain
 from flatcore.linear.products import ChainProducts

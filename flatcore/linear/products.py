@@ -14,6 +14,7 @@ import numpy as np
 
 from flatcore import _core
 from flatcore._checks import FloatArray
+from flatcore._memory import check_memory
 from flatcore.linear.chain import LinearChain
 from flatcore.linear.losses import (
     CrossEntropyLoss,
@@ -54,11 +55,13 @@ class ChainProducts:
         factor = None
         if not self.narrow_output:
             factor = inner.factor.T if hasattr(inner, "factor") else np.eye(chain.num_inputs)
+        m = shape[0] if factor is None else len(factor)
+        check_memory(f"sweeps of {m} rows through all levels of the chain", 3 * 8 * m * sum(chain.dims))
         self._kernel = _core.chain_hessian(chain.core, self.narrow_output, factor)
         self.narrow_width = self._kernel.narrow_width
         self.end_to_end = self.far(self._kernel.end_to_end())
         self.fingerprint = chain.fingerprint()
-        G = np.asarray(self.loss.gradient(self.end_to_end), dtype=np.float64)
+        G = _real("loss.gradient", self.loss.gradient(self.end_to_end)).astype(np.float64, copy=False)
         if G.shape != self.end_to_end.shape:
             raise ValueError(f"loss.gradient returned shape {G.shape}; expected {self.end_to_end.shape}")
         if not np.isfinite(G).all():
@@ -68,7 +71,7 @@ class ChainProducts:
         self._results = _core.Recycler()
 
     @cached_property
-    def _loss_hessian(self) -> HessianProduct:
+    def _linearized(self) -> HessianProduct:
         return linearized(self.loss, self.end_to_end)
 
     def far(self, rows: FloatArray) -> FloatArray:
@@ -111,14 +114,14 @@ class ChainProducts:
 
     def loss_hessian(self, dtype: np.dtype[Any]) -> Any:
         """𝓗 for the compiled products: the matrix that rows at the far end are multiplied by, or a function of them."""
-        if self.narrow_output and isinstance(self._loss_hessian, MatrixHessian):
-            return self._loss_hessian.matrix(dtype)
-        return self.loss_callback
+        if self.narrow_output and isinstance(self._linearized, MatrixHessian):
+            return self._linearized.matrix(dtype)
+        return self._loss_callback
 
-    def loss_callback(self, far_rows: FloatArray) -> FloatArray:
+    def _loss_callback(self, far_rows: FloatArray) -> FloatArray:
         """𝓗 of stacked rows at the kernel's far end."""
         expected = far_rows.shape
-        image = self.far(np.asarray(self._loss_hessian(self.far(far_rows))))
+        image = self.far(_real("loss.hessian_product", self._linearized(self.far(far_rows))))
         if image.shape != expected:
             raise ValueError(f"loss.hessian_product returned shape {image.shape}; expected {expected}")
         return image
@@ -136,3 +139,11 @@ class ChainProducts:
             return 4.0 * float(self.loss.num_samples) * entries
         quadratic = self.whitened is not None and self.narrow_output  # dΦ·S, else entrywise
         return 2.0 * entries * (int(self.end_to_end.shape[1]) if quadratic else 1)
+
+
+def _real(name: str, value: Any) -> FloatArray:
+    """What a loss returned, as an array of real numbers."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fbiu":
+        raise ValueError(f"{name} returned {array.dtype}; expected real numbers")
+    return array

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from flatcore import _core
-from flatcore._checks import FloatArray, as_float_array, check_finite, check_memory, like_input
+from flatcore._checks import FloatArray, as_float_array, check_finite, like_input
+from flatcore._memory import check_memory
 from flatcore._threads import limit_threads
 from flatcore.linear.operators import RowOperator
 from flatcore.linear.products import ChainProducts
@@ -41,6 +42,8 @@ class Reduced(RowOperator):
     """
 
     def __init__(self, products: ChainProducts, gauss_newton: bool, threads: int | None) -> None:
+        m, dims = products.narrow_width, products.chain.dims
+        check_memory(f"factors of {m} rows for every layer", 5 * 8 * m * sum(dims))
         self._reduced = _core.reduced_hessian(products.kernel(np.dtype(np.float64)), gauss_newton)
         super().__init__(self._reduced.dimension, products, threads)
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from flatcore._checks import available_memory, human
+from flatcore._checks import human
+from flatcore._memory import available_memory
 from flatcore.linear.dual import dual_cost
 from flatcore.linear.hessian import CurvatureOperator
 from flatcore.linear.interpolation import negligible_gradient

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from flatcore._checks import FloatArray, check_choice, check_count, check_memory, chunks
+from flatcore._checks import FloatArray, check_choice, check_count, chunks
+from flatcore._memory import check_memory
 from flatcore._threads import limit_threads
 from flatcore.linear.chain import LinearChain
 from flatcore.linear.dual import Dual
@@ -25,6 +26,7 @@ from flatcore.spectral._tolerance import checked_tol
 
 _DUAL_ATTEMPTS = 3
 _MEASURED_TOGETHER = 16
+_UNFINISHED = ("max_iterations", "stopped")  # statuses with which more eigenpairs may be missing
 
 
 def sharpness(
@@ -122,7 +124,7 @@ def _by_reduced(R: Reduced, k: int, z0: FloatArray | None, options: dict[str, An
     found = eigsh(R, min(k, R.shape[0]), v0=z0, **options)
     pairs = _Pairs(R, found.vectors.T, found.values, found.residuals, found.converged)
     method = f"In the {R.shape[0]} coordinates of the nonzero eigenvalues: {found.method}"
-    return pairs.with_zeros(k, options["which"]).result(found, method=method)
+    return pairs.complete(k, options["which"], found.status).result(found, method=method)
 
 
 def _by_dual(
@@ -149,16 +151,20 @@ def _by_dual(
             break
         start, inner = found.vectors, 0.5 * inner * tol * top / worst
     pairs = _Pairs(R, rows, values, residuals, residuals <= tol * top)
-    if len(rows) + R.num_annihilated < k:
+    if found.status not in _UNFINISHED and len(rows) + R.num_annihilated < k:
         return None
     status = found.status if found.status != "converged" or pairs.converged.all() else "precision_limited"
-    message = f"all residuals are at most {tol:g} of the largest modulus." if status == "converged" else found.message
+    missing = int((~pairs.converged).sum())
+    message = {
+        "converged": f"all residuals are at most {tol:g} of the largest modulus.",
+        "precision_limited": f"{missing} pairs stopped at the rounding of {H.dtype}; raise tol, or use float64.",
+    }.get(status, found.message.partition(" tol was below")[0])
     if limited:
         message += f" tol was below the floor of this precision; {tol:g} was used."
     certificate = found.certificate
     if certificate is not None and not (H.is_gauss_newton or H.products.at_interpolation):
         certificate = dataclasses.replace(certificate, delta=certificate.delta + 0.1 * tol * top)
-    return pairs.with_zeros(k, options["which"]).result(
+    return pairs.complete(k, options["which"], found.status).result(
         found,
         method=f"In the {K.shape[0]} unknowns of the Gauss–Newton dual: {found.method}",
         status=status,
@@ -192,9 +198,9 @@ class _Pairs:
     converged: FloatArray
     order: tuple[int, ...] = ()
 
-    def with_zeros(self, k: int, which: str) -> _Pairs:
-        """The k most wanted, exact zeros included."""
-        zeros = np.zeros(min(k, self.R.num_annihilated))
+    def complete(self, k: int, which: str, status: str) -> _Pairs:
+        """The k most wanted, exact zeros included where the search came to an end."""
+        zeros = np.zeros(0 if status in _UNFINISHED else min(k, self.R.num_annihilated))
         values = np.concatenate([self.values, zeros])
         order = order_of(which)(values)[:k]
         residuals = np.concatenate([self.residuals, zeros])[order]

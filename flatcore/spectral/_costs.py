@@ -22,7 +22,7 @@ only where memory is scarce the machine has a say: plans that do not fit are lef
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flatcore.spectral._certificate import steps_needed
 
@@ -143,14 +143,15 @@ class Plan:
 
 
 def certifying_block(problem: Problem) -> int:
-    """Vectors multiplied together in float64 when residuals are measured, at most k, fewer beyond 256 MB.
+    """Vectors multiplied together in float64 for residuals or a warm start: at most 16, fewer beyond 256 MB.
 
-    So many that what they share takes a tenth of their time, or four: wider blocks gain nothing and spill the caches.
+    Where it is known what they share, so many that it takes a tenth of what each takes by itself, but at least four:
+    wider blocks gain nothing and spill the caches.
     """
-    cost = problem.cost
-    alone = cost.seconds(1, 8)
-    enough = max(4, math.ceil(10.0 * cost.seconds(0, 8) / alone) if alone > 0.0 else 0)
-    return max(1, min(enough, problem.k, (1 << 28) // (8 * problem.N)))
+    shared, own = problem.cost.seconds(0, 8), replace(problem.cost, shared_bytes=0.0).seconds(1, 8)
+    known = 0.0 < 10.0 * shared < 16.0 * own
+    enough = max(4, math.ceil(10.0 * shared / own)) if known else 16
+    return max(1, min(enough, max(problem.k, problem.start), (1 << 28) // (8 * problem.N)))
 
 
 def dense_plan(problem: Problem) -> Plan:

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from flatcore._checks import FloatArray, check_count, check_memory
+from flatcore._checks import FloatArray, asks_to_stop, check_callback, check_count
+from flatcore._memory import check_memory
 from flatcore._threads import limit_threads
 from flatcore.results import SolverState, SpectralDensity, read_only
 from flatcore.spectral._scaled import ScaledOperator, check_symmetric
@@ -90,6 +91,7 @@ def spectral_density(
     docs/theory.md.
 
     """
+    check_callback(callback)
     scaled = ScaledOperator(operator)
     probes, steps = check_count("probes", probes, 2), check_count("steps", steps)
     seed = check_count("seed", seed, 0)
@@ -102,7 +104,7 @@ def spectral_density(
             process = _Recurrences(scaled, probes, min(steps, N), seed)
             while process.running:
                 process.step()
-                if callback is not None and callback(process.state()) is True:
+                if callback is not None and asks_to_stop(callback(process.state())):
                     status = "stopped"
                     break
             nodes, weights, residuals = process.quadrature()

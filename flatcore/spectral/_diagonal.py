@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from flatcore._checks import FloatArray, check_count, check_memory, chunks
+from flatcore._checks import FloatArray, asks_to_stop, check_callback, check_count, chunks
+from flatcore._memory import check_memory
 from flatcore._threads import limit_threads
 from flatcore.results import DiagonalEstimate, SolverState, read_only
 from flatcore.spectral._scaled import ScaledOperator
@@ -83,6 +84,7 @@ def diagonal(
     Source: after XDiag, Epperly, Tropp & Webber (2024); see docs/theory.md.
 
     """
+    check_callback(callback)
     scaled = ScaledOperator(operator)
     budget, seed = check_budget(products, rtol), check_count("seed", seed, 0)
     with limit_threads(threads):
@@ -101,7 +103,7 @@ def diagonal(
             stderr = np.hypot(sampling, rounding / math.sqrt(scaled.length)) * scaled.scale
             values *= scaled.scale
             state = SolverState(sketch.samples, read_only(values), read_only(stderr), scaled.products)
-            if callback is not None and callback(state) is True:
+            if callback is not None and asks_to_stop(callback(state)):
                 status = "stopped"
     message = outcome(status, size, math.hypot(error, rounding), scaled.dtype)
     return DiagonalEstimate(state.values, state.residuals, status, message, scaled.products, sketch.samples, seed)

@@ -18,7 +18,7 @@ All of them work in one basis, allocated once: the vectors found are its first r
 The probe keeps its vectors orthogonal like any other process. Three-term recurrences would do until a Ritz value
 converges, which need not be a hit: an isolated eigenvalue below the last one found converges in 16 steps as well.
 Orthogonal, T = VᵀAV is exact, the bound of `_certificate.py` is the theorem's, and a hit can go on; the second pass
-costs two reads of at most 72 rows a step, less than a product of any operator that fills a memory.
+costs two reads of at most 68 rows a step, less than a product of any operator that fills a memory.
 
 The iteration's own random start cannot replace the probe: a block of b vectors sees at most b copies of an eigenvalue,
 and nothing in its run tells how many there are.
@@ -38,13 +38,14 @@ from flatcore import _core
 from flatcore._checks import (
     FloatArray,
     as_float_array,
-    available_memory,
+    asks_to_stop,
+    check_callback,
     check_choice,
     check_count,
     check_finite,
-    check_memory,
     chunks,
 )
+from flatcore._memory import available_memory, check_memory
 from flatcore._threads import limit_threads
 from flatcore.results import Certificate, EigenResult, SolverState, read_only
 from flatcore.spectral._certificate import certified_gap
@@ -224,6 +225,7 @@ def solve(
     check_choice("which", which, ("LA", "SA", "LM"))
     used_tol, limited = checked_tol(tol, wrapped.dtype)
     seed = check_count("seed", seed, 0)
+    check_callback(callback)
     start = _checked_start(v0, N)
     max_steps = DEFAULT_BLOCK_STEPS if maxiter is None else check_count("maxiter", maxiter)
     run = _Run(wrapped, k, which, used_tol, max_steps, callback, seeds(seed))
@@ -434,7 +436,7 @@ def _wait(worst: float, before: float, steps: int) -> int:
 def _told_to_stop(run: _Run, values: FloatArray, residuals: FloatArray) -> bool:
     if run.callback is None:
         return False
-    if run.callback(SolverState(run.steps, values, residuals, run.operator.products)) is True:
+    if asks_to_stop(run.callback(SolverState(run.steps, values, residuals, run.operator.products))):
         run.status = "stopped"
     return run.status == "stopped"
 
@@ -476,6 +478,8 @@ def _measured(run: _Run, rows: FloatArray) -> _Found:
         for i, (x, image) in enumerate(zip(X, AX, strict=True), part.start):
             values[i] = _inner(x, image)
             residuals[i] = _residual(x, image, values[i : i + 1])
+        if not np.isfinite(residuals[part]).all():
+            raise ValueError("the operator returned NaN or Inf")
         del X, AX
     return _Found(rows, values, residuals)
 

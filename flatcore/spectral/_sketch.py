@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from flatcore._checks import FloatArray, check_memory
+from flatcore._checks import FloatArray
+from flatcore._memory import check_memory
 from flatcore.spectral._scaled import ScaledOperator, check_symmetric
 from flatcore.spectral._small import eigh
 from flatcore.spectral._vectors import BlockVectors, HostVectors
@@ -83,7 +84,7 @@ class Sketch:
         self.operator, self.capacity, self._signs = operator, capacity, signs
         self.vectors = HostVectors(operator.length, operator.dtype)
         count = capacity * (1 + keep_images) + 3 * BLOCK
-        needed = count * operator.length * operator.dtype.itemsize
+        needed = count * operator.length * operator.dtype.itemsize + 5 * 8 * capacity**2  # C, H, W, B and its inverse
         check_memory(f"a sketch of {capacity} test vectors of {operator.length} (fewer products need less)", needed)
         self._Q = self.vectors.empty(capacity)
         self._Z = self.vectors.empty(capacity) if keep_images else None

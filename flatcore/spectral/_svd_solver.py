@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from flatcore import _core
-from flatcore._checks import FloatArray, check_memory, human
+from flatcore._checks import FloatArray, asks_to_stop, human
 from flatcore._linalg import matmul
+from flatcore._memory import check_memory
 from flatcore.results import Certificate, SolverState
 from flatcore.spectral._certificate import certified_gap
 from flatcore.spectral._small import orthonormal_columns, svd
@@ -85,7 +86,7 @@ class SvdRun:
             return False
         unit = 1.0 / self.operator.scale
         state = SolverState(self.steps, values * unit, residuals * unit, self.operator.products)
-        if self.callback(state) is True:
+        if asks_to_stop(self.callback(state)):
             self.status = "stopped"
             return True
         return False

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flatcore import _core
-from flatcore._checks import FloatArray, as_float_array, check_count, check_finite
+from flatcore._checks import FloatArray, as_float_array, check_callback, check_count, check_finite
 from flatcore._threads import limit_threads
 from flatcore.results import SvdResult, read_only
 from flatcore.spectral._svd_operator import StoredOperator, as_matrix
@@ -88,6 +88,7 @@ def top_svd(
         check_count("k", k, 1, min(A.shape)) if many is None else _check_k(k, A, index)
     seed = check_count("seed", seed, 0)
     steps = DEFAULT_STEPS if maxiter is None else check_count("maxiter", maxiter)
+    check_callback(callback)
     if many is not None and (v0 is not None or callback is not None):
         given = "v0" if v0 is not None else "callback"
         raise ValueError(f"{given} is given with {len(many)} matrices; expected one matrix")

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from flatcore._checks import check_count
+from flatcore._checks import asks_to_stop, check_callback, check_count
 from flatcore._threads import limit_threads
 from flatcore.results import SolverState, TraceEstimate
 from flatcore.spectral._scaled import ScaledOperator
@@ -83,6 +83,7 @@ def trace(
     Source: XTrace, Epperly, Tropp & Webber (2024); see docs/theory.md.
 
     """
+    check_callback(callback)
     scaled = ScaledOperator(operator)
     budget, seed = check_budget(products, rtol), check_count("seed", seed, 0)
     with limit_threads(threads):
@@ -98,7 +99,7 @@ def trace(
             stderr = math.hypot(sampling, rounding)
             units = np.array([value]) * scaled.scale, np.array([stderr]) * scaled.scale
             state = SolverState(sketch.samples, *units, scaled.products)
-            stopped = callback is not None and callback(state) is True
+            stopped = callback is not None and asks_to_stop(callback(state))
             status = "stopped" if stopped else next_status(sketch, rtol, abs(value), sampling, rounding)
     message = outcome(status, abs(value), stderr, scaled.dtype)
     products = scaled.products

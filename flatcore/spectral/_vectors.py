@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from flatcore import _core
-from flatcore._checks import FloatArray, check_memory
+from flatcore._checks import FloatArray
+from flatcore._memory import check_memory
 
 
 class BlockVectors(Protocol):
