@@ -19,6 +19,7 @@ constexpr int kNormalRows = kMostRows / 3;  // of X, and of W at a time, in `nor
 
 constexpr Index kNormalBatch = 16;              // rows of W that `normal` uses up together,
 constexpr Index kNormalBytes = Index{1} << 18;  // and their size: two batches and X, C stay in the second cache
+constexpr Index kNormalAhead = 16;              // vectors of a row of W prefetched ahead
 
 constexpr Index kFirstCache = 32 * 1024;
 
@@ -435,7 +436,11 @@ void multiply_rows(const RowCut& cut, const T* x, const S* w, Index ldw, T scale
         }
     };
     const auto inside = [&](Index j) __attribute__((always_inline)) {
-        add(j, [&](int g) __attribute__((always_inline)) { return Read<T>::from(w + g * ldw + (j - cut.shift)); });
+        add(j, [&](int g) __attribute__((always_inline)) {
+            const S* at = w + g * ldw + (j - cut.shift);
+            __builtin_prefetch(at + kNormalAhead * L);
+            return Read<T>::from(at);
+        });
     };
     const auto edge = [&](Index j) { add(j, [&](int g) { return edge_of<T>(w + g * ldw, cut.n, j - cut.shift); }); };
     if (first > 0) edge(0);
