@@ -353,11 +353,12 @@ def test_what_was_not_searched_for_is_not_called_zero(route, unfinished):
     """One step holds fewer Ritz vectors than are asked for: no converged zeros make up for them."""
     case = make_case((60, 100, 100, 40), 1)  # wide enough for the matrix to annihilate half of all directions
     loss = make_loss("mean", case, 100, 60).loss
-    result = fc.sharpness(case.chain(), loss, 20, curvature="ggn", route=route, **unfinished)
+    result = fc.sharpness(case.chain(), loss, 20, curvature="ggn", route=route, tol=0.0, **unfinished)
     assert result.status == ("max_iterations" if "maxiter" in unfinished else "stopped")
     assert 1 <= len(result.values) < 20
     assert not result.converged.any()
     assert (result.residuals > 0.0).all()
+    assert result.message.count("below the floor of this precision") == 1
     assert result.vectors.shape == (case.chain().num_parameters, len(result.values))
 
 
