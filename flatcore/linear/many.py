@@ -6,6 +6,7 @@ Chains share one quadratic loss, whose data are held as moments; the whole loop 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -216,8 +217,12 @@ def _certified_steps(parameters: int, probability: float) -> int:
 
 
 def _relative_gap(parameters: int, steps: int, probability: float) -> float:
-    """δ over the spectrum's width after so many Lanczos steps from one random vector; unknown after a single one."""
-    return certified_gap(parameters, 1, steps, 1.0, probability) if steps > 1 else float("inf")
+    """δ over the spectrum's width after so many Lanczos steps from one random vector; unknown after a single one.
+
+    Its entries are uniform, not normal: a component is small √(π/3) times as likely (src/cpp/core/many_chains.hpp).
+    """
+    normal = probability * math.sqrt(3.0 / math.pi)
+    return certified_gap(parameters, 1, steps, 1.0, normal) if steps > 1 else float("inf")
 
 
 def _gaps(found: dict[str, FloatArray], parameters: int) -> FloatArray:

@@ -1,12 +1,12 @@
-r"""How far beyond the last value returned a missed eigenvalue can still lie.
+"""How far beyond the last value returned a missed eigenvalue can still lie.
 
 A random Gaussian block of b vectors, q block Lanczos steps in the complement (dimension N) of what was found, whose
 spectrum has width w: an eigenvalue ≥ θ_k + δ stays unseen with probability at most
 
-    (y/2)^{b/2} / Γ(b/2 + 1),    y = N·w / (δ·T²),    T = cosh((q − 1)·arccosh(1 + 2δ/w)),
+    (y/2)^{b/2} / Γ(b/2 + 1),    y = N / sinh²((2q − 1)·arsinh √(δ/w)),
 
 which bounds the chance that a χ² variable with b degrees of freedom is at most y: a block version of Kuczyński &
-Woźniakowski (1992); see docs/theory.md.
+Woźniakowski (1992) with the polynomials that are best for it; see docs/theory.md.
 """
 
 from __future__ import annotations
@@ -18,18 +18,16 @@ import scipy  # its subpackages load when first used: optimize and special take 
 
 def log_miss_probability(relative_gap: float, dimension: int, block: int, steps: int) -> float:
     """The bound's logarithm at δ/w = relative_gap."""
-    x = (steps - 1) * math.acosh(1.0 + 2.0 * relative_gap)
-    log_cosh = x + math.log1p(math.exp(-2.0 * x)) - math.log(2.0)
-    log_half_y = math.log(dimension / (2.0 * relative_gap)) - 2.0 * log_cosh
-    return block / 2 * log_half_y - math.lgamma(block / 2 + 1)
+    x = (2 * steps - 1) * math.asinh(math.sqrt(relative_gap))
+    log_sinh = x + math.log(-math.expm1(-2.0 * x)) - math.log(2.0)
+    return block / 2 * (math.log(dimension / 2.0) - 2.0 * log_sinh) - math.lgamma(block / 2 + 1)
 
 
 def steps_needed(relative_gap: float, dimension: int, block: int, probability: float) -> int:
     """Block steps after which the bound at δ/w = relative_gap is at most `probability`."""
-    per_step = math.acosh(1.0 + 2.0 * relative_gap)
     log_half_y = (math.log(probability) + math.lgamma(block / 2 + 1)) * 2.0 / block
-    log_T = (math.log(dimension / (2.0 * relative_gap)) - log_half_y) / 2.0
-    return 1 + max(0, math.ceil((log_T + math.log(2.0)) / per_step))
+    least = math.asinh(math.exp((math.log(dimension / 2.0) - log_half_y) / 2.0))
+    return max(1, math.ceil((least / math.asinh(math.sqrt(relative_gap)) + 1.0) / 2.0))
 
 
 def certified_gap(dimension: int, block: int, steps: int, width: float, probability: float) -> float:

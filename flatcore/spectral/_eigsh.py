@@ -534,7 +534,7 @@ def _probe(run: _Run, basis: FloatArray, found: _Found) -> tuple[_Found, Certifi
         missed = min(int((run.beyond(process.values, limit) > margin).sum()), run.probe.rows // _HIT_SHARE)
         if missed == 0:
             gap = certified_gap(N - k, run.probe.block, process.steps, run.width(limit), MISS_PROBABILITY)
-            return found, certificate(process, max(gap, margin))
+            return found, certificate(process, gap + margin)
         process.restart_if_full(run.order, missed)
         hit = _certified(run, process, basis, k, missed)
         hits += len(hit.rows)

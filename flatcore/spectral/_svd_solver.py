@@ -29,7 +29,7 @@ from flatcore.spectral._svd_process import FusedLanczos, GolubKahan, KrylovProce
 Callback = Callable[[SolverState], "bool | None"]
 
 PROBE_BLOCK = 4
-SHORT_PROBE, LONG_PROBE, LONGEST_PROBE = 6, 17, 33
+SHORT_PROBE, LONG_PROBE, LONGEST_PROBE = 6, 14, 24
 MISS_PROBABILITY = 1e-3
 # A block of squares within the first ratio may be part of a cluster wider than a block can see at once; within the
 # second it is a multiple value for all that Krylov spaces know.
@@ -277,5 +277,5 @@ def _certificate(run: SvdRun, found: Triplets, probe: KrylovProcess, margin: flo
     square = float(found.s[-1]) ** 2
     complement = run.operator.cols - len(found.s)
     gap = certified_gap(complement, PROBE_BLOCK, probe.steps, square, MISS_PROBABILITY)
-    delta = max(np.sqrt(square + gap) - np.sqrt(square), margin) / run.operator.scale
+    delta = (np.sqrt(square + gap) - np.sqrt(square) + margin) / run.operator.scale
     return Certificate("probe", float(delta), MISS_PROBABILITY, probe.steps, PROBE_BLOCK, run.hits)

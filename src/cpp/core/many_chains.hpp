@@ -9,10 +9,11 @@
 // the complement of those found, so that copies are found like any others; then a Rayleigh–Ritz step in float64 over
 // all.
 //
-// Certificate: a random vector of N entries, uniform on [−1, 1], has a component below √ε·‖x‖ along a given unit vector
-// with probability at most √(2εN) (Ball 1986: a linear form of uniform entries on [0, 1] has density at most √2). After
-// q Lanczos steps an eigenvalue ≥ θ + δ can be unseen only if ε = w/(δT²), T = cosh((q − 1)·arccosh(1 + 2δ/w)): the
-// bound of docs/theory.md for blocks of one vector. No probe is needed; `certified_steps` is the least number of steps.
+// Certificate: a random vector x of N entries, uniform on [−1, 1], has a component below √ε·‖x‖ along a given unit
+// vector with probability at most √(2εN/3), ‖x‖² being close to N/3 (Ball 1986: a linear form of uniform entries on
+// [0, 1] has density at most √2); for normal entries it is √(2εN/π). After q Lanczos steps an eigenvalue ≥ θ + δ can be
+// unseen only if ε = 1/sinh²((2q − 1)·arsinh √(δ/w)): the bound of docs/theory.md for blocks of one vector. No probe is
+// needed; `certified_steps` is the least number of steps.
 //
 // cost   for each chain and step 12·m·P flops (simd/small_chain.hpp) and some 8·P for the vectors
 // memory for each thread (basis + 2k)·P entries
