@@ -18,7 +18,7 @@ constexpr Index kCombined = 512;        // columns combined at a time
 
 // Vectors are cut into pieces for threads at multiples of a chunk, none with less work than a thread is worth.
 Index pieces_of(Index N, Index chunk, Index rows) {
-    return parallel_pieces((N + chunk - 1) / chunk, (Index{1} << 18) / (chunk * std::max<Index>(rows, 1)) + 1);
+    return parallel_pieces((N + chunk - 1) / chunk, (Index{1} << 15) / (chunk * std::max<Index>(rows, 1)) + 1);
 }
 
 // body(piece, first column, number of columns) over all chunks, each piece of them on one thread.
