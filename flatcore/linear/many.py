@@ -20,7 +20,7 @@ from flatcore._memory import check_memory
 from flatcore._threads import limit_threads
 from flatcore.linear.losses import QuadraticLoss
 from flatcore.results import ManyAnalyses, read_only
-from flatcore.spectral._certificate import certified_gap
+from flatcore.spectral._certificate import beyond_seen, certified_gap
 from flatcore.spectral._costs import MISS_PROBABILITY
 from flatcore.spectral._tolerance import checked_tol
 
@@ -113,7 +113,7 @@ def analyze_many(
         "tol": used_tol,
         "seed": seed,
         "max_steps": products,
-        "certified_steps": _certified_steps(parameters, MISS_PROBABILITY / k),
+        "certified_steps": _certified_steps(parameters, _share(k)),
         "gauss_newton": curvature == "ggn",
         "measures": bool(measures),
         "vectors": bool(vectors),
@@ -207,6 +207,11 @@ def _check_loss(loss: Any, layers: Sequence[FloatArray]) -> None:
     loss.check_shape((layers[-1].shape[1], layers[0].shape[2]), False)
 
 
+def _share(k: int) -> float:
+    """Each of k runs may miss at its end, and one at the other, which bounds the width."""
+    return MISS_PROBABILITY / (k + 1)
+
+
 @cache
 def _certified_steps(parameters: int, probability: float) -> int:
     """The fewest Lanczos steps from a random vector that certify δ = CERTIFIED_GAP of the spectrum's width."""
@@ -226,12 +231,11 @@ def _relative_gap(parameters: int, steps: int, probability: float) -> float:
 
 
 def _gaps(found: dict[str, FloatArray], parameters: int) -> FloatArray:
-    """The certified δ of each chain, from the fewest steps any of its k runs made; each may miss with its share."""
-    probability = MISS_PROBABILITY / found["values"].shape[1]
+    """The certified δ of each chain, from the fewest steps any of its k runs made."""
+    probability = _share(found["values"].shape[1])
     steps, inverse = np.unique(found["steps"], return_inverse=True)
-    relative = [0.0 if q == 0 else _relative_gap(parameters, int(q), probability) for q in steps]
-    margin = found["residuals"].max(axis=1)
-    return np.asarray(np.maximum(np.array(relative)[inverse] * found["width"], margin))
+    beyond = [0.0 if q == 0 else beyond_seen(_relative_gap(parameters, int(q), probability)) for q in steps]
+    return np.asarray(np.array(beyond)[inverse] * found["width"] + np.linalg.norm(found["residuals"], axis=1))
 
 
 def _result(

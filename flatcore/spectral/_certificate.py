@@ -6,7 +6,8 @@ spectrum has width w: an eigenvalue ≥ θ_k + δ stays unseen with probability 
     (y/2)^{b/2} / Γ(b/2 + 1),    y = N / sinh²((2q − 1)·arsinh √(δ/w)),
 
 which bounds the chance that a χ² variable with b degrees of freedom is at most y: a block version of Kuczyński &
-Woźniakowski (1992) with the polynomials that are best for it; see docs/theory.md.
+Woźniakowski (1992) with the polynomials that are best for it; see docs/theory.md. Where w is only known as far as it
+was seen, r = δ/w bounds what was missed at both ends, and δ is r/(1 − r) times the width seen.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ def steps_needed(relative_gap: float, dimension: int, block: int, probability: f
     return max(1, math.ceil((least / math.asinh(math.sqrt(relative_gap)) + 1.0) / 2.0))
 
 
+def beyond_seen(relative_gap: float) -> float:
+    """The gap over the width seen, where at either end as much of the whole width may have been missed."""
+    return relative_gap / (1.0 - relative_gap) if relative_gap < 1.0 else math.inf
+
+
 def certified_gap(dimension: int, block: int, steps: int, width: float, probability: float) -> float:
     """The smallest δ for which the bound is at most `probability`; 0 where the probe spanned the whole complement."""
     if dimension <= block * steps or width <= 0.0:
@@ -42,4 +48,6 @@ def certified_gap(dimension: int, block: int, steps: int, width: float, probabil
     low, high = math.log(1e-12), math.log(1e6)
     if excess(low) <= 0.0:
         return width * math.exp(low)
+    if excess(high) > 0.0:
+        return math.inf
     return width * math.exp(scipy.optimize.brentq(excess, low, high, xtol=1e-6))

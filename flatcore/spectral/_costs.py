@@ -10,8 +10,9 @@ passes were counted (docs/theory.md, "What blocks and bases cost"): within a fif
 
     passes = (34·b^{−0.25} + 5.4·k·b^{−0.93})·(1 + 0.1·log10(1e-4/tol))
 
-for a basis of p = max(24, 3·k) + 4·b rows. Restarting with the best half loses little: a larger basis would save up to
-5 % of the passes for b ≤ 2 (some 15 % for b = 8), and every row costs its share of the orthogonalisation and the cache.
+for a basis of p = max(24, 2.5·k) + 4·b rows. Restarting with the best half loses little: a larger basis would save up
+to 5 % of the passes for b ≤ 2 (some 15 % for b = 8), and every row costs its share of the orthogonalisation and the
+cache.
 
 The dense route costs N products and 9·N³ flops of LAPACK.
 
@@ -172,12 +173,12 @@ def lanczos_plans(problem: Problem) -> tuple[Plan, ...]:
 
 def basis_rows(k: int, b: int) -> int:
     """Rows of the basis for k eigenvectors by blocks of b."""
-    return max(24, 3 * k) + 4 * b
+    return max(24, 5 * k // 2) + 4 * b
 
 
 def cheapest_probe(problem: Problem) -> Probe:
     """Wide blocks need fewer steps for the same certificate, narrow ones fewer vectors."""
-    steps = {b: steps_needed(PROBE_GAP, problem.N, b, MISS_PROBABILITY) for b in PROBE_BLOCKS}
+    steps = {b: steps_needed(PROBE_GAP, problem.N, b, MISS_PROBABILITY / 2) for b in PROBE_BLOCKS}
     return min((Probe(b, q) for b, q in steps.items()), key=lambda probe: _probe_seconds(problem, probe))
 
 

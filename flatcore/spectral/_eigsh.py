@@ -16,9 +16,9 @@ The parts, each on top of the one before:
 All of them work in one basis, allocated once: the vectors found are its first rows, the probe's follow.
 
 The probe keeps its vectors orthogonal like any other process. Three-term recurrences would do until a Ritz value
-converges, which need not be a hit: an isolated eigenvalue below the last one found converges in 16 steps as well.
+converges, which need not be a hit: an isolated eigenvalue below the last one found converges in as many steps as well.
 Orthogonal, T = VᵀAV is exact, the bound of `_certificate.py` is the theorem's, and a hit can go on; the second pass
-costs two reads of at most 68 rows a step, less than a product of any operator that fills a memory.
+costs two reads of some 60 rows a step at most, less than a product of any operator that fills a memory.
 
 The iteration's own random start cannot replace the probe: a block of b vectors sees at most b copies of an eigenvalue,
 and nothing in its run tells how many there are.
@@ -48,7 +48,7 @@ from flatcore._checks import (
 from flatcore._memory import available_memory, check_memory
 from flatcore._threads import limit_threads
 from flatcore.results import Certificate, EigenResult, SolverState, read_only
-from flatcore.spectral._certificate import certified_gap
+from flatcore.spectral._certificate import beyond_seen, certified_gap
 from flatcore.spectral._costs import (
     MISS_PROBABILITY,
     NO_PROBE,
@@ -118,11 +118,14 @@ class _Run:
             return np.abs(value) - abs(limit)
         return value - limit if self.which == "LA" else limit - value
 
-    def width(self, limit: float) -> float:
-        """The extent of the spectrum up to `limit`."""
-        if self.which == "LM":
-            return 2.0 * abs(limit)
-        return abs(limit - (self.low if self.which == "LA" else self.high))
+    def certified_gap(self, found: _Found, steps: int) -> float:
+        """How far beyond the last value found an eigenvalue may lie that so many steps of the probe have not met."""
+        limit, margin = float(found.values[-1]), self.tol * self.scale  # Ritz values within the margin were no hits
+        width, misses = 2.0 * abs(limit), MISS_PROBABILITY
+        if self.which != "LM":  # the other end may have been missed as well
+            width, misses = abs(limit - (self.low if self.which == "LA" else self.high)), MISS_PROBABILITY / 2
+        relative = certified_gap(self.operator.length - self.k, self.probe.block, steps, 1.0, misses)
+        return beyond_seen(relative) * (width + margin) + margin + float(np.linalg.norm(found.residuals))
 
     def small(self, found: _Found) -> bool:
         """Whether the true residuals meet the tolerance."""
@@ -504,7 +507,7 @@ def _sorted(run: _Run, found: _Found, most: int) -> _Found:
 
 def _probe(run: _Run, basis: FloatArray, found: _Found) -> tuple[_Found, Certificate]:
     """Look for eigenvalues beyond the k-th in the complement of everything found, until a probe finds none."""
-    N, k, hits = run.operator.length, run.k, 0
+    k, hits = run.k, 0
 
     def certificate(process: BlockLanczos, delta: float) -> Certificate:
         run.done.append(
@@ -533,8 +536,7 @@ def _probe(run: _Run, basis: FloatArray, found: _Found) -> tuple[_Found, Certifi
         run.observe(process.low, process.high)
         missed = min(int((run.beyond(process.values, limit) > margin).sum()), run.probe.rows // _HIT_SHARE)
         if missed == 0:
-            gap = certified_gap(N - k, run.probe.block, process.steps, run.width(limit), MISS_PROBABILITY)
-            return found, certificate(process, gap + margin)
+            return found, certificate(process, run.certified_gap(found, process.steps))
         process.restart_if_full(run.order, missed)
         hit = _certified(run, process, basis, k, missed)
         hits += len(hit.rows)

@@ -273,9 +273,9 @@ def _probe_steps(s: FloatArray, block: int) -> int:
 
 
 def _certificate(run: SvdRun, found: Triplets, probe: KrylovProcess, margin: float) -> Certificate:
-    """Beyond σ_k by how much: the gap of the squares, whose spectrum below σ_k² has at most that width."""
-    square = float(found.s[-1]) ** 2
+    """Beyond σ_k by how much: the gap of the squares, whose spectrum below a square has at most that width."""
+    square = float(found.s[-1] + margin) ** 2  # below it there were no hits
     complement = run.operator.cols - len(found.s)
     gap = certified_gap(complement, PROBE_BLOCK, probe.steps, square, MISS_PROBABILITY)
-    delta = (np.sqrt(square + gap) - np.sqrt(square) + margin) / run.operator.scale
+    delta = (np.sqrt(square + gap) - found.s[-1] + np.linalg.norm(found.residuals)) / run.operator.scale
     return Certificate("probe", float(delta), MISS_PROBABILITY, probe.steps, PROBE_BLOCK, run.hits)
