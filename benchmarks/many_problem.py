@@ -102,7 +102,7 @@ def _finite(value: float) -> float:
     return value if np.isfinite(value) else float("inf")
 
 
-def gaussian_chains(batch: int, width: int = 32, depth: int = 4, samples: int = 64, steps: int = 20) -> ManyProblem:
+def gaussian_chains(batch: int, width: int = 32, depth: int = 4, samples: int = 64, steps: int = 21) -> ManyProblem:
     """Weights N(0, 1/fan-in), inputs and targets N(0, 1), float32, tolerance 1e-4."""
     weights = np.random.default_rng(_WEIGHTS).standard_normal((depth, batch, width, width), dtype=np.float32)
     weights /= np.float32(np.sqrt(width))
