@@ -663,7 +663,9 @@ class ManyAnalyses(Record):
         yield "‖Φ‖₂", _spread(self.spectral_norm)
         if self.relative_gap.size:
             yield "relative gap", _spread(self.relative_gap.max(axis=1))
-        yield "nothing missed beyond", f"{_spread(self.delta)} (but with probability {self.probability:g})"
+        missed = f"{_spread(self.delta)} (but with probability {self.probability:g})"
+        untold = int(np.isposinf(self.delta).sum())
+        yield "nothing missed beyond", missed + (f"; nothing is known of {untold} chains" if untold else "")
         yield "products", f"{int(self.products.sum())}, at most {int(self.products.max())} a chain"
         yield "status", self.message
 

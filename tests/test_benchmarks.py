@@ -338,6 +338,14 @@ def test_roofline_is_the_slower_of_arithmetic_and_memory(benchmarks):
     assert without_torch.roofline(Work(1.0, 1.0), "float32") is None
 
 
+def test_peers_of_many_run_the_steps_that_flatcore_runs(benchmarks):
+    from benchmarks.many_problem import gaussian_chains
+    from flatcore.linear.many import _certified_steps, _share
+
+    problem = gaussian_chains(1)
+    assert problem.steps == _certified_steps(problem.weights[:, 0].size, _share(1))
+
+
 def test_missing_packages_are_named(benchmarks):
     from benchmarks.contenders.base import missing
 

@@ -20,8 +20,10 @@ from oracles import random_orthogonal, with_spectrum
 import flatcore as fc
 from flatcore.spectral import _operator
 from flatcore.spectral._certificate import beyond_seen, certified_gap
-from flatcore.spectral._costs import OperatorCost
-from flatcore.spectral._eigsh import solve
+from flatcore.spectral._costs import OperatorCost, Probe
+from flatcore.spectral._eigsh import _Found, _Run, solve
+from flatcore.spectral._operator import Operator
+from flatcore.spectral._tolerance import seeds
 
 
 def lanczos(operator, k=6, *, route="block Lanczos", **options):
@@ -528,6 +530,7 @@ def test_exact_multiplicities(multiplicity, which):
         assert result.status == "converged"
         if multiplicity == 20:
             assert result.certificate.hits == 4  # found by the probe alone
+            assert result.certificate.probability >= 2e-3  # that probe and the one after it
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -606,7 +609,9 @@ def test_the_bound_is_valid_and_attained(b, q):
     top = np.linalg.eigvalsh(Q.swapaxes(1, 2) @ (values[:, None] * Q))[:, -1]
     missed = float((top <= 0.0).mean())
     error = math.sqrt(p * (1 - p) / trials)
-    chance = scipy.special.gammainc(b / 2, (p * math.gamma(b / 2 + 1)) ** (2 / b))  # the bound without e^{−y/2}
+    chance = scipy.special.gammainc(
+        b / 2, (p * math.gamma(b / 2 + 1)) ** (2 / b)
+    )  # of χ²_b ≤ y itself: the bound drops e^{−y/2}
     assert abs(missed - chance) <= 4 * error + 0.02 * p
     assert missed <= p + 3 * error
 
@@ -619,11 +624,17 @@ def test_certified_gap_at_its_ends():
     assert beyond_seen(0.2) == pytest.approx(0.25)
 
 
-def test_certificates_pay_for_margin_and_residuals():
-    values = np.r_[3.0, 2.9, np.linspace(-1, 1, 298), -2.0]
-    sharp, blunt = (lanczos(with_spectrum(values), 2, tol=tol) for tol in (1e-9, 1e-2))
-    difference = blunt.certificate.delta - sharp.certificate.delta
-    assert difference >= 1e-2 * 3.0 + np.linalg.norm(blunt.residuals) - 0.02 * sharp.certificate.delta
+@pytest.mark.parametrize(("which", "width", "chance"), [("LA", 5.0, 5e-4), ("SA", 3.0, 5e-4), ("LM", 4.0, 1e-3)])
+def test_certificates_pay_for_width_margin_and_residuals(which, width, chance):
+    """All that is added to the bound: hits begin at the margin, deflated vectors are inexact, an end is unseen."""
+    N, steps, tol, scale = 400, 9, 1e-2, 7.0
+    run = _Run(Operator(np.eye(N)), 2, which, tol, 10, None, seeds(0), probe=Probe(4, steps))
+    run.scale, run.low, run.high = scale, -3.0, 5.0
+    found = _Found(np.zeros((2, N)), np.array([4.0, 2.0]), np.array([0.03, 0.04]))
+    margin = tol * scale
+    seen = width + margin * (2 if which == "LM" else 1)
+    relative = certified_gap(N - 2, 4, steps, 1.0, chance)
+    assert run.delta(found, steps) == pytest.approx(relative / (1 - relative) * seen + margin + 0.05, rel=1e-12)
 
 
 @pytest.mark.parametrize("which", ["LA", "SA", "LM"])

@@ -218,6 +218,10 @@ def test_too_few_products_are_a_status_with_true_residuals():
     assert "3 chains reached maxiter: raise it, or tol" in result.message
     assert not result.converged.all(axis=1).any()
     assert (result.products <= 3 + 2 + 2).all()  # three, one start for the second pair, two certifying products
+    assert np.isposinf(result.delta).all()
+    assert re.search(r"nothing missed beyond +undefined .*; nothing is known of 3 chains", result.summary())
+    assert result.to_dict()["delta"] == [None] * 3
+    assert np.isposinf(fc.analyze_many(stack, loss, maxiter=1).delta).all()
     for i, chain in enumerate(chains_of(stack)):
         H, V = fc.Hessian(chain, loss), result.vectors[i]
         residuals = np.linalg.norm(H @ V - V * result.values[i], axis=0)

@@ -235,7 +235,10 @@ def _gaps(found: dict[str, FloatArray], parameters: int) -> FloatArray:
     probability = _share(found["values"].shape[1])
     steps, inverse = np.unique(found["steps"], return_inverse=True)
     beyond = [0.0 if q == 0 else beyond_seen(_relative_gap(parameters, int(q), probability)) for q in steps]
-    return np.asarray(np.array(beyond)[inverse] * found["width"] + np.linalg.norm(found["residuals"], axis=1))
+    shares = np.array(beyond)[inverse]
+    told = np.isfinite(shares)
+    gaps = np.where(told, shares, 0.0) * found["width"] + np.linalg.norm(found["residuals"], axis=1)
+    return np.where(told | np.isnan(gaps), gaps, np.inf)
 
 
 def _result(

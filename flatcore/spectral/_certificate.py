@@ -37,7 +37,10 @@ def beyond_seen(relative_gap: float) -> float:
 
 
 def certified_gap(dimension: int, block: int, steps: int, width: float, probability: float) -> float:
-    """The smallest δ for which the bound is at most `probability`; 0 where the probe spanned the whole complement."""
+    """The smallest δ for which the bound is at most `probability`; infinite where there is none.
+
+    0 where the probe spanned the whole complement.
+    """
     if dimension <= block * steps or width <= 0.0:
         return 0.0
     target = math.log(probability)

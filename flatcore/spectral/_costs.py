@@ -6,7 +6,8 @@ Predicted time of block Lanczos with b vectors a block and p basis rows:
 
 where a block product takes the longer of bytes / bandwidth and flops / rate, bytes = shared + b·per vector. One step
 reads the basis (0.75·p rows on average) twice, for 4·0.75·p·b·N flops, and pays its share of the restarts. The
-passes were counted (docs/theory.md, "What blocks and bases cost"): within a fifth, most within a tenth, they are
+passes were counted (docs/theory.md, "What blocks and bases cost"), with 3·k for 2.5·k below: within a fifth, most
+within a tenth, they are
 
     passes = (34·b^{−0.25} + 5.4·k·b^{−0.93})·(1 + 0.1·log10(1e-4/tol))
 
@@ -37,6 +38,7 @@ STEP_SECONDS = 4e-4  # a step's interpreted code and small matrices
 # What a probe certifies: with this probability at most, an eigenvalue this much of the spectrum's width beyond the last
 # one found was missed.
 MISS_PROBABILITY = 1e-3
+END_PROBABILITY = MISS_PROBABILITY / 2  # at either end of the spectrum, where both bound its width
 PROBE_GAP = 0.1
 PROBE_BLOCKS = (1, 2, 4)
 
@@ -178,7 +180,7 @@ def basis_rows(k: int, b: int) -> int:
 
 def cheapest_probe(problem: Problem) -> Probe:
     """Wide blocks need fewer steps for the same certificate, narrow ones fewer vectors."""
-    steps = {b: steps_needed(PROBE_GAP, problem.N, b, MISS_PROBABILITY / 2) for b in PROBE_BLOCKS}
+    steps = {b: steps_needed(PROBE_GAP, problem.N, b, END_PROBABILITY) for b in PROBE_BLOCKS}
     return min((Probe(b, q) for b, q in steps.items()), key=lambda probe: _probe_seconds(problem, probe))
 
 

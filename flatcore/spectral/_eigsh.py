@@ -50,6 +50,7 @@ from flatcore._threads import limit_threads
 from flatcore.results import Certificate, EigenResult, SolverState, read_only
 from flatcore.spectral._certificate import beyond_seen, certified_gap
 from flatcore.spectral._costs import (
+    END_PROBABILITY,
     MISS_PROBABILITY,
     NO_PROBE,
     Choice,
@@ -118,14 +119,14 @@ class _Run:
             return np.abs(value) - abs(limit)
         return value - limit if self.which == "LA" else limit - value
 
-    def certified_gap(self, found: _Found, steps: int) -> float:
+    def delta(self, found: _Found, steps: int) -> float:
         """How far beyond the last value found an eigenvalue may lie that so many steps of the probe have not met."""
         limit, margin = float(found.values[-1]), self.tol * self.scale  # Ritz values within the margin were no hits
-        width, misses = 2.0 * abs(limit), MISS_PROBABILITY
+        width, misses = 2.0 * (abs(limit) + margin), MISS_PROBABILITY
         if self.which != "LM":  # the other end may have been missed as well
-            width, misses = abs(limit - (self.low if self.which == "LA" else self.high)), MISS_PROBABILITY / 2
+            width, misses = abs(limit - (self.low if self.which == "LA" else self.high)) + margin, END_PROBABILITY
         relative = certified_gap(self.operator.length - self.k, self.probe.block, steps, 1.0, misses)
-        return beyond_seen(relative) * (width + margin) + margin + float(np.linalg.norm(found.residuals))
+        return beyond_seen(relative) * width + margin + float(np.linalg.norm(found.residuals))
 
     def small(self, found: _Found) -> bool:
         """Whether the true residuals meet the tolerance."""
@@ -507,15 +508,16 @@ def _sorted(run: _Run, found: _Found, most: int) -> _Found:
 
 def _probe(run: _Run, basis: FloatArray, found: _Found) -> tuple[_Found, Certificate]:
     """Look for eigenvalues beyond the k-th in the complement of everything found, until a probe finds none."""
-    k, hits = run.k, 0
+    k, hits, probes = run.k, 0, 0
 
     def certificate(process: BlockLanczos, delta: float) -> Certificate:
         run.done.append(
             f"The last probe took {process.steps} steps of {run.probe.block} vectors; {hits} hits were merged."
         )
-        return Certificate("probe", delta, MISS_PROBABILITY, process.steps, run.probe.block, hits)
+        return Certificate("probe", delta, probes * MISS_PROBABILITY, process.steps, run.probe.block, hits)
 
     while True:
+        probes += 1  # each may miss
         found = _sorted(run, found, k)
         limit, margin = float(found.values[k - 1]), run.tol * run.scale
         process = BlockLanczos(
@@ -536,7 +538,7 @@ def _probe(run: _Run, basis: FloatArray, found: _Found) -> tuple[_Found, Certifi
         run.observe(process.low, process.high)
         missed = min(int((run.beyond(process.values, limit) > margin).sum()), run.probe.rows // _HIT_SHARE)
         if missed == 0:
-            return found, certificate(process, run.certified_gap(found, process.steps))
+            return found, certificate(process, run.delta(found, process.steps))
         process.restart_if_full(run.order, missed)
         hit = _certified(run, process, basis, k, missed)
         hits += len(hit.rows)

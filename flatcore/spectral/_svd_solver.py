@@ -241,8 +241,9 @@ def _dense(run: SvdRun) -> Triplets:
 
 def _probe(run: SvdRun, found: Triplets, process: KrylovProcess) -> tuple[Triplets, Certificate | None]:
     """Look for values beyond the k-th in the complement of everything found, until a probe finds none."""
-    operator, kind = run.operator, type(process)
+    operator, kind, probes = run.operator, type(process), 0
     while True:
+        probes += 1  # each may miss
         margin = run.tol * found.s[0]
         limit = found.s[-1] + margin
         steps = _probe_steps(found.s, process.block)
@@ -255,7 +256,7 @@ def _probe(run: SvdRun, found: Triplets, process: KrylovProcess) -> tuple[Triple
         probe.evaluate()
         missed = int((probe.values > limit).sum())
         if missed == 0:
-            return found, _certificate(run, found, probe, margin)
+            return found, _certificate(run, found, probe, margin, probes * MISS_PROBABILITY)
         run.hits += missed
         start = np.concatenate([found.V, probe.right(missed)])
         process = kind(operator, *_sizes(run.k, start), run.seeds, start=start)
@@ -272,10 +273,11 @@ def _probe_steps(s: FloatArray, block: int) -> int:
     return LONGEST_PROBE if closest >= _TIED else LONG_PROBE if closest >= _CLOSE else SHORT_PROBE
 
 
-def _certificate(run: SvdRun, found: Triplets, probe: KrylovProcess, margin: float) -> Certificate:
+def _certificate(run: SvdRun, found: Triplets, probe: KrylovProcess, margin: float, probability: float) -> Certificate:
     """Beyond σ_k by how much: the gap of the squares, whose spectrum below a square has at most that width."""
     square = float(found.s[-1] + margin) ** 2  # below it there were no hits
     complement = run.operator.cols - len(found.s)
     gap = certified_gap(complement, PROBE_BLOCK, probe.steps, square, MISS_PROBABILITY)
-    delta = (np.sqrt(square + gap) - found.s[-1] + np.linalg.norm(found.residuals)) / run.operator.scale
-    return Certificate("probe", float(delta), MISS_PROBABILITY, probe.steps, PROBE_BLOCK, run.hits)
+    deflated = np.sqrt(2.0) * np.linalg.norm(found.residuals)  # both sides of each
+    delta = (np.sqrt(square + gap) - found.s[-1] + deflated) / run.operator.scale
+    return Certificate("probe", float(delta), probability, probe.steps, PROBE_BLOCK, run.hits)

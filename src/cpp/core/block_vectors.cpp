@@ -16,9 +16,12 @@ namespace {
 constexpr Index kPackedEntries = 8192;  // of a packed block: 32 or 64 kB
 constexpr Index kCombined = 512;        // columns combined at a time
 
-// Vectors are cut into pieces for threads at multiples of a chunk, none with less work than a thread is worth.
-Index pieces_of(Index N, Index chunk, Index rows) {
-    return parallel_pieces((N + chunk - 1) / chunk, (Index{1} << 15) / (chunk * std::max<Index>(rows, 1)) + 1);
+// Vectors are cut into pieces for threads at multiples of a chunk, none with less work than a thread is worth: `read`
+// entries and `multiplied` pairs of them in each column.
+Index pieces_of(Index N, Index chunk, Index read, Index multiplied) {
+    const double worth = std::max(static_cast<double>(read) / static_cast<double>(kEntriesPerThread),
+                                  2.0 * static_cast<double>(multiplied) / kFlopsPerThread);
+    return parallel_pieces((N + chunk - 1) / chunk, static_cast<Index>(1.0 / (static_cast<double>(chunk) * worth)) + 1);
 }
 
 // body(piece, first column, number of columns) over all chunks, each piece of them on one thread.
@@ -54,7 +57,7 @@ void gram(ConstMatrixView<T> V, ConstMatrixView<T> W, MatrixView<double> out, Ru
     const Index whole = kPackedEntries / packed.rows / simd::kDotColumns<T>;
     const Index packs = std::clamp<Index>(whole, 1, kChunk / simd::kDotColumns<T>);
     const Index chunk = packs * simd::kDotColumns<T>;
-    const Index pieces = pieces_of(V.cols, chunk, V.rows * W.rows);
+    const Index pieces = pieces_of(V.cols, chunk, V.rows + W.rows, V.rows * W.rows);
     std::vector<Matrix<double>> sums;
     std::vector<Matrix<T>> buffers, parts;
     for (Index p = 0; p < pieces; ++p) {
@@ -102,7 +105,7 @@ void combine(MatrixView<T> V, ConstMatrixView<double> C, RunControl& control) {
     coefficients.view().eigen() = C.eigen().template cast<T>();
     if (C.cols == 0 || V.cols == 0) return;
     require(V.col_stride == 1 || V.cols <= 1, "combine needs contiguous vectors");
-    const Index pieces = pieces_of(V.cols, kCombined, C.rows * C.cols);
+    const Index pieces = pieces_of(V.cols, kCombined, C.rows + C.cols, C.rows * C.cols);
     std::vector<Matrix<T>> images;
     for (Index p = 0; p < pieces; ++p) images.emplace_back(C.cols, kCombined);
     for_chunks(V.cols, kCombined, pieces, [&](Index piece, Index first, Index width) {

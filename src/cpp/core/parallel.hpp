@@ -20,6 +20,9 @@ inline int max_threads() {
 #endif
 }
 
+// Entries copied or summed below which a second thread costs more than it saves.
+constexpr Index kEntriesPerThread = Index{1} << 15;
+
 // How many pieces [0, n) is cut into: at most one a thread, none shorter than `grain` unless n is.
 inline Index parallel_pieces(Index n, Index grain) {
     return std::max<Index>(1, std::min<Index>(max_threads(), n / std::max<Index>(1, grain)));

@@ -40,7 +40,7 @@ template <class T>
 Matrix<T> transposed_copy(T alpha, ConstMatrixView<T> X) {
     constexpr Index kBlock = 16;  // a cache line of each row of X is used at once
     Matrix<T> out(X.cols, X.rows);
-    parallel_ranges((X.cols + kBlock - 1) / kBlock, (Index{1} << 15) / (kBlock * std::max<Index>(1, X.rows)) + 1,
+    parallel_ranges((X.cols + kBlock - 1) / kBlock, kEntriesPerThread / (kBlock * std::max<Index>(1, X.rows)) + 1,
                     [&](Index first, Index last) {
                         for (Index k = first * kBlock; k < std::min(last * kBlock, X.cols); k += kBlock)
                             for (Index i = 0; i < X.rows; ++i)
@@ -54,7 +54,7 @@ template <class T>
 Matrix<T> packed_rows(T alpha, ConstMatrixView<T> X, const simd::RowCut& cut) {
     const Index chunks = (cut.packed + simd::kDotChunk<T> - 1) / simd::kDotChunk<T>;
     Matrix<T> out(chunks * X.rows, simd::kDotChunk<T>);
-    parallel_ranges(chunks, (Index{1} << 15) / (simd::kDotChunk<T> * std::max<Index>(1, X.rows)) + 1,
+    parallel_ranges(chunks, kEntriesPerThread / (simd::kDotChunk<T> * std::max<Index>(1, X.rows)) + 1,
                     [&](Index first, Index last) {
                         for (Index chunk = first; chunk < last; ++chunk)
                             pack_rows(alpha, X, cut, chunk, out.data() + chunk * X.rows * simd::kDotChunk<T>);
