@@ -609,9 +609,8 @@ def test_the_bound_is_valid_and_attained(b, q):
     top = np.linalg.eigvalsh(Q.swapaxes(1, 2) @ (values[:, None] * Q))[:, -1]
     missed = float((top <= 0.0).mean())
     error = math.sqrt(p * (1 - p) / trials)
-    chance = scipy.special.gammainc(
-        b / 2, (p * math.gamma(b / 2 + 1)) ** (2 / b)
-    )  # of χ²_b ≤ y itself: the bound drops e^{−y/2}
+    half_y = (p * math.gamma(b / 2 + 1)) ** (2 / b)
+    chance = scipy.special.gammainc(b / 2, half_y)  # of χ²_b ≤ y itself: the bound drops e^{−y/2}
     assert abs(missed - chance) <= 4 * error + 0.02 * p
     assert missed <= p + 3 * error
 

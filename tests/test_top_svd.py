@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import flatcore as fc
 from flatcore.spectral import _svd_solver, _tolerance, _top_svd
+from flatcore.spectral._certificate import certified_gap
 
 
 def krylov(A, k, **options):
@@ -243,6 +244,12 @@ def test_the_probe_certifies_beyond_its_margin():
     result = fc.top_svd(spiked(400), 4)
     assert result.certificate.delta >= result.tol * result.s[0]
     assert result.certificate.probability == 1e-3
+    # what is deflated is inexact on both sides; 1e-9 is far below what that adds
+    beyond = result.s[-1] + result.tol * result.s[0]
+    gap = certified_gap(result.Vt.shape[1] - 4, 4, result.certificate.steps, beyond**2, 1e-3)
+    inexact = np.sqrt(2.0) * np.linalg.norm(result.residuals)
+    assert inexact > 1e-7 * result.certificate.delta
+    assert result.certificate.delta == pytest.approx(np.sqrt(beyond**2 + gap) - result.s[-1] + inexact, rel=1e-9)
 
 
 # -- starting, stopping --------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from flatcore._linalg import matmul
 from flatcore._memory import check_memory
 from flatcore.results import Certificate, SolverState
 from flatcore.spectral._certificate import certified_gap
+from flatcore.spectral._costs import MISS_PROBABILITY
 from flatcore.spectral._small import orthonormal_columns, svd
 from flatcore.spectral._svd_operator import StoredOperator
 from flatcore.spectral._svd_process import FusedLanczos, GolubKahan, KrylovProcess
@@ -30,7 +31,6 @@ Callback = Callable[[SolverState], "bool | None"]
 
 PROBE_BLOCK = 4
 SHORT_PROBE, LONG_PROBE, LONGEST_PROBE = 6, 14, 24
-MISS_PROBABILITY = 1e-3
 # A block of squares within the first ratio may be part of a cluster wider than a block can see at once; within the
 # second it is a multiple value for all that Krylov spaces know.
 _CLOSE, _TIED = 0.97, 0.998
