@@ -20,14 +20,6 @@ constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 // Another thread asked to stop.
 struct Abandoned {};
 
-// A well-mixed 64-bit function of a counter (the finaliser of SplitMix64, Steele, Lea & Flood 2014).
-std::uint64_t mixed(std::uint64_t x) {
-    x += 0x9E3779B97F4A7C15ULL;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
-    return x ^ (x >> 31);
-}
-
 // One thread's solver: loads a chain, finds its top eigenpairs, certifies them, writes its row of the results.
 template <class T>
 class ChainSolver {
@@ -75,7 +67,8 @@ class ChainSolver {
         }
         end_ = End::converged;
         for (Index n = 0; n < options_.k && end_ != End::overflow; ++n) {
-            fill_uniform(lanczos_.ritz(), mixed(options_.seed + mixed(static_cast<std::uint64_t>(i) + mixed(n))));
+            fill_uniform(lanczos_.ritz(),
+                         simd::mixed(options_.seed + simd::mixed(static_cast<std::uint64_t>(i) + simd::mixed(n))));
             find_one(n);
         }
     }
@@ -123,22 +116,13 @@ class ChainSolver {
         return std::sqrt(kernels_.dot(N, defect, defect));
     }
 
-    // Uniform on [−1, 1], two entries from each 64 random bits; the padding stays zero.
-    void fill_uniform(T* v, std::uint64_t seed) const {
+    // Uniform on [−1, 1]; the padding stays zero.
+    void fill_uniform(T* v, std::uint64_t counter) const {
         const ChainGeometry& g = geometry_;
-        std::uint64_t counter = seed;
-        const auto entry = [](std::uint64_t bits) {
-            return static_cast<T>(static_cast<std::int32_t>(static_cast<std::uint32_t>(bits))) * T(0x1p-31);
-        };
         for (std::size_t s = 1; s < g.width.size(); ++s) {
             for (Index i = 0; i < g.width[s - 1]; ++i) {
-                T* row = v + g.offset[s] + i * g.padded[s];
-                const Index n = g.width[s];
-                for (Index j = 0; j < n; j += 2) {
-                    const std::uint64_t bits = mixed(counter++);
-                    row[j] = entry(bits);
-                    if (j + 1 < n) row[j + 1] = entry(bits >> 32);
-                }
+                simd::small_chain<T>().uniform(g.width[s], counter, v + g.offset[s] + i * g.padded[s]);
+                counter += static_cast<std::uint64_t>((g.width[s] + 1) / 2);
             }
         }
     }

@@ -78,10 +78,10 @@ template <class T>
 double SmallLanczos<T>::extend() {
     const Index j = T_.size();
     T *const q = row(j), *const w = row(j + 1);
-    kernels_.hessian(chain_, q, w);
+    const double alpha = kernels_.hessian(chain_, q, w);  // q is orthogonal to the locked vectors
     ++products_;
     if (found_ > 0) orthogonalise(w, 0);
-    const double alpha = kernels_.dot(length_, q, w), before = T_.b.back();
+    const double before = T_.b.back();
     const double beta = std::sqrt(
         kernels_.recur(length_, static_cast<T>(alpha), q, static_cast<T>(before), j > 0 ? row(j - 1) : nullptr, w));
     T_.a.push_back(alpha);

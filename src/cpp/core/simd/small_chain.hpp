@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace flatcore::simd {
 
@@ -51,7 +52,7 @@ struct SmallChain {
 template <class T>
 struct SmallChainKernels {
     int lanes;
-    void (*hessian)(const SmallChain<T>& chain, const T* D, T* out);
+    double (*hessian)(const SmallChain<T>& chain, const T* D, T* out);  // out = H D; their inner product
     // C (m × n, n a multiple of lanes) = Σ of one or two terms.
     void (*multiply)(Index m, Index n, const Term<T>* terms, int count, T* c, Index ldc);
     // The n × m transpose of A (m × n), padded with zeros to ldt columns, a multiple of lanes.
@@ -62,9 +63,18 @@ struct SmallChainKernels {
     void (*add)(Index n, T alpha, const T* x, T* y);                          // y += α x
     void (*scale)(Index n, T alpha, const T* x, T* y);                        // y = α x
     void (*round)(Index n, const double* x, T* y);                            // y = x in this precision
+    void (*uniform)(Index n, std::uint64_t counter, T* x);  // on [−1, 1], two entries for a count of the counter
 };
 
 template <class T>
 const SmallChainKernels<T>& small_chain();
+
+// A well-mixed 64-bit function of a counter (the finaliser of SplitMix64, Steele, Lea & Flood 2014).
+static inline std::uint64_t mixed(std::uint64_t x) {
+    x += 0x9E3779B97F4A7C15ULL;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
+    return x ^ (x >> 31);
+}
 
 }  // namespace flatcore::simd

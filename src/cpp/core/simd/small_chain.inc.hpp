@@ -15,12 +15,12 @@ void chain_tile(const Term<T>* terms, int count, Index row, Index col, T* c, Ind
         const T* b = term.b + col;
         for (Index k = 0; k < term.depth; ++k) {
             typename Lanes<T>::Vector right[V];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int v = 0; v < V; ++v) right[v] = load(b + v * Lanes<T>::count);
 #pragma GCC unroll 16
             for (int i = 0; i < R; ++i) {
                 const T left = a[i * term.a_row];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
                 for (int v = 0; v < V; ++v) acc[i][v] += left * right[v];
             }
             a += term.a_col;
@@ -29,7 +29,7 @@ void chain_tile(const Term<T>* terms, int count, Index row, Index col, T* c, Ind
     }
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int v = 0; v < V; ++v) store(c + i * ldc + v * Lanes<T>::count, acc[i][v]);
 }
 
@@ -51,7 +51,10 @@ template <class T>
 void chain_multiply(Index m, Index n, const Term<T>* terms, int count, T* c, Index ldc) {
     constexpr Index L = Lanes<T>::count;
     const Index blocks = (m + FLATCORE_MOST_ROWS - 1) / FLATCORE_MOST_ROWS;
-    for (Index j = 0; j < n; j += 2 * L) {
+    Index j = 0;
+    if (m == 1)  // one row has too few sums in flight with two vectors
+        for (; n - j >= 8 * L; j += 8 * L) chain_tile<T, 1, 8>(terms, count, 0, j, c + j, ldc);
+    for (; j < n; j += 2 * L) {
         for (Index block = 0; block < blocks; ++block) {
             const Index row = m * block / blocks, rows = m * (block + 1) / blocks - row;
             if (n - j >= 2 * L)
@@ -177,6 +180,19 @@ void chain_round(Index n, const double* x, T* y) {
     for (Index j = 0; j < n; ++j) y[j] = static_cast<T>(x[j]);
 }
 
+template <class T>
+void chain_uniform(Index n, std::uint64_t counter, T* x) {
+    const auto entry = [](std::uint64_t bits) {
+        return static_cast<T>(static_cast<std::int32_t>(static_cast<std::uint32_t>(bits))) * T(0x1p-31);
+    };
+    for (Index pair = 0; pair < n / 2; ++pair) {
+        const std::uint64_t bits = mixed(counter + static_cast<std::uint64_t>(pair));
+        x[2 * pair] = entry(bits);
+        x[2 * pair + 1] = entry(bits >> 32);
+    }
+    if (n % 2 != 0) x[n - 1] = entry(mixed(counter + static_cast<std::uint64_t>(n / 2)));
+}
+
 // -- the Hessian product
 // -------------------------------------------------------------------------------------------------
 
@@ -219,8 +235,10 @@ void chain_first_block(const SmallChain<T>& chain, const T* sigma, T* out) {
     chain_multiply(chain.width[0], ld, &term, 1, out + chain.offset[1], ld);
 }
 
+// Inner products are taken block by block, while a block is in the first cache.
 template <class T>
-void chain_hessian(const SmallChain<T>& chain, const T* D, T* out) {
+double chain_hessian(const SmallChain<T>& chain, const T* D, T* out) {
+    double product = 0.0;
     const T* dnear_far = chain_down(chain, D);
     const bool identity = !chain.near[0];
     T* const first = identity ? out + chain.offset[1] : chain.sigma;  // where near_0 = I, out_1 is σ_1 itself
@@ -236,6 +254,7 @@ void chain_hessian(const SmallChain<T>& chain, const T* D, T* out) {
         const Term<T> block[2] = {{chain.near[s - 1], 1, below, sigma, ld, chain.m},
                                   {dnear, 1, below, chain.far ? chain.far[s] : nullptr, ld, chain.m}};
         chain_multiply(rows, ld, block, terms, out + chain.offset[s], ld);
+        product += chain_dot(rows * ld, D + chain.offset[s], out + chain.offset[s]);
         const Term<T> up[2] = {
             {chain.link[s], ld, 1, turned, chain.m_padded, cols},
             {D + chain.offset[s], ld, 1, chain.far ? chain.far_turned[s] : nullptr, chain.m_padded, cols}};
@@ -247,10 +266,11 @@ void chain_hessian(const SmallChain<T>& chain, const T* D, T* out) {
         chain_turn(rows, chain.m, turned, chain.m_padded, sigma, below);
     }
     if (!identity) chain_first_block(chain, sigma, out);
+    return product + chain_dot(chain.width[0] * chain.padded[1], D + chain.offset[1], out + chain.offset[1]);
 }
 
 template <class T>
 constexpr SmallChainKernels<T> small_chain_kernels() {
-    return {Lanes<T>::count, chain_hessian<T>, chain_multiply<T>, chain_turn<T>, chain_dot<T>,
-            chain_recur<T>,  chain_add<T>,     chain_scale<T>,    chain_round<T>};
+    return {Lanes<T>::count, chain_hessian<T>, chain_multiply<T>, chain_turn<T>,  chain_dot<T>,
+            chain_recur<T>,  chain_add<T>,     chain_scale<T>,    chain_round<T>, chain_uniform<T>};
 }
