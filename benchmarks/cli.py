@@ -26,7 +26,10 @@ SCALING = "scaling"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is asked for; the exit code."""
-    asked = _parser().parse_args(arguments)
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    if SCALING in asked.names and (len(asked.names) > 1 or asked.skip or asked.rounds or asked.json or asked.memory):
+        parser.error(f"{SCALING} runs by itself, with no option but --quick")
     if asked.list:
         print(table.aligned([[workload.name, workload.summary] for workload in WORKLOADS.values()]))
         return 0

@@ -1,7 +1,8 @@
 """``python -m benchmarks scaling``: one Hessian product against samples, width and depth, as JSON and an SVG picture.
 
 Around a chain 784 → 1024 × 5 → 10 with n = 1,024 in float32, one quantity is varied at a time. A contender's median of
-three interleaved rounds is taken; one whose last size took longer than ``LIMIT_SECONDS`` leaves that sweep.
+five interleaved rounds is taken; a call longer than ``LIMIT_SECONDS`` is timed once, and its contender leaves.
+Products of different contenders must agree to ``TOLERANCE`` of their norm (benchmarks/hessian_problem.py says why).
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.contenders import Contender, answering
-from benchmarks.hessian_problem import HessianProblem, gaussian_problem
+from benchmarks.contenders.base import Array
+from benchmarks.hessian_problem import TOLERANCE, HessianProblem, gaussian_problem
 from benchmarks.timing import Stages, interleaved_rounds, seconds_of
 
 LIMIT_SECONDS = 10.0
-ROUNDS = 3
+ROUNDS = 5
 INPUTS, OUTPUTS, WIDTH, HIDDEN, SAMPLES = 784, 10, 1024, 5, 1024
 SWEEPS: dict[str, Sequence[int]] = {
     "samples": (256, 1024, 4096, 16_384, 60_000),
@@ -83,13 +87,25 @@ def _still_in(sweep: Sweep) -> Iterator[Contender]:
 def medians(problem: HessianProblem, contenders: Sequence[Contender]) -> dict[str, float]:
     """Seconds of one product by contender."""
     calls: dict[str, Callable[[], Any]] = {}
+    first: dict[str, float] = {}
+    answer = None
     for contender in contenders:
         product = contender.prepare(problem, Stages())
-        calls[contender.name] = lambda product=product: product(problem.argument)
-    first = {name: seconds_of(call)[0] for name, call in calls.items()}
+        first[contender.name], image = seconds_of(lambda product=product: product(problem.argument))
+        answer = image if answer is None else answer
+        _check(contender.name, image, answer, problem.dtype)
+        if first[contender.name] <= LIMIT_SECONDS:
+            calls[contender.name] = lambda product=product: product(problem.argument)
     times: dict[str, list[float]] = {}
     interleaved_rounds(calls, first, ROUNDS, times)
-    return {name: statistics.median(times[name] or [first[name]]) for name in calls}
+    return {name: statistics.median(times.get(name) or [seconds]) for name, seconds in first.items()}
+
+
+def _check(name: str, image: Array, answer: Array, dtype: str) -> None:
+    """The product of a contender against the first one's."""
+    difference = float(np.linalg.norm(image - answer) / np.linalg.norm(answer))
+    if not difference <= TOLERANCE[dtype]:
+        raise RuntimeError(f"{name}'s product differs by {difference:.1e}; expected {TOLERANCE[dtype]:g}")
 
 
 def draw(sweeps: Sequence[Sweep], path: Path) -> None:

@@ -95,7 +95,7 @@ def test_flatcore_finds_every_copy_and_one_vector_methods_do_not(quick):
         entry["label"]: entry["quality"]["runs that miss a copy"]
         for entry in entries({"workloads": [workload_of(document, "identity")]})
     }
-    assert missed["flatcore"] == 0
+    assert [count for label, count in missed.items() if label.startswith("flatcore")] == [0, 0, 0]
     assert missed["SciPy eigsh, tol 0.0001"] > 0
 
 
@@ -397,7 +397,8 @@ def test_targets_of_the_solvers(benchmarks):
     ten = [entry_of("flatcore", median=1.5), entry_of(top10.CURVLINOPS, median=240.0, ratio_of_medians=160.0)]
     assert judged_by(top10.WORKLOAD, [("one", ten), ("ten", ten)]) == [(1.5, False), (160.0, True)]
 
-    copies = [entry_of("flatcore", quality={"runs that miss a copy": 1.0})]
+    counts = {"flatcore": 0.0, "flatcore, by vectors": 1.0, "SciPy": 9.0}
+    copies = [entry_of(name, quality={"runs that miss a copy": missed}) for name, missed in counts.items()]
     assert judged_by(identity.WORKLOAD, [("seeds", copies)]) == [(1.0, False)]
 
     streamed = [entry_of("flatcore", median=170.0, memory=Memory(1, 3_100_000_000, True))]
@@ -571,12 +572,39 @@ def test_scaling_writes_numbers_and_a_picture(benchmarks, tmp_path, capsys):
     assert "<svg" in (tmp_path / "scaling-quick.svg").read_text("utf-8")
 
 
+def test_scaling_refuses_products_that_differ(benchmarks):
+    from benchmarks import scaling
+    from benchmarks.contenders.flatcore_hessian import FlatcoreHessian
+
+    class Wrong:
+        name = "wrong"
+
+        def prepare(self, problem, stage):
+            return lambda v: np.ones_like(v)
+
+    with pytest.raises(RuntimeError, match=r"wrong's product differs by .*; expected 0\.0001"):
+        scaling.medians(scaling.problem_at("depth", 2, True), [FlatcoreHessian(), Wrong()])
+
+
+def test_scaling_times_a_slow_call_once(benchmarks, monkeypatch):
+    from benchmarks import scaling
+    from benchmarks.contenders.flatcore_hessian import FlatcoreHessian
+
+    monkeypatch.setattr(scaling, "LIMIT_SECONDS", 0.0)
+    monkeypatch.setattr(
+        scaling, "interleaved_rounds", lambda calls, first, rounds, times: calls and pytest.fail("again")
+    )
+    assert scaling.medians(scaling.problem_at("depth", 2, True), [FlatcoreHessian()])["flatcore"] > 0.0
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["nonesuch"], "'nonesuch' is no workload; expected one of narrow, top10, square"),
         (["--rounds", "0"], "1 or more"),
         (["--scratch", "no/such/folder"], "no folder"),
+        (["scaling", "narrow"], "scaling runs by itself"),
+        (["scaling", "--rounds", "3"], "scaling runs by itself"),
     ],
 )
 def test_bad_arguments(benchmarks, capsys, arguments, complaint):

@@ -250,6 +250,8 @@ def test_values_below_the_tolerance_of_the_dual():
         for route in ("dual", "reduced", "full"):
             result = fc.sharpness(chain, loss, 6, curvature="ggn", tol=tol, route=route)
             assert np.abs(result.values - want[:6]).max() <= tol * want[0], route
+            last, delta = result.values[-1], result.certificate.delta + 1e-14 * want[0]  # the oracle's rounding
+            assert (want > last + delta).sum() <= (result.values > last).sum(), route
             assert result.status == "converged"
 
 
@@ -260,6 +262,9 @@ def test_more_zeros_than_the_dual_can_give():
     P = case.chain().num_parameters
     result = fc.sharpness(case.chain(), loss, P, curvature="ggn", route="dual")
     check_pairs(result, fc.Hessian(case.chain(), loss).gauss_newton, P, "LA", 1e-6)
+    assert "the reduced matrix was solved for the zeros" in result.explain()
+    alone = fc.sharpness(case.chain(), loss, P, curvature="ggn", route="reduced")
+    assert result.products > alone.products
 
 
 @pytest.mark.parametrize("route", ["reduced", "dual", "full"])

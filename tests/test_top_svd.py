@@ -309,6 +309,30 @@ def test_callback_stops_the_probe():
     assert result.converged.all()
 
 
+def test_lapack_is_one_step_for_the_callback():
+    states = []
+    result = fc.top_svd(np.diag([3.0, 2.0, 1.0]), 2, callback=lambda state: states.append(state) or True)
+    assert "LAPACK" in result.method
+    assert [state.iteration for state in states] == [1]
+    np.testing.assert_array_equal(states[0].values, result.s)
+    assert result.status == "converged"
+
+
+def test_a_search_takes_the_memory_that_was_foreseen(monkeypatch):
+    """Traced: the basis, the probe's, and products in float64 beside them."""
+    foreseen = []
+    monkeypatch.setattr(_svd_solver, "check_memory", lambda what, needed: foreseen.append(needed))
+    A = spiked(1500).astype(np.float32)
+    tracemalloc.start()
+    try:
+        krylov(A, 16)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(foreseen) == 1
+    assert 0.5 * foreseen[0] <= peak <= 1.2 * foreseen[0]
+
+
 def test_exceptions_of_the_callback_come_out():
     def fail(state):
         raise RuntimeError("mine")
@@ -537,7 +561,7 @@ def test_bad_options_of_lists():
 def test_memory_is_foreseen(monkeypatch):
     monkeypatch.setattr("flatcore._memory._SMALL", 0)
     monkeypatch.setattr("flatcore._memory.available_memory", lambda: 1000)
-    with pytest.raises(MemoryError, match=r"a basis of \d+ vectors of 300 needs"):
+    with pytest.raises(MemoryError, match="a search for 2 singular triplets needs"):
         krylov(np.ones((300, 300)), 2)
     with pytest.raises(MemoryError, match="full decomposition of a 30 × 20 matrix needs"):
         fc.top_svd(np.ones((30, 20)), 2)

@@ -11,6 +11,7 @@ import flatcore as fc
 from benchmarks.contenders.base import Array
 from benchmarks.eigen_problem import EigenAnswer
 from benchmarks.timing import Stages
+from flatcore.spectral import OperatorCost
 
 if TYPE_CHECKING:
     from benchmarks.eigen_problem import EigenProblem
@@ -40,9 +41,13 @@ class FlatcoreSharpness:
 
 
 class FlatcoreCopies:
-    """``flatcore.sharpness(chain, loss, k=12, seed=seed)`` for every seed."""
+    """``flatcore.sharpness(chain, loss, k=12, seed=seed)`` for every seed, by the route that its cost model takes."""
 
     name = "flatcore"
+
+    def values(self, chain: fc.LinearChain, loss: fc.QuadraticLoss, seed: int) -> Array:
+        """As many eigenvalues as the chain is wide."""
+        return fc.sharpness(chain, loss, chain.dims[0], seed=seed).values
 
     def available(self) -> str | None:
         """Always."""
@@ -55,14 +60,44 @@ class FlatcoreCopies:
 
         def answer(seeds: Array) -> Array:
             losses = (fc.QuadraticLoss(X, X) for X in problem.inputs)
-            return np.stack(
-                [
-                    fc.sharpness(chain, loss, width, seed=int(seed)).values
-                    for loss, seed in zip(losses, seeds, strict=True)
-                ]
-            )
+            return np.stack([self.values(chain, loss, int(seed)) for loss, seed in zip(losses, seeds, strict=True)])
 
         return answer
 
 
-CONTENDERS = {"top eigenpairs": (FlatcoreSharpness(),), "copies": (FlatcoreCopies(),)}
+class FlatcoreCopiesByBlocks(FlatcoreCopies):
+    """``flatcore.eigsh`` on the Hessian: block Lanczos, the block as wide as the value is multiple."""
+
+    name = "flatcore, block Lanczos on all parameters"
+
+    def values(self, chain: fc.LinearChain, loss: fc.QuadraticLoss, seed: int) -> Array:
+        """As many eigenvalues as the chain is wide."""
+        return fc.eigsh(fc.Hessian(chain, loss), chain.dims[0], seed=seed).values
+
+
+class FlatcoreCopiesByVectors(FlatcoreCopies):
+    """The same where products are said to be dear: vector by vector, so that copies are left to the probe."""
+
+    name = "flatcore, Lanczos vector by vector"
+
+    def values(self, chain: fc.LinearChain, loss: fc.QuadraticLoss, seed: int) -> Array:
+        """As many eigenvalues as the chain is wide."""
+        return fc.eigsh(_Dear(fc.Hessian(chain, loss)), chain.dims[0], seed=seed).values
+
+
+class _Dear:
+    """An operator whose products of several vectors save nothing, and cost a gigaflop a vector."""
+
+    cost = OperatorCost(shared_bytes=0.0, bytes_per_vector=0.0, flops_per_vector=1e9)
+
+    def __init__(self, operator: fc.Hessian) -> None:
+        self.operator, self.shape, self.dtype = operator, operator.shape, operator.dtype
+
+    def __matmul__(self, vectors: Array) -> Array:
+        return self.operator @ vectors
+
+
+CONTENDERS = {
+    "top eigenpairs": (FlatcoreSharpness(),),
+    "copies": (FlatcoreCopies(), FlatcoreCopiesByBlocks(), FlatcoreCopiesByVectors()),
+}

@@ -1,6 +1,9 @@
 """``identity``: widths 12, four layers, all W = I, Y = X Gaussian, n = 60: the top eigenvalue is exactly 12-fold.
 
 Every run asks for twelve eigenvalues and counts as missing if they are not all copies; tolerances are the defaults.
+flatcore answers three times: by the route of its cost model (the Gauss–Newton dual, so small that LAPACK solves all of
+it and no copy can be missed), by blocks as wide as the value is multiple, and vector by vector, where only the probe
+finds more copies than the first run did.
 """
 
 from __future__ import annotations
@@ -22,10 +25,13 @@ def cases(options: Options) -> Iterator[Case]:
 
 
 def targets(results: Sequence[CaseResult], yardsticks: Yardsticks) -> list[Target]:
-    """P6."""
-    flatcore = results[0].entry("flatcore")
-    missed = None if flatcore is None else flatcore.quality["runs that miss a copy"]
-    return [at_most(f"P6 runs of {RUNS} that miss a copy", missed, 0)]
+    """P6, of the worst of flatcore's methods."""
+    missed = [
+        entry.quality["runs that miss a copy"]
+        for entry in results[0].entries
+        if entry.label.startswith("flatcore") and entry.quality
+    ]
+    return [at_most(f"P6 runs of {RUNS} that miss a copy", max(missed, default=None), 0)]
 
 
 WORKLOAD = Workload("identity", "copies of an exactly 12-fold eigenvalue, k = 12", cases, targets, "P6")

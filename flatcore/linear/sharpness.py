@@ -108,32 +108,31 @@ def extreme_eigenpairs(
     options |= {"which": which, "tol": tol}
     with limit_threads(threads):
         choice = choose_route(H, k, which, used_tol, start, route)
-        result = None
         if choice.route.name == "full":
             result = eigsh(H, k, v0=v0, **options)
         else:
             R = H.reduced()
             z0 = None if v0 is None else R.start(v0)
-            if choice.route.name == "dual":
-                result = _by_dual(H, R, k, z0, options)
-            result = result or _by_reduced(R, k, z0, options)
+            by = _by_dual if choice.route.name == "dual" else _by_reduced
+            result = by(H, R, k, z0, options)
     return dataclasses.replace(result, explanation=(*choice.lines, *result.explanation))
 
 
-def _by_reduced(R: Reduced, k: int, z0: FloatArray | None, options: dict[str, Any]) -> EigenResult:
+def _by_reduced(
+    H: CurvatureOperator, R: Reduced, k: int, z0: FloatArray | None, options: dict[str, Any]
+) -> EigenResult:
     found = eigsh(R, min(k, R.shape[0]), v0=z0, **options)
     pairs = _Pairs(R, found.vectors.T, found.values, found.residuals, found.converged)
     method = f"In the {R.shape[0]} coordinates of the nonzero eigenvalues: {found.method}"
     return pairs.complete(k, options["which"], found.status).result(found, method=method)
 
 
-def _by_dual(
-    H: CurvatureOperator, R: Reduced, k: int, z0: FloatArray | None, options: dict[str, Any]
-) -> EigenResult | None:
-    """None where zeros of the full matrix are wanted that are not at hand: the dual's own stand for nothing.
+def _by_dual(H: CurvatureOperator, R: Reduced, k: int, z0: FloatArray | None, options: dict[str, Any]) -> EigenResult:
+    """Where zeros of the full matrix are wanted that are not at hand, by the reduced matrix: the dual's are others.
 
     v = JᵀX/‖JᵀX‖ has a residual of up to √(λ_1/θ) times that of X, so the dual's tolerance is sharpened until the
-    pairs, measured with the matrix asked about, reach theirs. Values below tol·λ_1 count as zeros.
+    pairs, measured with the matrix asked about, reach theirs. Values below tol·λ_1 count as zeros, and the certificate
+    of an answer that holds zeros says so.
     """
     K = Dual(H.products, None)
     tol, limited = checked_tol(options["tol"], H.dtype)
@@ -152,7 +151,11 @@ def _by_dual(
         start, inner = found.vectors, 0.5 * inner * tol * top / worst
     pairs = _Pairs(R, rows, values, residuals, residuals <= tol * top)
     if found.status not in _UNFINISHED and len(rows) + R.num_annihilated < k:
-        return None
+        reason = f"The dual has {len(rows)} nonzero eigenvalues; the reduced matrix was solved for the zeros."
+        result = _by_reduced(H, R, k, z0, options)
+        return dataclasses.replace(
+            result, products=products + result.products, explanation=(reason, *result.explanation)
+        )
     status = found.status if found.status != "converged" or pairs.converged.all() else "precision_limited"
     missing = int((~pairs.converged).sum())
     message = {
@@ -162,8 +165,10 @@ def _by_dual(
     if limited:
         message += f" tol was below the floor of this precision; {tol:g} was used."
     certificate = found.certificate
-    if certificate is not None and not (H.is_gauss_newton or H.products.at_interpolation):
-        certificate = dataclasses.replace(certificate, delta=certificate.delta + 0.1 * tol * top)
+    if certificate is not None:
+        dropped = tol * top if len(rows) < k else 0.0
+        changed = 0.0 if H.is_gauss_newton or H.products.at_interpolation else 0.1 * tol * top
+        certificate = dataclasses.replace(certificate, delta=max(certificate.delta, dropped) + changed)
     return pairs.complete(k, options["which"], found.status).result(
         found,
         method=f"In the {K.shape[0]} unknowns of the Gauss–Newton dual: {found.method}",

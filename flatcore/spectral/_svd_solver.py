@@ -80,16 +80,19 @@ class SvdRun:
         """Add a sentence to the method's description."""
         self.method = f"{self.method} {text}".strip()
 
-    def stopped(self, values: FloatArray, residuals: FloatArray) -> bool:
-        """Tell the callback; whether it asked to stop."""
+    def tell(self, values: FloatArray, residuals: FloatArray) -> bool:
+        """Tell the callback; whether it asks to stop."""
         if self.callback is None:
             return False
         unit = 1.0 / self.operator.scale
         state = SolverState(self.steps, values * unit, residuals * unit, self.operator.products)
-        if asks_to_stop(self.callback(state)):
+        return asks_to_stop(self.callback(state))
+
+    def stopped(self, values: FloatArray, residuals: FloatArray) -> bool:
+        """Tell the callback; whether this ends the run."""
+        if self.tell(values, residuals):
             self.status = "stopped"
-            return True
-        return False
+        return self.status == "stopped"
 
 
 def solve(run: SvdRun, start: FloatArray | None) -> tuple[Triplets, Certificate | None]:
@@ -98,9 +101,13 @@ def solve(run: SvdRun, start: FloatArray | None) -> tuple[Triplets, Certificate 
     cheaper, costs = _lapack_is_cheaper(operator, run.k)
     if cheaper:
         run.note(f"Full decomposition by LAPACK ({costs}).")
-        return _dense(run), Certificate("dense", 0.0, 0.0, 0, operator.cols, 0)
+        found = _dense(run)
+        run.steps = 1
+        run.tell(found.s, found.residuals)
+        return found, Certificate("dense", 0.0, 0.0, 0, operator.cols, 0)
     side = "AAᵀ" if operator.transposed else "AᵀA"
     run.note(f"Block Lanczos on {side}, one read of the matrix a step, on {operator.cols} rows in {operator.dtype}.")
+    check_memory(f"a search for {run.k} singular triplets", _krylov_bytes(run, start))
     process: KrylovProcess = FusedLanczos(operator, *_sizes(run.k, start), run.seeds, start=start)
     found, process = _converged(run, process)
     if run.status != "converged":
@@ -132,6 +139,13 @@ def _lapack_is_cheaper(operator: StoredOperator, k: int) -> tuple[bool, str]:
 
 def _dense_bytes(operator: StoredOperator) -> int:
     return int(8 * (4 * operator.rows * operator.cols + 5 * operator.cols**2))
+
+
+def _krylov_bytes(run: SvdRun, start: FloatArray | None) -> int:
+    """The fused process's basis, the probe's beside it, and what fresh products in float64 hold of k vectors."""
+    M, N, k, itemsize = run.operator.rows, run.operator.cols, run.k, run.operator.dtype.itemsize
+    rows = min(sum(_sizes(k, start)) + k + PROBE_BLOCK * (LONGEST_PROBE + 2), 2 * N)
+    return int(rows * N * itemsize + k * (M + N) * (24 + itemsize))
 
 
 def _converged(run: SvdRun, process: KrylovProcess) -> tuple[Triplets, KrylovProcess]:

@@ -52,7 +52,8 @@ def top_svd(
     maxiter
         Most block steps before the best triplets so far are returned.
     callback
-        Called after every step with a :class:`flatcore.results.SolverState`; returning True stops. Not for lists.
+        Called after every step with a :class:`flatcore.results.SolverState`; returning True stops. LAPACK is
+        one step. Not for lists.
     threads
         Threads for this call; None leaves the process's setting alone.
 
@@ -68,7 +69,8 @@ def top_svd(
     ValueError
         A bad argument, or a matrix that holds NaN or Inf.
     MemoryError
-        Before starting, where the basis cannot fit.
+        Before starting, where the search cannot fit; where it has to go on without squares (Golub–Kahan), before that,
+        for the left vectors which that keeps.
 
     Examples
     --------
