@@ -1,5 +1,6 @@
 """threads= for the length of a call, and Ctrl-C inside one."""
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -53,6 +54,23 @@ def test_threads_inside_calls(settings, threads):
         # a BLAS without a thread setting reports zero
         assert {blas for _, blas in seen} <= {threads, 0}
         assert (_core.max_threads(), _core.get_blas_threads()) == settings
+
+
+@pytest.mark.parametrize("route", ["reduced", "full"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_same_seed_gives_the_same_bits_on_two_threads(route, dtype):
+    """Vectors of 10⁵ entries, so that every sum and product is shared by the threads."""
+    dims = (100, 300, 300, 300, 8)
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((d, c)).astype(dtype) / np.sqrt(dtype(c)) for c, d in itertools.pairwise(dims)]
+    loss = fc.QuadraticLoss(rng.standard_normal((200, 100)), rng.standard_normal((200, 8)))
+    chain = fc.LinearChain(weights)
+    one, two, other = (fc.sharpness(chain, loss, 4, seed=seed, threads=2, route=route) for seed in (3, 3, 4))
+    assert "Block Lanczos" in one.method
+    np.testing.assert_array_equal(one.values, two.values)
+    np.testing.assert_array_equal(one.vectors, two.vectors)
+    np.testing.assert_array_equal(one.residuals, two.residuals)
+    assert (one.vectors != other.vectors).any()
 
 
 def test_none_leaves_the_setting_alone(settings):

@@ -110,6 +110,13 @@ TEST_CASE_TEMPLATE("combine overwrites the first rows by Cᵀ V", T, float, doub
     }
 }
 
+TEST_CASE_TEMPLATE("long vectors are shared by threads", T, float, double) {
+    constexpr Index N = 8 * kEntriesPerThread + 5;
+    check_gram<T>({3, 2}, N);
+    check_update<T>({3, 2}, N);
+    check_combine<T>(5, 2, N);
+}
+
 TEST_CASE("block-vector operations reject shapes that contradict each other") {
     const Stored<double> v(random_dense(3, 8, 1), Layout::row), w(random_dense(2, 8, 2), Layout::row);
     const Stored<double> small(random_dense(3, 2, 3), Layout::row), wide(random_dense(3, 4, 4), Layout::row);

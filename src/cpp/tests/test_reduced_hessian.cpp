@@ -184,6 +184,25 @@ TEST_CASE("the reduced Hessian is the Hessian on its subspace, and nothing lies 
     }
 }
 
+// Twelve layers of 120 for 32 directions: two threads take six layers each. One direction is worth one thread.
+TEST_CASE("many directions together, layers side by side, and one by one") {
+    Model model{"deep", {8}, std::vector<int>(12, 0), std::vector<int>(12, 0)};
+    model.widths.insert(model.widths.end(), 11, 120);
+    model.widths.push_back(16);
+    const Problem problem(model);
+    const auto full = full_kernel(problem, NarrowEnd::output, 1.0);
+    const auto loss = loss_hessian<double>(full->far_width());
+    RunControl control;
+    const ReducedHessian<double> reduced(full, Curvature::hessian, control);
+    const Maps<double> maps{reduced, {}};
+    const Dense z = random_dense(32, maps.N(), 3), together = maps.product(z, loss);
+    Dense alone(32, maps.N());
+    for (Index i = 0; i < 32; ++i) alone.row(i) = maps.product(z.row(i), loss).row(0);
+    CHECK(max_abs(alone) > 0.0);
+    CHECK(max_difference(together, alone) <= 1e-11 * max_abs(alone));
+    CHECK(maps.product(z, loss) == together);
+}
+
 TEST_CASE("pull_back is the adjoint of end_to_end_change") {
     for (const Model& model : kModels) {
         const Problem problem(model);
