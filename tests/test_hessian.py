@@ -1,5 +1,9 @@
 """Gradients, Hessian and Gauss–Newton products against dense autograd derivatives."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import scipy.sparse.linalg
@@ -417,3 +421,33 @@ def test_an_exception_in_the_loss_travels_unchanged():
     H = fc.Hessian(case.chain(), Failing())
     with pytest.raises(KeyError, match="my own"):
         H @ np.ones(18)
+
+
+PRODUCT = """
+import numpy as np, flatcore as fc
+from flatcore import _core
+rng = np.random.default_rng(0)
+W = [rng.standard_normal(s).astype(np.float32) for s in ((50, 20), (37, 50), (3, 37))]
+H = fc.Hessian(fc.LinearChain(W), fc.QuadraticLoss(rng.standard_normal((40, 20)), rng.standard_normal((40, 3))))
+image = H @ rng.standard_normal(H.shape[0]).astype(np.float32)
+print(_core.build_info()["simd"], *image.tolist())
+"""
+
+
+def test_the_environment_chooses_the_instruction_set(tmp_path):
+    """A set that the processor lacks is refused by name; products of those it has agree to rounding."""
+    images = {}
+    for name in ("avx512", "avx2", "baseline", "sse"):
+        environment = os.environ | {"FLATCORE_SIMD": name}
+        command = [sys.executable, "-c", PRODUCT]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+        if done.returncode == 0:
+            used, *entries = done.stdout.split()
+            assert used == name
+            images[name] = np.array(entries, float)
+        else:
+            assert f"FLATCORE_SIMD is {name}; expected baseline, or avx2 or avx512" in done.stderr
+    assert "baseline" in images
+    assert "sse" not in images
+    for image in images.values():
+        assert np.linalg.norm(image - images["baseline"]) <= 1e-5 * np.linalg.norm(image)
