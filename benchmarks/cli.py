@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is asked for; the exit code."""
     parser = _parser()
     asked = parser.parse_args(arguments)
-    if SCALING in asked.names and (len(asked.names) > 1 or asked.skip or asked.rounds or asked.json or asked.memory):
+    others = (asked.skip, asked.rounds, asked.json, asked.memory, asked.full, asked.scratch)
+    if SCALING in asked.names and (len(asked.names) > 1 or any(others)):
         parser.error(f"{SCALING} runs by itself, with no option but --quick")
     if asked.list:
         print(table.aligned([[workload.name, workload.summary] for workload in WORKLOADS.values()]))

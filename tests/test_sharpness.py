@@ -255,6 +255,31 @@ def test_values_below_the_tolerance_of_the_dual():
             assert result.status == "converged"
 
 
+def test_the_certificate_of_a_large_dual_counts_what_was_dropped():
+    """By Lanczos on 700 unknowns: three eigenvalues, and hundreds of 1e-8 of the first that count as zeros."""
+    scales = np.r_[1.0, 0.9, 0.8, np.full(697, 1e-4)]
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.standard_normal((700, 700)))[0]
+    X = np.sqrt(700.0) * scales[:, None] * basis
+    chain, loss = fc.LinearChain([rng.standard_normal((8, 700)) / 26.0, np.ones((1, 8))]), fc.QuadraticLoss(X, X[:, :1])
+    result = fc.sharpness(chain, loss, 6, curvature="ggn", route="dual")
+    assert "Block Lanczos" in result.method
+    assert (result.values[:3] > 0.0).all()
+    assert (result.values[3:] == 0.0).all()
+    reduced = fc.sharpness(chain, loss, 6, curvature="ggn", route="reduced", tol=1e-10)
+    assert reduced.values[5] > 0.0
+    assert reduced.values[5] <= result.certificate.delta
+    assert result.certificate.delta > result.tol * result.values[0]
+
+
+def test_nothing_is_dropped_where_the_dual_is_small():
+    case = make_case((10, 20, 1), 0)
+    result = fc.sharpness(case.chain(), interpolating(case, 2), 4, curvature="ggn", route="dual")
+    assert list(result.values > 0.0) == [True, True, False, False]
+    assert result.certificate.method == "dense"
+    assert result.certificate.delta == 0.0
+
+
 def test_more_zeros_than_the_dual_can_give():
     """r = left everywhere leaves no direction outside the reduced space: the zeros must come from inside it."""
     case = make_case((3, 3, 3), 0)

@@ -59,7 +59,7 @@ def test_threads_inside_calls(settings, threads):
 @pytest.mark.parametrize("route", ["reduced", "full"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_same_seed_gives_the_same_bits_on_two_threads(route, dtype):
-    """Vectors of 10⁵ entries, so that every sum and product is shared by the threads."""
+    """Vectors of 10⁴ and 10⁵ entries: products, Gram matrices and combinations are shared by the threads."""
     dims = (100, 300, 300, 300, 8)
     rng = np.random.default_rng(0)
     weights = [rng.standard_normal((d, c)).astype(dtype) / np.sqrt(dtype(c)) for c, d in itertools.pairwise(dims)]

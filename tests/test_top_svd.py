@@ -318,14 +318,16 @@ def test_lapack_is_one_step_for_the_callback():
     assert result.status == "converged"
 
 
-def test_a_search_takes_the_memory_that_was_foreseen(monkeypatch):
-    """Traced: the basis, the probe's, and products in float64 beside them."""
+@pytest.mark.parametrize(("shape", "k"), [((1500, 1500), 16), ((20_000, 500), 32)])
+def test_a_search_takes_the_memory_that_was_foreseen(monkeypatch, shape, k):
+    """Traced: the basis and products in float64 beside it; small arrays come on top."""
     foreseen = []
     monkeypatch.setattr(_svd_solver, "check_memory", lambda what, needed: foreseen.append(needed))
-    A = spiked(1500).astype(np.float32)
+    A = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    A[:, :k] *= np.linspace(20.0, 10.0, k, dtype=np.float32)
     tracemalloc.start()
     try:
-        krylov(A, 16)
+        krylov(A, k)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

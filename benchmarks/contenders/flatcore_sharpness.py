@@ -11,6 +11,7 @@ import flatcore as fc
 from benchmarks.contenders.base import Array
 from benchmarks.eigen_problem import EigenAnswer
 from benchmarks.timing import Stages
+from flatcore.results import EigenResult
 from flatcore.spectral import OperatorCost
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class FlatcoreCopiesByBlocks(FlatcoreCopies):
 
     def values(self, chain: fc.LinearChain, loss: fc.QuadraticLoss, seed: int) -> Array:
         """As many eigenvalues as the chain is wide."""
-        return fc.eigsh(fc.Hessian(chain, loss), chain.dims[0], seed=seed).values
+        return _values_by(12, fc.eigsh(fc.Hessian(chain, loss), chain.dims[0], seed=seed))
 
 
 class FlatcoreCopiesByVectors(FlatcoreCopies):
@@ -82,7 +83,13 @@ class FlatcoreCopiesByVectors(FlatcoreCopies):
 
     def values(self, chain: fc.LinearChain, loss: fc.QuadraticLoss, seed: int) -> Array:
         """As many eigenvalues as the chain is wide."""
-        return fc.eigsh(_Dear(fc.Hessian(chain, loss)), chain.dims[0], seed=seed).values
+        return _values_by(1, fc.eigsh(_Dear(fc.Hessian(chain, loss)), chain.dims[0], seed=seed))
+
+
+def _values_by(block: int, found: EigenResult) -> Array:
+    if f"Block Lanczos, block {block}," not in found.method:
+        raise RuntimeError(f"expected block Lanczos with blocks of {block}; came: {found.method}")
+    return found.values
 
 
 class _Dear:

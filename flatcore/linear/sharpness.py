@@ -113,14 +113,12 @@ def extreme_eigenpairs(
         else:
             R = H.reduced()
             z0 = None if v0 is None else R.start(v0)
-            by = _by_dual if choice.route.name == "dual" else _by_reduced
-            result = by(H, R, k, z0, options)
+            by_dual = choice.route.name == "dual"
+            result = _by_dual(H, R, k, z0, options) if by_dual else _by_reduced(R, k, z0, options)
     return dataclasses.replace(result, explanation=(*choice.lines, *result.explanation))
 
 
-def _by_reduced(
-    H: CurvatureOperator, R: Reduced, k: int, z0: FloatArray | None, options: dict[str, Any]
-) -> EigenResult:
+def _by_reduced(R: Reduced, k: int, z0: FloatArray | None, options: dict[str, Any]) -> EigenResult:
     found = eigsh(R, min(k, R.shape[0]), v0=z0, **options)
     pairs = _Pairs(R, found.vectors.T, found.values, found.residuals, found.converged)
     method = f"In the {R.shape[0]} coordinates of the nonzero eigenvalues: {found.method}"
@@ -128,11 +126,12 @@ def _by_reduced(
 
 
 def _by_dual(H: CurvatureOperator, R: Reduced, k: int, z0: FloatArray | None, options: dict[str, Any]) -> EigenResult:
-    """Where zeros of the full matrix are wanted that are not at hand, by the reduced matrix: the dual's are others.
+    """Eigenpairs of the Gauss–Newton dual, brought into reduced coordinates and measured there.
 
     v = JᵀX/‖JᵀX‖ has a residual of up to √(λ_1/θ) times that of X, so the dual's tolerance is sharpened until the
     pairs, measured with the matrix asked about, reach theirs. Values below tol·λ_1 count as zeros, and the certificate
-    of an answer that holds zeros says so.
+    of an answer without them says so. Zeros of the full matrix are other than those of the dual: where more are wanted
+    than lie outside the reduced space, the reduced matrix is solved.
     """
     K = Dual(H.products, None)
     tol, limited = checked_tol(options["tol"], H.dtype)
@@ -151,8 +150,8 @@ def _by_dual(H: CurvatureOperator, R: Reduced, k: int, z0: FloatArray | None, op
         start, inner = found.vectors, 0.5 * inner * tol * top / worst
     pairs = _Pairs(R, rows, values, residuals, residuals <= tol * top)
     if found.status not in _UNFINISHED and len(rows) + R.num_annihilated < k:
-        reason = f"The dual has {len(rows)} nonzero eigenvalues; the reduced matrix was solved for the zeros."
-        result = _by_reduced(H, R, k, z0, options)
+        reason = f"The dual has {len(rows)} eigenvalues above tol·λ_1; the reduced matrix was solved for the zeros."
+        result = _by_reduced(R, k, z0, options)
         return dataclasses.replace(
             result, products=products + result.products, explanation=(reason, *result.explanation)
         )
@@ -166,9 +165,9 @@ def _by_dual(H: CurvatureOperator, R: Reduced, k: int, z0: FloatArray | None, op
         message += f" tol was below the floor of this precision; {tol:g} was used."
     certificate = found.certificate
     if certificate is not None:
-        dropped = tol * top if len(rows) < k else 0.0
+        dropped = 0.0 if kept.all() else tol * float(found.values[0])  # beyond the zeros that stand for them
         changed = 0.0 if H.is_gauss_newton or H.products.at_interpolation else 0.1 * tol * top
-        certificate = dataclasses.replace(certificate, delta=max(certificate.delta, dropped) + changed)
+        certificate = dataclasses.replace(certificate, delta=certificate.delta + dropped + changed)
     return pairs.complete(k, options["which"], found.status).result(
         found,
         method=f"In the {K.shape[0]} unknowns of the Gauss–Newton dual: {found.method}",

@@ -39,6 +39,7 @@ _SHARPER = (0.75, 0.2)  # what the recurrence must reach, in units of the tolera
 # The cost model: flop/s of one core in LAPACK's products with the matrix, in the rest of LAPACK, and in products with a
 # few rows; seconds of bookkeeping a step. Measured at sizes from 100 to 20,000, right to a factor of two.
 _REDUCTION_RATE, _LAPACK_RATE, _SKINNY_RATE, _STEP_SECONDS = 2e10, 5e10, 4e10, 1e-4
+_REFINED_BYTES = 48  # of `_refined` for each entry of k vectors of the longer side, most of it in float64
 _LAPACK_BYTES = 8e9  # beyond which a full decomposition is not considered
 _TYPICAL_STEPS = 50  # k = 16: between planted values (33) and a Gaussian bulk (92)
 
@@ -89,10 +90,11 @@ class SvdRun:
         return asks_to_stop(self.callback(state))
 
     def stopped(self, values: FloatArray, residuals: FloatArray) -> bool:
-        """Tell the callback; whether this ends the run."""
-        if self.tell(values, residuals):
+        """`tell`, and note it in the status where the run ends here."""
+        asked = self.tell(values, residuals)
+        if asked:
             self.status = "stopped"
-        return self.status == "stopped"
+        return asked
 
 
 def solve(run: SvdRun, start: FloatArray | None) -> tuple[Triplets, Certificate | None]:
@@ -103,18 +105,19 @@ def solve(run: SvdRun, start: FloatArray | None) -> tuple[Triplets, Certificate 
         run.note(f"Full decomposition by LAPACK ({costs}).")
         found = _dense(run)
         run.steps = 1
-        run.tell(found.s, found.residuals)
+        run.tell(found.s, found.residuals)  # nothing is left to stop
         return found, Certificate("dense", 0.0, 0.0, 0, operator.cols, 0)
     side = "AAᵀ" if operator.transposed else "AᵀA"
     run.note(f"Block Lanczos on {side}, one read of the matrix a step, on {operator.cols} rows in {operator.dtype}.")
     check_memory(f"a search for {run.k} singular triplets", _krylov_bytes(run, start))
-    process: KrylovProcess = FusedLanczos(operator, *_sizes(run.k, start), run.seeds, start=start)
-    found, process = _converged(run, process)
+    found, process = _converged(run, FusedLanczos, start)
     if run.status != "converged":
         return found, None
     if process.exhausted:
         return found, Certificate("dense", 0.0, 0.0, 0, operator.cols, run.hits)
-    return _probe(run, found, process)
+    kind, block = type(process), process.block
+    del process  # its memory is the probe's
+    return _probe(run, found, kind, block)
 
 
 def _sizes(k: int, start: FloatArray | None) -> tuple[int, int]:
@@ -142,14 +145,16 @@ def _dense_bytes(operator: StoredOperator) -> int:
 
 
 def _krylov_bytes(run: SvdRun, start: FloatArray | None) -> int:
-    """The fused process's basis, the probe's beside it, and what fresh products in float64 hold of k vectors."""
+    """The fused basis beside what fresh products hold of k long vectors; or the probe's basis beside k triplets."""
     M, N, k, itemsize = run.operator.rows, run.operator.cols, run.k, run.operator.dtype.itemsize
-    rows = min(sum(_sizes(k, start)) + k + PROBE_BLOCK * (LONGEST_PROBE + 2), 2 * N)
-    return int(rows * N * itemsize + k * (M + N) * (24 + itemsize))
+    search = min(sum(_sizes(k, start)), N) * N * itemsize + _REFINED_BYTES * k * max(M, N)
+    probe = min(k + PROBE_BLOCK * (LONGEST_PROBE + 2), N) * N * itemsize + k * (M + N) * itemsize
+    return int(max(search, probe))
 
 
-def _converged(run: SvdRun, process: KrylovProcess) -> tuple[Triplets, KrylovProcess]:
+def _converged(run: SvdRun, kind: type[KrylovProcess], start: FloatArray | None) -> tuple[Triplets, KrylovProcess]:
     """Triplets whose true residuals reach the tolerance, or a status that says why not; and their process."""
+    process = kind(run.operator, *_sizes(run.k, start), run.seeds, start=start)
     while True:
         for sharper in _SHARPER:
             inner = sharper * run.tol
@@ -166,6 +171,7 @@ def _converged(run: SvdRun, process: KrylovProcess) -> tuple[Triplets, KrylovPro
         ratio = float(process.values[: run.k][-1] / process.values[0]) if process.values[0] > 0.0 else 0.0
         run.note(f"From step {run.steps} on Golub–Kahan, two reads a step: squaring would hide σ_k ≈ {ratio:.1e}·σ_1.")
         start = process.right(run.k)
+        del process
         process = GolubKahan(run.operator, *_sizes(run.k, start), run.seeds, start=start)
 
 
@@ -253,14 +259,14 @@ def _dense(run: SvdRun) -> Triplets:
     return found
 
 
-def _probe(run: SvdRun, found: Triplets, process: KrylovProcess) -> tuple[Triplets, Certificate | None]:
+def _probe(run: SvdRun, found: Triplets, kind: type[KrylovProcess], block: int) -> tuple[Triplets, Certificate | None]:
     """Look for values beyond the k-th in the complement of everything found, until a probe finds none."""
-    operator, kind, probes = run.operator, type(process), 0
+    operator, probes = run.operator, 0
     while True:
         probes += 1  # each may miss
         margin = run.tol * found.s[0]
         limit = found.s[-1] + margin
-        steps = _probe_steps(found.s, process.block)
+        steps = _probe_steps(found.s, block)
         locked = found.V, found.U
         probe = kind(operator, PROBE_BLOCK * (steps + 1), PROBE_BLOCK, run.seeds, locked=locked)
         while probe.steps < steps and not probe.exhausted:
@@ -273,10 +279,12 @@ def _probe(run: SvdRun, found: Triplets, process: KrylovProcess) -> tuple[Triple
             return found, _certificate(run, found, probe, margin, probes * MISS_PROBABILITY)
         run.hits += missed
         start = np.concatenate([found.V, probe.right(missed)])
-        process = kind(operator, *_sizes(run.k, start), run.seeds, start=start)
-        found, process = _converged(run, process)
+        del probe
+        found, process = _converged(run, kind, start)
         if run.status != "converged":
             return found, None
+        kind, block = type(process), process.block
+        del process
 
 
 def _probe_steps(s: FloatArray, block: int) -> int:

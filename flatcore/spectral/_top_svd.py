@@ -53,7 +53,7 @@ def top_svd(
         Most block steps before the best triplets so far are returned.
     callback
         Called after every step with a :class:`flatcore.results.SolverState`; returning True stops. LAPACK is
-        one step. Not for lists.
+        one step, after which nothing is left to stop. Not for lists.
     threads
         Threads for this call; None leaves the process's setting alone.
 
@@ -69,8 +69,8 @@ def top_svd(
     ValueError
         A bad argument, or a matrix that holds NaN or Inf.
     MemoryError
-        Before starting, where the search cannot fit; where it has to go on without squares (Golub–Kahan), before that,
-        for the left vectors which that keeps.
+        Before starting, where the search cannot fit. Before a search that begins later: Golub–Kahan's, which keeps left
+        vectors too, and one for copies that a probe found.
 
     Examples
     --------

@@ -6,6 +6,7 @@
 
 #include "core/errors.hpp"
 #include "core/matrix_product.hpp"
+#include "core/mixed.hpp"
 #include "core/parallel.hpp"
 #include "core/skinny.hpp"
 
@@ -30,14 +31,6 @@ void for_chunks(Index N, Index chunk, Index pieces, const Body& body) {
     parallel_pieces_of((N + chunk - 1) / chunk, pieces, [&](Index piece, Index first, Index last) {
         for (Index c = first; c < last; ++c) body(piece, c * chunk, std::min(chunk, N - c * chunk));
     });
-}
-
-// A well-mixed 64-bit function of a counter (the finaliser of SplitMix64, Steele, Lea & Flood 2014).
-std::uint64_t mixed(std::uint64_t x) {
-    x += 0x9E3779B97F4A7C15ULL;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
-    return x ^ (x >> 31);
 }
 
 double uniform(std::uint64_t bits) { return (static_cast<double>(bits >> 11) + 0.5) * 0x1.0p-53; }

@@ -7,6 +7,7 @@
 #include <limits>
 #include <optional>
 
+#include "core/mixed.hpp"
 #include "core/parallel.hpp"
 #include "core/small_lanczos.hpp"
 
@@ -67,8 +68,7 @@ class ChainSolver {
         }
         end_ = End::converged;
         for (Index n = 0; n < options_.k && end_ != End::overflow; ++n) {
-            fill_uniform(lanczos_.ritz(),
-                         simd::mixed(options_.seed + simd::mixed(static_cast<std::uint64_t>(i) + simd::mixed(n))));
+            fill_uniform(lanczos_.ritz(), mixed(options_.seed + mixed(static_cast<std::uint64_t>(i) + mixed(n))));
             find_one(n);
         }
     }

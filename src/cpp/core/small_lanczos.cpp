@@ -78,7 +78,7 @@ template <class T>
 double SmallLanczos<T>::extend() {
     const Index j = T_.size();
     T *const q = row(j), *const w = row(j + 1);
-    const double alpha = kernels_.hessian(chain_, q, w);  // q is orthogonal to the locked vectors
+    const double alpha = kernels_.hessian(chain_, q, w);  // q ⟂ the locked vectors, to rounding
     ++products_;
     if (found_ > 0) orthogonalise(w, 0);
     const double before = T_.b.back();

@@ -10,6 +10,7 @@
 
 #include "core/errors.hpp"
 #include "core/lapack.hpp"
+#include "core/parallel.hpp"
 #include "core/views.hpp"
 
 namespace flatcore::testing {
@@ -117,6 +118,27 @@ class TableScope {
 
  private:
     LapackTable previous_;
+};
+
+// Threads of the kernels while it lives.
+class ThreadScope {
+ public:
+    explicit ThreadScope(int threads) {
+#ifdef _OPENMP
+        omp_set_num_threads(threads);
+#else
+        (void)threads;
+#endif
+    }
+    ~ThreadScope() {
+#ifdef _OPENMP
+        omp_set_num_threads(previous_);
+#endif
+    }
+    ThreadScope(const ThreadScope&) = delete;
+
+ private:
+    int previous_ = max_threads();
 };
 
 }  // namespace flatcore::testing

@@ -112,6 +112,7 @@ TEST_CASE_TEMPLATE("combine overwrites the first rows by Cᵀ V", T, float, doub
 
 TEST_CASE_TEMPLATE("long vectors are shared by threads", T, float, double) {
     constexpr Index N = 8 * kEntriesPerThread + 5;
+    const ThreadScope scope(2);
     check_gram<T>({3, 2}, N);
     check_update<T>({3, 2}, N);
     check_combine<T>(5, 2, N);
@@ -169,26 +170,6 @@ double kolmogorov_distance(std::vector<double> x) {
     }
     return worst;
 }
-
-class ThreadScope {
- public:
-    explicit ThreadScope(int threads) {
-#ifdef _OPENMP
-        omp_set_num_threads(threads);
-#else
-        (void)threads;
-#endif
-    }
-    ~ThreadScope() {
-#ifdef _OPENMP
-        omp_set_num_threads(previous_);
-#endif
-    }
-    ThreadScope(const ThreadScope&) = delete;
-
- private:
-    int previous_ = max_threads();
-};
 
 }  // namespace
 

@@ -100,6 +100,20 @@ void check_vectors(const simd::SmallChainKernels<T>& kernels, Index vectors) {
     CHECK(max_difference(w.dense(), X.row(0)) <= 8.0 * eps<T>());
 }
 
+// Entry i is half i % 2 of the hash of 7 + i / 2, as a signed fraction.
+template <class T>
+void check_uniform(const simd::SmallChainKernels<T>& kernels, Index n) {
+    CAPTURE(n);
+    std::vector<T> x(static_cast<std::size_t>(n) + 1, T(5));
+    kernels.uniform(n, 7, x.data());
+    for (Index i = 0; i < n; ++i) {
+        const std::uint64_t bits = mixed(7 + static_cast<std::uint64_t>(i / 2)) >> (i % 2 ? 32 : 0);
+        const auto half = static_cast<std::int32_t>(static_cast<std::uint32_t>(bits));
+        CHECK(x[static_cast<std::size_t>(i)] == static_cast<T>(static_cast<double>(half) * 0x1p-31));
+    }
+    CHECK(x.back() == T(5));
+}
+
 struct Stack {
     std::vector<Index> dims;
     std::vector<std::vector<double>> memory;
@@ -152,6 +166,35 @@ struct Stack {
         return out;
     }
 };
+
+template <class T>
+void check_inner_product(const std::vector<Index>& dims, Curvature curvature) {
+    CAPTURE(dims.size());
+    const Stack stack(dims, 1, 3 < dims.front() ? 3 : dims.front());
+    const auto& kernels = simd::small_chain<T>();
+    const ChainGeometry geometry(stack.chains, kernels.lanes);
+    ChainLoader loader(stack.chains, geometry);
+    CHECK(loader.load(0));
+    PaddedChain<T> rounded(geometry);
+    if constexpr (std::is_same_v<T, float>) rounded.round_from(loader.chain());
+    const simd::SmallChain<T> chain = [&] {
+        if constexpr (std::is_same_v<T, float>)
+            return rounded.view(curvature);
+        else
+            return loader.chain().view(curvature);
+    }();
+    const AlignedArray<T> D(geometry.length), out(geometry.length);
+    for (std::size_t s = 1; s < geometry.width.size(); ++s)
+        for (Index i = 0; i < geometry.width[s - 1]; ++i)
+            kernels.uniform(geometry.width[s], static_cast<std::uint64_t>(100 * s) + static_cast<std::uint64_t>(50 * i),
+                            D.data() + geometry.offset[s] + i * geometry.padded[s]);
+    const double inner = kernels.hessian(chain, D.data(), out.data());
+    const double direct = kernels.dot(geometry.length, D.data(), out.data());
+    const double sizes =
+        kernels.dot(geometry.length, D.data(), D.data()) * kernels.dot(geometry.length, out.data(), out.data());
+    CHECK(sizes > 0.0);
+    CHECK(std::abs(inner - direct) <= 64.0 * eps<T>() * std::sqrt(sizes));
+}
 
 // The Hessian by centred second differences, which are exact up to rounding: along two entries L is a polynomial of
 // degree at most 2 in each where they lie in different layers, and of degree 2 in both together where in the same.
@@ -258,8 +301,17 @@ TEST_CASE_TEMPLATE("small-chain kernels of every instruction set agree with plai
                 check_turn<T>(kernels, m, n);
             }
         check_multiply<T>(kernels, 3, 8, 0, 5);
+        for (const Index n : {8 * kernels.lanes - 1, 11 * kernels.lanes + 1, 16 * kernels.lanes})  // eight at a time
+            check_multiply<T>(kernels, 1, n, 9, 4);
+        for (const Index n : {1, 2, 31, 32, 1000}) check_uniform<T>(kernels, n);
         for (const Index vectors : {1, 3, 4, 9, 1025}) check_vectors<T>(kernels, vectors);
     }
+}
+
+TEST_CASE_TEMPLATE("a product's inner product with its argument comes with it", T, float, double) {
+    for (const std::vector<Index>& dims : {std::vector<Index>{5, 3}, {3, 4, 2}, {2, 3, 5}, {17, 20, 18, 16}})
+        for (const Curvature curvature : {Curvature::hessian, Curvature::gauss_newton})
+            check_inner_product<T>(dims, curvature);
 }
 
 TEST_CASE("largest_eigenvalue and eigenvector agree with a dense solver, couplings of zero and ties included") {

@@ -186,6 +186,7 @@ TEST_CASE("the reduced Hessian is the Hessian on its subspace, and nothing lies 
 
 // Twelve layers of 120 for 32 directions: two threads take six layers each. One direction is worth one thread.
 TEST_CASE("many directions together, layers side by side, and one by one") {
+    const ThreadScope scope(2);
     Model model{"deep", {8}, std::vector<int>(12, 0), std::vector<int>(12, 0)};
     model.widths.insert(model.widths.end(), 11, 120);
     model.widths.push_back(16);

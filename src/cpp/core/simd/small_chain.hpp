@@ -17,6 +17,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/mixed.hpp"
+
 namespace flatcore::simd {
 
 using Index = std::ptrdiff_t;
@@ -63,18 +65,11 @@ struct SmallChainKernels {
     void (*add)(Index n, T alpha, const T* x, T* y);                          // y += α x
     void (*scale)(Index n, T alpha, const T* x, T* y);                        // y = α x
     void (*round)(Index n, const double* x, T* y);                            // y = x in this precision
-    void (*uniform)(Index n, std::uint64_t counter, T* x);  // on [−1, 1], two entries for a count of the counter
+    // On [−1, 1]: entries 2i and 2i + 1 from the bits of counter + i (core/mixed.hpp).
+    void (*uniform)(Index n, std::uint64_t counter, T* x);
 };
 
 template <class T>
 const SmallChainKernels<T>& small_chain();
-
-// A well-mixed 64-bit function of a counter (the finaliser of SplitMix64, Steele, Lea & Flood 2014).
-static inline std::uint64_t mixed(std::uint64_t x) {
-    x += 0x9E3779B97F4A7C15ULL;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
-    return x ^ (x >> 31);
-}
 
 }  // namespace flatcore::simd
