@@ -113,6 +113,9 @@ def draw(sweeps: Sequence[Sweep], path: Path) -> None:
             for name, seconds in sweep.seconds.items():
                 bold = {"linewidth": 2.2, "color": "black"} if name == "flatcore" else {"linewidth": 1.2}
                 ax.loglog(sweep.sizes[name], seconds, marker="o", markersize=3, label=name, **bold)
+            sizes = max(sweep.sizes.values(), key=len)
+            ax.minorticks_off()
+            ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
             ax.set_xlabel(sweep.varied)
             ax.grid(visible=True, which="major", linewidth=0.3)
         axes[0].set_ylabel("seconds per Hessian product")
