@@ -73,7 +73,7 @@ class FlatcoreCopiesByBlocks(FlatcoreCopies):
 
     def values(self, chain: fc.LinearChain, loss: fc.QuadraticLoss, seed: int) -> Array:
         """As many eigenvalues as the chain is wide."""
-        return _values_by(12, fc.eigsh(fc.Hessian(chain, loss), chain.dims[0], seed=seed))
+        return _values_by(chain.dims[0], fc.eigsh(fc.Hessian(chain, loss), chain.dims[0], seed=seed))
 
 
 class FlatcoreCopiesByVectors(FlatcoreCopies):
