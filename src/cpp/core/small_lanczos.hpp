@@ -4,10 +4,11 @@
 //
 // The estimates ω_{j+1,i} of q_{j+1}ᵀq_i follow (Simon 1984)
 //   β_{j+1} ω_{j+1,i} = β_{i+1} ω_{j,i+1} + (α_i − α_j) ω_{j,i} + β_i ω_{j,i−1} − β_j ω_{j−1,i} ± u(β_{i+1} + β_{j+1})
-// (u the unit roundoff; rounding errors along one q_i are random, so this is generous: 30 times the truth in one chain);
-// where one exceeds √eps, q_{j+1} and q_{j+2} are orthogonalised against all before them. T is then the projection of H
-// to rounding, and the Ritz value θ has the residual β_{j+1}|s_j|, s the top eigenvector of T. (A threshold of √tol is
-// 2 % faster at tol = 1e-4, but what a pass removes is missing in the recurrence: long runs to 1e-9 then stall.)
+// (u the unit roundoff; rounding errors along one q_i are random, so this is generous: 30 times the truth in one
+// chain); where one exceeds √eps, q_{j+1} and q_{j+2} are orthogonalised against all before them. T is then the
+// projection of H to rounding, and the Ritz value θ has the residual β_{j+1}|s_j|, s the top eigenvector of T. (A
+// threshold of √tol is 2 % faster at tol = 1e-4, but what a pass removes is missing in the recurrence: long runs to
+// 1e-9 then stall.)
 //
 // When the basis is full the Ritz vector starts the next process. Vectors are padded as in padded_chain.hpp.
 #pragma once
