@@ -15,6 +15,9 @@ except ImportError as error:
         "(pip install .) and run Python from another folder or with the installed package ahead on the path."
     ) from error
 
+import importlib
+from typing import Any
+
 from flatcore.linear import (
     CrossEntropyLoss,
     Hessian,
@@ -52,3 +55,12 @@ __all__ = [
     "top_svd",
     "trace",
 ]
+
+
+_LAZY = ("torch",)  # rooms that load when first used
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"flatcore.{name}")
+    raise AttributeError(f"module 'flatcore' has no attribute {name!r}")

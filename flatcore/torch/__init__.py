@@ -1,0 +1,1 @@
+"""PyTorch models: chains inside them, curvature of any model, weights, Jacobian paths, and flatness during training."""
