@@ -215,7 +215,10 @@ class BlockLanczos:
             return self._apply(front)
         if len(given) == len(front):
             return given
-        return np.concatenate([given, self._apply(front[len(given) :])])
+        image = self._vectors.empty(len(front))
+        image[: len(given)] = given
+        image[len(given) :] = self._apply(front[len(given) :])
+        return image
 
     def _couple(self, near: int, C: FloatArray) -> None:
         """Active rows from `near` on have the coefficients C with the new front; rows of chance have none."""
