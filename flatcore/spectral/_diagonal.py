@@ -92,17 +92,17 @@ def diagonal(
             return _exact(scaled, seed)
         scaled.vectors.check_memory("estimates of a diagonal", 8 * (4 + 4 * BLOCK) * scaled.length)
         sketch = Sketch(scaled, budget // 2, seed, signs=True, keep_images=True)
-        status = None
+        wide, status = scaled.home(np.float64), None
         while status is None:
             sketch.extend()
             if callback is None and rtol is None and not sketch.full:
                 continue
             mean, deviation, rounding = _estimate(sketch)
-            size, error = (norm(scaled.home(np.float64), row) for row in (mean, deviation))
+            size, error = (norm(wide, row) for row in (mean, deviation))
             status = next_status(sketch, rtol, size, error, rounding)
             if status is None and callback is None:
                 continue
-            values, sampling = (scaled.home(np.float64).host(row)[0] for row in (mean, deviation))
+            values, sampling = (wide.host(row)[0] for row in (mean, deviation))
             stderr = np.hypot(sampling, rounding / math.sqrt(scaled.length)) * scaled.scale
             values *= scaled.scale
             state = SolverState(sketch.samples, read_only(values), read_only(stderr), scaled.products)

@@ -276,7 +276,7 @@ def _dense(run: _Run) -> _Found:
     matrix = _dense_matrix(run)
     if not np.isfinite(matrix).all():
         raise ValueError("the operator returned NaN or Inf")
-    check_symmetric(float(np.abs(matrix - matrix.T).max()), float(np.abs(matrix).max()), run.operator.dtype)
+    check_symmetric(float(np.abs(matrix - matrix.T).max()), float(np.abs(matrix).max()), run.operator.dtype, run.noise)
     values, vectors = scipy.linalg.eigh((matrix + matrix.T) / 2, driver="evd", check_finite=False)
     run.observe(float(values[0]), float(values[-1]))
     best = run.order(values)[: run.k]
@@ -313,6 +313,7 @@ def _lanczos(run: _Run, choice: Choice, start: Any | None) -> tuple[_Found, Cert
             start=rows,
             scale=run.scale,
             storage=basis,
+            noise=run.noise,
             image=image,
         )
         del rows, image
@@ -338,7 +339,7 @@ def _warm_start(run: _Run, basis: Any, start: Any | None, most: int) -> tuple[_F
     H = vectors.gram(rows, image)
     if not np.isfinite(H).all():
         raise ValueError("the operator returned NaN or Inf")
-    check_symmetric(float(np.abs(H - H.T).max()), float(np.abs(H).max()), run.operator.dtype)
+    check_symmetric(float(np.abs(H - H.T).max()), float(np.abs(H).max()), run.operator.dtype, run.noise)
     values, U = eigh((H + H.T) / 2)
     run.observe(float(values[0]), float(values[-1]))
     best = run.order(values)[:most]
@@ -446,6 +447,7 @@ def _certified(run: _Run, process: BlockLanczos, basis: Any, locked: int, count:
             start=found.rows,
             scale=run.scale,
             storage=basis,
+            noise=run.noise,
         )
     return found
 
@@ -506,6 +508,7 @@ def _probe(run: _Run, basis: Any, found: _Found) -> tuple[_Found, Certificate]:
             locked=found.rows,
             scale=run.scale,
             storage=basis,
+            noise=run.noise,
         )
         while process.steps < run.probe.steps and not process.exhausted:
             process.step()

@@ -19,6 +19,7 @@ from flatcore.spectral._vectors import BlockVectors, HostVectors
 
 # Asymmetry, relative to the largest projected entry, that cannot be the rounding of a symmetric operator's products.
 ASYMMETRY_LIMITS = {np.dtype(np.float32): 1e-3, np.dtype(np.float64): 1e-4}
+_PART = 100.0  # times the largest projected entry: what the norm may be
 _PANEL_ENTRIES = 1 << 22  # entries of a float32 matrix that are converted together
 _LARGEST = 1e150  # sizes whose squares overflow
 
@@ -57,6 +58,8 @@ class Operator:
         """Where vectors of that precision live."""
         if self._has_home:
             home: BlockVectors = self._operator.block_vectors(np.dtype(dtype))
+            if home.length != self.length:
+                raise ValueError(f"operator.block_vectors holds vectors of {home.length}; expected {self.length}")
             return home
         return HostVectors(self.length, dtype)
 
@@ -113,9 +116,12 @@ class Operator:
             ) from error
 
 
-def check_symmetric(asymmetry: float, size: float, dtype: np.dtype[Any]) -> None:
-    """Refuse an operator for which xᵀAy and yᵀAx differ by more than rounding, or whose square overflows."""
-    if asymmetry > ASYMMETRY_LIMITS[dtype] * size:
+def check_symmetric(asymmetry: float, size: float, dtype: np.dtype[Any], noise: float = 0.0) -> None:
+    """Refuse an operator for which xᵀAy and yᵀAx differ by more than rounding, or whose square overflows.
+
+    Rounding is that of `dtype`, or the operator's own `noise` relative to its norm, of which `size` may be a part.
+    """
+    if asymmetry > max(ASYMMETRY_LIMITS[dtype], _PART * noise) * size:
         raise ValueError(
             f"the operator is not symmetric: xᵀAy and yᵀAx differ by {asymmetry:.3g} (the size of A is {size:.3g})"
         )

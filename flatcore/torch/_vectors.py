@@ -85,7 +85,7 @@ class DeviceVectors:
             raise ValueError(f"operator.rows_product(rows) lives on {image.device}; expected {rows.device}")
         out = image.detach().to(rows.dtype).contiguous()
         shared = out.untyped_storage().data_ptr() == rows.untyped_storage().data_ptr()
-        return out.clone() if shared else out
+        return out.clone() if shared or out.is_inference() else out
 
     def columns(self, name: str, value: Any) -> Any:
         """Start vectors (N,) or (N, b) as columns (N, b): tensors on their device, others in host memory."""
@@ -154,7 +154,7 @@ class DeviceVectors:
         m = C.shape[1]
         if m == 0:
             return
-        coefficients, width = self._coefficients(C.T), max(_CHUNK, _PANEL_ENTRIES // m)
+        coefficients, width = self._coefficients(C.T), max(1, _PANEL_ENTRIES // (m * _CHUNK)) * _CHUNK
         with _full_precision(self.device):
             for first in range(0, self.length, width):
                 panel = V[:, first : first + width]
