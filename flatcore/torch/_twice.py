@@ -44,10 +44,11 @@ def _gradients(g: Tensor, x: Tensor, w: Tensor, geometry: _Geometry, wanted: tup
     return [gradient if want else None for gradient, want in zip(found, wanted, strict=False)]
 
 
-_Function: Any = torch.autograd.Function  # its methods carry no types
+def _applied(function: type[torch.autograd.Function], *args: Any) -> Any:
+    return function.apply(*args)  # type: ignore[no-untyped-call]
 
 
-class _Convolution(_Function):
+class _Convolution(torch.autograd.Function):
     """conv(x, w) + b, whose backward pass is differentiated by `_ConvolutionBackward`."""
 
     @staticmethod
@@ -63,12 +64,12 @@ class _Convolution(_Function):
             return None, None, None, None
         x, w = ctx.saved_tensors
         wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
-        gx, gw = _ConvolutionBackward.apply(g, x, w, ctx.geometry, wanted) if any(wanted) else (None, None)
+        gx, gw = _applied(_ConvolutionBackward, g, x, w, ctx.geometry, wanted) if any(wanted) else (None, None)
         gb = g.sum([0, *range(2, g.ndim)]) if ctx.needs_input_grad[2] else None
         return gx, gw, gb, None
 
 
-class _ConvolutionBackward(_Function):
+class _ConvolutionBackward(torch.autograd.Function):
     """(g, x, w) ↦ gradients of input and weight, with the derivative of the module's header."""
 
     @staticmethod
@@ -107,7 +108,7 @@ class _TwiceDifferentiable(TorchFunctionMode):
         given = kwargs or {}
         if function in _DIMENSIONS and (call := _plain_call(_DIMENSIONS[function], args, given)) is not None:
             self.convolved = True
-            return _Convolution.apply(*call)
+            return _applied(_Convolution, *call)
         return function(*args, **given)
 
 
