@@ -52,3 +52,11 @@ def test_a_rank_by_itself_sees_its_own_shard(found):
 
 def test_vectors_that_differ_between_ranks_are_refused(found):
     assert "v differs between the ranks" in str(found["refusal"])
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "tensor"])
+def test_sharded_parameters_are_refused_with_the_reason(found, kind):
+    text = str(found[f"{kind}-refusal"])
+    assert "is a DTensor" in text
+    assert "sharded over ranks" in text
+    assert "full state dict" in text

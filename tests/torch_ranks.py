@@ -8,6 +8,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 import flatcore as fc
@@ -26,6 +29,18 @@ def answers(model: nn.Module, loss: nn.Module, data: object, curvature: str) -> 
     v = np.random.default_rng(1).standard_normal((H.shape[0], 3))
     top = fc.eigsh(H, 2, tol=1e-10)
     return {"value": np.array(H.value), "gradient": H.gradient().numpy(), "product": H @ v, "top": top.values}
+
+
+def fully_sharded() -> nn.Module:
+    """The network under FSDP."""
+    model, _, _ = problem()
+    return fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+
+
+def tensor_parallel(size: int) -> nn.Module:
+    """The network with the rows of its first layer on different ranks."""
+    model, _, _ = problem()
+    return parallelize_module(model, init_device_mesh("cpu", (size,)), {"2": ColwiseParallel()})
 
 
 def main(out: str) -> None:
@@ -51,6 +66,11 @@ def main(out: str) -> None:
         )
     except ValueError as error:
         found["refusal"] = np.array(str(error))
+    for name, sharded in (("fsdp", fully_sharded()), ("tensor", tensor_parallel(size))):
+        try:
+            fc.torch.Hessian(sharded, nn.CrossEntropyLoss(), mine)
+        except ValueError as error:
+            found[f"{name}-refusal"] = np.array(str(error))
     if rank == 0:
         np.savez(out, **found)
     dist.destroy_process_group()
