@@ -57,10 +57,12 @@ class ParameterSet:
         self.dtype = np.dtype(np.float64 if self.torch_dtype == torch.float64 else np.float32)
 
     def versions(self) -> tuple[tuple[Any, ...], ...]:
-        """For each parameter what changes when it does: torch's counter, its place, a sum of some entries."""
+        """What changes when a parameter does: torch's counter, its place, on the CPU a sum of some entries."""
         values = [p.detach() for p in self.tensors]
-        some = [v.reshape(-1)[:: max(1, v.numel() // _SAMPLED)].double().sum() for v in values]
-        sums = torch.stack(some).tolist()
+        sums = [0.0] * len(values)
+        if self.device.type == "cpu":
+            some = [v.reshape(-1)[:: max(1, v.numel() // _SAMPLED)].double().sum() for v in values]
+            sums = torch.stack(some).tolist()
         return tuple((v._version, v.data_ptr(), v.dtype, s) for v, s in zip(values, sums, strict=True))
 
     def split(self, rows: Tensor) -> list[Tensor]:
