@@ -824,3 +824,53 @@ class ModuleAnalysis(Record):
 
     def __repr__(self) -> str:
         return f"ModuleAnalysis({self.model!r}, {len(self.layers)} layers, {len(self.pairs)} pairs)"
+
+
+@dataclass(frozen=True, repr=False)
+class JacobianPath(Record):
+    """Top singular triplets of the input–output Jacobian at several inputs, and the path of the first through layers.
+
+    ``layers`` (M names), ``sigma`` and ``residuals`` (inputs, k) with ‖Jᵀu − σv‖ (Jv = σu holds by construction),
+    ``converged`` (inputs, k); ``gains`` and ``coupling_residuals`` (inputs, M) beside ``reference`` (inputs,) σ^{1/M};
+    ``cut_error`` (inputs,): ‖Πg z_M − σu‖/σ, rounding where the layers are a cut. ``mean_…`` are means over inputs.
+    ``left`` (inputs, k, m) and ``right`` (inputs, k, n) hold the vectors u and v, u = 0 where σ = 0: there is no path
+    there, and gains are NaN.
+    ``products`` counts those with J and with its transpose.
+    """
+
+    layers: tuple[str, ...]
+    sigma: Array
+    residuals: Array
+    converged: Array
+    reference: Array
+    gains: Array
+    coupling_residuals: Array
+    cut_error: Array
+    mean_sigma: float
+    mean_gains: Array
+    mean_coupling_residuals: Array
+    products: int
+    seed: int
+    status: str
+    left: Array = field(repr=False)
+    right: Array = field(repr=False)
+
+    def _title(self) -> str:
+        return f"Jacobian path at {len(self.sigma)} input{'s' * (len(self.sigma) != 1)}"
+
+    @property
+    def certified(self) -> bool:
+        """Whether every singular triplet asked for converged."""
+        return bool(self.converged.all())
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        yield "σ", f"{numbers(self.sigma[:, 0], 5)}; mean {number(self.mean_sigma)}"
+        yield "residuals", numbers(self.residuals[:, 0], 2)
+        yield "σ^(1/M)", f"{numbers(self.reference, 4)}; {len(self.layers)} layers"
+        for j, name in enumerate(self.layers):
+            text = f"mean gain {number(float(self.mean_gains[j]), 4)}"
+            yield name, text + f", mean coupling residual {number(float(self.mean_coupling_residuals[j]), 3)}"
+        yield "status", self.status
+
+    def __repr__(self) -> str:
+        return f"JacobianPath({len(self.sigma)} inputs, σ=[{numbers(self.sigma[:, 0], 5)}], {len(self.layers)} layers)"
