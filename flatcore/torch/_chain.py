@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -105,6 +105,13 @@ def chain(module: nn.Module) -> LinearChain | DeviceChain:
     weights = [link.linear.weight for link in links]
     biases = [link.linear.bias for link in links]
     skip = [link.skip for link in links]
+    return chain_of_tensors(weights, biases, skip)
+
+
+def chain_of_tensors(
+    weights: Sequence[Tensor], biases: Sequence[Tensor | None] | None = None, skip: bool | Sequence[bool] = False
+) -> LinearChain | DeviceChain:
+    """A LinearChain of tensors on the CPU, a DeviceChain of others."""
     kind = LinearChain if weights[0].device.type == "cpu" else DeviceChain
     return kind(weights, biases, skip)
 
@@ -136,7 +143,7 @@ def _links(name: str, module: nn.Module, start: _Start) -> Iterator[Link]:
     elif isinstance(module, nn.Sequential) and forward is nn.Sequential.forward:
         for child_name, child in module._modules.items():  # named_children() leaves out a module that comes again
             assert child is not None
-            yield from _links(_join(name, child_name), child, start)
+            yield from _links(join(name, child_name), child, start)
     elif type(module) is nn.Identity:
         return
     elif isinstance(module, _DROPOUTS):
@@ -173,7 +180,7 @@ def _plain(name: str, linear: nn.Linear, skip: bool = False) -> Link:
 
 
 def _residual(name: str, block: Residual) -> Link:
-    inside = list(_links(_join(name, "module"), block.module, _Start(open=False)))
+    inside = list(_links(join(name, "module"), block.module, _Start(open=False)))
     if len(inside) != 1 or inside[0].skip:
         found = "a residual block" if len(inside) == 1 else f"{len(inside)} Linear layers"
         raise ValueError(
@@ -196,7 +203,7 @@ def _verified(name: str, block: nn.Module) -> Link:
             f"code; write it as an nn.Sequential, or {_INSTEAD}"
         )
     (inner, linear), own = inside[0], {id(p) for p in inside[0][1].parameters()}
-    link = _plain(_join(name, inner), linear)
+    link = _plain(join(name, inner), linear)
     others = [n for n, p in block.named_parameters() if id(p) not in own]
     if others:
         raise ValueError(f"{label} has parameters beside its Linear layer ({', '.join(others)}); {_INSTEAD}")
@@ -246,7 +253,7 @@ def _check_untied(links: list[Link]) -> None:
     seen: dict[tuple[torch.device, int], str] = {}
     for link in links:
         for kind in ("weight", "bias"):
-            tensor, name = getattr(link.linear, kind), _join(link.name, kind)
+            tensor, name = getattr(link.linear, kind), join(link.name, kind)
             if tensor is None:
                 continue
             first = seen.setdefault((tensor.device, tensor.data_ptr()), name)
@@ -276,8 +283,9 @@ def _check_one_device(links: list[Link]) -> None:
             )
 
 
-def _join(name: str, child: str) -> str:
-    return ".".join(part for part in (name, child) if part)
+def join(*names: str) -> str:
+    """A submodule's dotted name, empty parts left out."""
+    return ".".join(name for name in names if name)
 
 
 def _label(name: str, module: nn.Module) -> str:

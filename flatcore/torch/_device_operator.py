@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flatcore._checks import FloatArray, as_float_array, chunks, human, is_tensor
+from flatcore._checks import as_float_array, chunks, human, is_tensor
 from flatcore.spectral import OperatorCost
 from flatcore.spectral._vectors import BlockVectors
 from flatcore.torch._device_chain import DeviceChain, check_device_memory
@@ -105,8 +105,3 @@ class DeviceOperator:
             f"{type(self).__name__}({size}{human(self.chain.num_parameters)} parameters, {self.dtype}, {self.device}, "
             f"narrow end: {end}, {self._products.narrow_width} rows)"
         )
-
-
-def host_array(vectors: Any) -> FloatArray:
-    """A result's vectors as a NumPy array, wherever they live."""
-    return np.asarray(vectors.detach().cpu() if is_tensor(vectors) else vectors)

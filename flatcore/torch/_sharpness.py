@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import flatcore.linear
-from flatcore._checks import FloatArray, as_float_array, check_choice, check_count, check_finite, is_tensor
+from flatcore._checks import as_float_array, check_choice, check_count, is_tensor
 from flatcore.linear import LinearChain, Loss
 from flatcore.linear.sharpness import Pairs
 from flatcore.results import EigenResult
@@ -19,7 +20,6 @@ from flatcore.spectral import eigsh
 from flatcore.torch._chain import chain as chain_of
 from flatcore.torch._device_chain import DeviceChain, check_device_memory
 from flatcore.torch._device_hessian import DeviceCurvature
-from flatcore.torch._device_operator import host_array
 from flatcore.torch._device_reduced import DeviceReduced
 
 _ROUTES = ("auto", "reduced", "full")
@@ -87,7 +87,7 @@ def sharpness(
     k = check_count("k", k, 1, chain.num_parameters)
     check_choice("which", which, ("LA", "SA", "LM"))
     check_choice("curvature", curvature, ("hessian", "ggn"))
-    start = None if v0 is None else _checked_start(v0, chain.num_parameters)
+    start = None if v0 is None else _start(v0, chain.num_parameters, chain.device)
     check_choice("route", route, _ROUTES)
     H = chain.hessian(loss)
     operator: DeviceCurvature = H if curvature == "hessian" else H.gauss_newton
@@ -98,8 +98,8 @@ def sharpness(
     return _by_reduced(R, k, start, which, options)
 
 
-def _by_reduced(R: DeviceReduced, k: int, start: FloatArray | None, which: str, options: dict[str, Any]) -> EigenResult:
-    z0 = None if start is None else host_array(R.project(start))
+def _by_reduced(R: DeviceReduced, k: int, start: Tensor | None, which: str, options: dict[str, Any]) -> EigenResult:
+    z0 = None if start is None else R.project(start)
     found = eigsh(R, min(k, R.shape[0]), which=which, v0=z0, **options)
     rows = _on(R.device, found.vectors.T)
     pairs = DevicePairs(R, rows, found.values, found.residuals, found.converged)
@@ -126,13 +126,16 @@ class DevicePairs(Pairs):
 
 def _on(device: torch.device, rows: Any) -> Any:
     """Rows of a result as a tensor on the device."""
-    return rows if is_tensor(rows) and rows.device == device else torch.tensor(host_array(rows), device=device)
+    return rows.to(device) if is_tensor(rows) else torch.tensor(np.asarray(rows), device=device)
 
 
-def _checked_start(v0: Any, P: int) -> FloatArray:
-    """Start vectors as columns (P, b) in host memory, where the solver takes them from."""
-    array = as_float_array("v0", host_array(v0), 2 if v0.ndim == 2 else 1)
-    if array.shape[0] != P or array.size == 0:
-        raise ValueError(f"v0 has shape {array.shape}; expected ({P},) or ({P}, b)")
-    check_finite("v0", array)
-    return array.reshape(P, -1)
+def _start(v0: Any, P: int, device: torch.device) -> Tensor:
+    """Start vectors as columns (P, b) on the device."""
+    start: Tensor = (
+        v0.detach() if is_tensor(v0) else torch.tensor(as_float_array("v0", v0, 2 if np.ndim(v0) == 2 else 1))
+    )
+    if start.ndim not in (1, 2) or start.shape[0] != P or start.numel() == 0:
+        raise ValueError(f"v0 has shape {tuple(start.shape)}; expected ({P},) or ({P}, b)")
+    if not torch.isfinite(start).all():
+        raise ValueError("v0 contains NaN or Inf; expected finite numbers")
+    return start.to(device).reshape(P, -1)
