@@ -351,3 +351,41 @@ def test_on_a_device():
     on_device = analyze(model.cuda(), k=2, input_size=4)
     np.testing.assert_allclose(on_device.layers[0].convolution_all, on_host.layers[0].convolution_all, rtol=1e-10)
     np.testing.assert_array_equal(on_device.pairs[0].overlaps, on_host.pairs[0].overlaps)
+
+
+# fc.analyze of modules
+
+
+def linear_model():
+    return seeded(lambda: nn.Sequential(nn.Linear(4, 6, bias=False), nn.Linear(6, 3, bias=False))).double()
+
+
+def test_a_linear_module_is_analysed_as_its_chain():
+    model = linear_model()
+    x = torch.randn(20, 4, dtype=torch.float64)
+    loss = fc.QuadraticLoss(x, torch.randn(20, 3, dtype=torch.float64))
+    chain = fc.LinearChain([model[0].weight, model[1].weight])
+    assert fc.analyze(model, loss, 2, seed=3).to_dict() == fc.analyze(chain, loss, 2, seed=3).to_dict()
+    assert fc.analyze(model, k=2).to_dict() == fc.analyze(chain, k=2).to_dict()
+
+
+def test_a_nonlinear_module_is_analysed_layer_by_layer_and_has_no_loss():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    assert fc.analyze(model, k=2).to_dict() == analyze(model, k=2).to_dict()
+    loss = fc.QuadraticLoss(np.eye(4), np.ones((4, 3)))
+    with pytest.raises(ValueError, match=r"flatcore\.torch\.Hessian.* flatcore\.eigsh") as caught:
+        fc.analyze(model, loss)
+    assert "without a loss its layers are analysed" in str(caught.value)
+
+
+def test_bad_arguments_of_a_linear_module_are_not_hidden():
+    with pytest.raises(ValueError, match="k is 0"):
+        fc.analyze(linear_model(), k=0)
+    loss = fc.QuadraticLoss(np.eye(5), np.ones((5, 3)))
+    with pytest.raises(ValueError, match="5"):
+        fc.analyze(linear_model(), loss)
+
+
+def test_other_things_are_no_chain():
+    with pytest.raises(ValueError, match="chain"):
+        fc.analyze([np.eye(2)])

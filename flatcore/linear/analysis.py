@@ -10,7 +10,7 @@ import numpy as np
 from flatcore import _core
 from flatcore._checks import FloatArray, check_count, is_module
 from flatcore._threads import limit_threads
-from flatcore.linear.chain import LinearChain
+from flatcore.linear.chain import LinearChain, check_chain
 from flatcore.linear.flattest import BoundDoesNotApplyError, FlattestMinimum, flattest_minimum
 from flatcore.linear.hessian import Hessian
 from flatcore.linear.losses import Loss, check_loss_shape
@@ -56,6 +56,7 @@ def balance(chain: LinearChain) -> BalanceResult:
     Source: docs/theory.md, "Metrics".
 
     """
+    check_chain(chain)
     return balance_of(chain.core)
 
 
@@ -90,6 +91,7 @@ def coupling(chain: LinearChain, k: int = 8, *, progress: Callable[[float], None
     Source: docs/theory.md, "Metrics".
 
     """
+    check_chain(chain)
     check_count("k", k)
     return coupling_of(layer_svds(chain.core, chain.depth, k, progress), k, _end_to_end_svd(chain))
 
@@ -117,6 +119,7 @@ def gains(chain: LinearChain, loss: Loss | None = None) -> GainsResult:
     Source: docs/theory.md, "Metrics".
 
     """
+    check_chain(chain)
     phi = _end_to_end_svd(chain)
     weights_only = LinearChain(chain.weights, None, chain.skip) if chain.has_biases else chain
     partial, partial_top, sigma = normalised_partial_norms(chain.core)
@@ -238,8 +241,7 @@ def analyze(
             chain, loss, k, tol=tol, seed=seed, threads=threads, progress=progress
         )
         return analysis
-    if not isinstance(chain, LinearChain):
-        raise ValueError(f"chain is a {type(chain).__name__}; expected a LinearChain or a torch.nn.Module")
+    check_chain(chain)
     check_count("k", k)
     report = progress or (lambda what, fraction: None)
     if loss is not None:

@@ -22,7 +22,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from flatcore._checks import FloatArray, as_float_array, check_count
-from flatcore.results import ModuleAnalysis
+from flatcore.linear import LinearChain
+from flatcore.linear import analyze as analyze_chain
+from flatcore.results import Analysis, ModuleAnalysis
+from flatcore.torch._chain import chain
 from flatcore.torch._convolution import circular_singular_values
 from flatcore.weights import Kernel, Layer, analyze_layers, offsets_text
 
@@ -113,23 +116,19 @@ def analyze_module(
     seed: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
-) -> Any:
+) -> Analysis | ModuleAnalysis:
     """`flatcore.analyze` of a module: of its chain where it is linear, else, without a loss, of its layers."""
-    from flatcore.linear import LinearChain
-    from flatcore.linear import analyze as analyze_chain
-    from flatcore.torch._chain import chain
-
     try:
         linear = chain(module)
-        if not isinstance(linear, LinearChain):
-            raise ValueError(f"its weights are on a device ({linear!r}); use .cpu() for the analysis of a chain")
     except ValueError as reason:
         if loss is None:
             return analyze(module, k, tol=tol, seed=seed, threads=threads, progress=progress)
         raise ValueError(
-            f"module {type(module).__name__} is no linear chain: {reason}. For the curvature of other models use "
-            "flatcore.torch.Hessian(model, loss_fn, data) and flatcore.eigsh; without a loss the layers are analysed"
+            f"module {type(module).__name__} is given with a loss; expected a linear chain: {reason} and flatcore.eigsh; "
+            "without a loss its layers are analysed one by one"
         ) from None
+    if not isinstance(linear, LinearChain):  # on a device: the analysis is the host's
+        linear = linear.cpu()
     return analyze_chain(linear, loss, k, tol=tol, seed=seed, threads=threads, progress=progress)
 
 
