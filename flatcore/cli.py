@@ -47,7 +47,8 @@ from flatcore.io import (
     write_text_atomic,
 )
 from flatcore.results import ModuleAnalysis, plain
-from flatcore.weights import analyze_layers, array_layers
+from flatcore.weights.layers import array_layers
+from flatcore.weights.layerwise import analyze_layers
 
 INTERNAL_ERROR, BAD_INPUT, NOT_CERTIFIED, INTERRUPTED = 1, 2, 3, 130
 EXTRAS = {

@@ -181,6 +181,8 @@ def torch_files(tmp_path, rng):
         "    return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))\n"
         "def broken():\n"
         "    raise RuntimeError('no data here')\n"
+        "def leaves():\n"
+        "    raise SystemExit(0)\n"
         "width = 4\n"
     )
     return tmp_path
@@ -279,9 +281,10 @@ def test_a_module_by_name(torch_files, monkeypatch):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("my_models:linears", "my_models has no linears; it has torch, nn, linear, relu, broken, width"),
+        ("my_models:linears", "my_models has no linears; it has torch, nn, linear, relu, broken, leaves, width"),
         ("my_models:width", "gives a int; expected a torch.nn.Module"),
         ("my_models:broken", "calling broken() failed (RuntimeError: no data here)"),
+        ("my_models:leaves", "calling leaves() failed (SystemExit: 0)"),
         ("no_models:net", "importing no_models failed (ModuleNotFoundError: No module named 'no_models')"),
         ("my_models:relu --data", "flatcore.torch.Hessian"),
     ],
@@ -315,10 +318,10 @@ def test_a_state_dict_without_torch_says_how_to_get_it(tmp_path):
 
 
 def test_a_triplet_that_is_not_certified_is_exit_3(torch_files, monkeypatch):
-    from flatcore import weights
+    from flatcore.weights import layerwise
 
     def uncertified(*arguments, **options):
-        done = weights.analyze_layers(*arguments, **options)
+        done = layerwise.analyze_layers(*arguments, **options)
         first = dataclasses.replace(done.layers[0], converged=np.array([False]))
         return dataclasses.replace(done, layers=(first, *done.layers[1:]))
 

@@ -233,6 +233,11 @@ def test_a_function_is_no_model():
         jacobian_path(lambda x: x, vector(3))
 
 
+def test_half_precision_is_refused_with_the_way_out():
+    with pytest.raises(ValueError, match=r"parameters are torch\.bfloat16; .* \(model\.float\(\)\)"):
+        jacobian_path(nn.Sequential(nn.Linear(3, 3)).bfloat16(), torch.ones(1, 3))
+
+
 def test_a_dead_network_has_no_path():
     model = seeded(lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
     nn.init.constant_(model[0].bias, -100.0)

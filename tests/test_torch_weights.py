@@ -1,5 +1,6 @@
 """analyze of a torch module: spectra, balance and coupling of its layers, beside numpy.linalg on its weights."""
 
+import html
 import json
 
 import numpy as np
@@ -353,6 +354,32 @@ def test_on_a_device():
     np.testing.assert_array_equal(on_device.pairs[0].overlaps, on_host.pairs[0].overlaps)
 
 
+@pytest.mark.parametrize("activation", [nn.Identity, nn.ReLU])
+def test_gradient_flow_conserves_what_balance_measures(activation):
+    """d/dt (CᵀC − RRᵀ − bbᵀ) is twice the symmetric part of ∇R Rᵀ + ∇b bᵀ − Cᵀ∇C: zero, or zero on its diagonal."""
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(2, 3, 2), activation(), nn.Conv2d(3, 4, 2), activation(),
+                                         nn.MaxPool2d(2) if activation is nn.ReLU else nn.AvgPool2d(2), nn.Flatten(),
+                                         nn.Linear(16, 2))).double()  # fmt: skip
+    (model(torch.randn(5, 2, 6, 6, dtype=torch.float64)) ** 2).sum().backward()
+    first, second, head = model[0], model[2], model[6]
+
+    def unfolded(tensor, conv):
+        rows = tensor.reshape(len(tensor), -1).numpy()
+        return rows if not conv else np.moveaxis(tensor.numpy(), 1, -1).reshape(-1, tensor.shape[1])
+
+    flat = [
+        np.concatenate(np.moveaxis(t.detach().numpy().reshape(2, 4, 4), 2, 0)) for t in (head.weight, head.weight.grad)
+    ]
+    second_columns = [unfolded(t.detach(), True) for t in (second.weight, second.weight.grad)]
+    for layer, (C, dC) in ((first, second_columns), (second, flat)):
+        R, dR = (unfolded(t.detach(), False) for t in (layer.weight, layer.weight.grad))
+        rate = dR @ R.T + np.outer(layer.bias.grad.numpy(), layer.bias.detach().numpy()) - C.T @ dC
+        change = rate + rate.T if activation is nn.Identity else np.diag(rate)
+        size = np.linalg.norm(C.T @ dC)
+        assert size > 0.1
+        np.testing.assert_allclose(change, 0, atol=1e-12 * size)
+
+
 # fc.analyze of modules
 
 
@@ -389,3 +416,27 @@ def test_bad_arguments_of_a_linear_module_are_not_hidden():
 def test_other_things_are_no_chain():
     with pytest.raises(ValueError, match="chain"):
         fc.analyze([np.eye(2)])
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.Linear(3, 2),
+        lambda: nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1)),
+        lambda: nn.Sequential(*[nn.Linear(3, 3, bias=False) for _ in range(30)]),
+    ],
+)
+@pytest.mark.parametrize("zero", [False, True])
+def test_pages_of_unusual_models(tmp_path, build, zero):
+    model = seeded(build)
+    if zero:
+        for parameter in model.parameters():
+            nn.init.zeros_(parameter)
+    a = analyze(model)
+    a.report(str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("<figure") == 2 + 2 * bool(a.pairs)
+    for _, part in a.sections():
+        for label, text in part._lines():
+            assert html.escape(text, quote=False) in page.replace("&#39;", "'").replace("&#34;", '"'), label
+    assert ("The first 24 pairs are drawn" in page) == (len(a.pairs) > 24)

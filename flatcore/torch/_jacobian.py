@@ -61,7 +61,8 @@ def jacobian_path(
         (inputs, …), floating point, on the model's device; for one input ``x[None]``. Each is taken by itself.
     layers
         Names of modules whose outputs cut the network, each called once; taken in the order in which they run. None,
-        for a Sequential, means its children, those without parameters counted with the one before them.
+        for a Sequential, means its children, those without parameters counted with the one before them: a layer ends
+        where the next one with parameters begins.
     k
         Singular triplets an input. The path is that of the first.
     tol, seed
@@ -84,9 +85,9 @@ def jacobian_path(
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.ReLU(), torch.nn.Linear(2, 1, bias=False))
     >>> for layer, weight in zip((net[0], net[2]), ([[3.0, 0.0], [0.0, 1.0]], [[1.0, 1.0]])):
     ...     layer.weight.data = torch.tensor(weight)
-    >>> path = jacobian_path(net, torch.tensor([[1.0, -1.0]]))  # the second unit is off
+    >>> path = fc.torch.jacobian_path(net, torch.tensor([[1.0, -1.0]]))  # the second unit is off
     >>> path.sigma.round(5), path.layers, path.gains.round(5)
-    (array([[3.]]), ('0', '2'), array([[3., 1.]]))
+    (array([[3.]]), ('1', '2'), array([[3., 1.]]))
 
     Source: docs/theory.md, 5 and 6.
 
@@ -206,6 +207,8 @@ def _check_inputs(network: nn.Module, inputs: Any) -> None:
     if not bool(torch.isfinite(inputs).all()):
         raise ValueError("inputs holds NaN or Inf; expected finite numbers")
     parameter = next((p for p in network.parameters() if p.is_floating_point()), None)
+    if parameter is not None and parameter.dtype not in DTYPES:
+        raise ValueError(f"the model's parameters are {parameter.dtype}; expected float32 or float64 (model.float())")
     if parameter is not None and (parameter.dtype, parameter.device) != (inputs.dtype, inputs.device):
         raise ValueError(
             f"inputs is {inputs.dtype} on {inputs.device}; expected the model's {parameter.dtype} on {parameter.device}"

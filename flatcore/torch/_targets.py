@@ -35,7 +35,7 @@ def module_named(target: str) -> nn.Module:
     with _working_directory_first():
         try:
             found: Any = importlib.import_module(source)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(f"{target}: importing {source} failed ({type(error).__name__}: {error})") from error
         for part in name.split("."):
             if not hasattr(found, part):
@@ -45,7 +45,7 @@ def module_named(target: str) -> nn.Module:
         if not isinstance(found, nn.Module) and callable(found):
             try:
                 found = found()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise ValueError(f"{target}: calling {name}() failed ({type(error).__name__}: {error})") from error
     if not isinstance(found, nn.Module):
         raise ValueError(f"{target} gives a {type(found).__name__}; expected a torch.nn.Module")

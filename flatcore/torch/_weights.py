@@ -27,7 +27,8 @@ from flatcore.linear import analyze as analyze_chain
 from flatcore.results import Analysis, ModuleAnalysis
 from flatcore.torch._chain import chain
 from flatcore.torch._convolution import circular_singular_values
-from flatcore.weights import Kernel, Layer, analyze_layers, offsets_text
+from flatcore.weights.layers import Kernel, Layer, offsets_text
+from flatcore.weights.layerwise import analyze_layers
 
 Progress = Callable[[str, float], None]
 InputSize = int | Sequence[int] | Mapping[str, int | Sequence[int]]
@@ -124,8 +125,8 @@ def analyze_module(
         if loss is None:
             return analyze(module, k, tol=tol, seed=seed, threads=threads, progress=progress)
         raise ValueError(
-            f"module {type(module).__name__} is given with a loss; expected a linear chain: {reason} and flatcore.eigsh; "
-            "without a loss its layers are analysed one by one"
+            f"module {type(module).__name__} is given with a loss; expected a linear chain: {reason} and "
+            "flatcore.eigsh; without a loss its layers are analysed one by one"
         ) from None
     if not isinstance(linear, LinearChain):  # on a device: the analysis is the host's
         linear = linear.cpu()
