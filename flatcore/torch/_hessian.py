@@ -268,7 +268,10 @@ class Hessian:
                 for part in chunks(len(rows), _TOGETHER):
                     self._accumulate(out[part], share, graph, [block[part] for block in blocks])
 
-            self._visit(use)
+            try:
+                self._visit(use)
+            except RuntimeError as error:
+                raise explained(error) from error
             return self._ranks.sum(out)
 
     def to_scipy(self) -> LinearOperator:
@@ -331,6 +334,10 @@ class Hessian:
         scale = 1.0 / self._weight if self._mean else 1.0
         self._value, self._gradient = scale * value, self._ranks.sum(total).mul_(scale)
         self._flops *= own / max(self._kept[0].weight, 1e-300)
+        if unused is not None and len(unused) == len(self.names):
+            raise ValueError(
+                f"the loss depends on none of {shown(self.names)}; expected a gradient through one at least"
+            )
         if unused:
             names = shown(self.names[i] for i in sorted(unused))
             self.notes += (f"the loss does not depend on {names}",)
@@ -347,7 +354,9 @@ class Hessian:
         with second_derivatives(self._model):
             loss, self._flops = first_look(self._model, loss_of)
             with torch.no_grad():
-                self._batches.check_reduction(evaluated[0])
+                unclear = self._batches.check_reduction(evaluated[0])
+        if unclear is not None:
+            self.notes += (f"that the loss reduces by a {'mean' if self._mean else 'sum'} was not verified: {unclear}",)
         return loss
 
     def _build(
