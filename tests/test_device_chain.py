@@ -19,8 +19,8 @@ DEVICES = ["cpu", CUDA]
 KINDS = ("batchmean", "mean", "sum", "labels-mean", "labels-sum", "probabilities", "masked")
 
 # Exact formulas in float64 on both sides: rounding of a few hundred operations of 1e-16, magnified by cancellation and
-# measured against the largest entry of either curvature matrix, or 1e-3 where these vanish (one class: p − y is zero but
-# for rounding, of terms of order one).
+# measured against the largest entry of either curvature matrix, or 1e-3 where these vanish (one class: p − y is zero
+# but for rounding, of terms of order one).
 TOL = 1e-11
 
 
