@@ -363,6 +363,22 @@ def test_routes_starts_and_float32(device):
     assert stopped.status == "stopped"
 
 
+@pytest.mark.parametrize("route", ["reduced", "full"])
+def test_vectors_never_leave_the_device(route, monkeypatch):
+    """The solver multiplies rows of the operator's own home; @, which carries arrays to and fro, is not called."""
+
+    def refuse(self, other):
+        raise AssertionError("a product through @")
+
+    monkeypatch.setattr(fc.torch.DeviceHessian, "__matmul__", refuse)
+    monkeypatch.setattr(fc.torch.DeviceReduced, "__matmul__", refuse)
+    case = make_case((20, 30, 30, 3), 0, True)
+    loss = make_loss("batchmean", case, 60).loss
+    result = fc.torch.sharpness(on_device(case), loss, 2, route=route)
+    assert result.status == "converged"
+    assert isinstance(result.vectors, torch.Tensor)
+
+
 def test_bad_questions():
     chain = DeviceChain([W.double()])
     loss = fc.QuadraticLoss(np.eye(3), np.eye(3))

@@ -244,7 +244,21 @@ def test_several_devices():
         chain(nn.Sequential(linear(4, 3), linear(3, 2).to("meta")))
 
 
-@pytest.mark.parametrize("ask", [lambda c: fc.Hessian(c, fc.QuadraticLoss(np.eye(4), np.eye(4))), fc.balance])
+LOSS = fc.QuadraticLoss(np.eye(4), np.eye(4))
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda chain: fc.Hessian(chain, LOSS),
+        lambda chain: fc.sharpness(chain, LOSS),
+        lambda chain: fc.flattest_sharpness(chain, LOSS),
+        lambda chain: fc.analyze(chain, LOSS),
+        fc.balance,
+        fc.coupling,
+        fc.gains,
+    ],
+)
 def test_what_is_no_linear_chain_is_told_where_to_go(ask):
     model = linear(4, 4)
     with pytest.raises(ValueError, match=r"chain is a Linear; expected a LinearChain .*flatcore\.torch\.chain"):
