@@ -411,3 +411,13 @@ def test_modules_on_a_device():
     loss = fc.QuadraticLoss(np.ones((4, 6)), np.ones((4, 3)))
     got = fc.torch.sharpness(model, loss, tol=1e-9).values
     np.testing.assert_allclose(got, fc.sharpness(chain.cpu(), loss, tol=1e-9).values, rtol=1e-8)
+
+
+def test_memory_is_foreseen(monkeypatch):
+    monkeypatch.setattr("flatcore._memory.available_memory", lambda: 1000)
+    case = make_case((5, 9, 2), 0)
+    H = on_device(case).hessian(make_loss("batchmean", case, 20).loss)
+    H.dense()  # too small to ask for
+    chain = DeviceChain([torch.ones(1500, 2000), torch.ones(2000, 1500)])
+    with pytest.raises(MemoryError, match=r"sweeps of 2000 rows through all levels of the chain needs 0\.3 GB"):
+        chain.hessian(fc.MaskedQuadraticLoss(np.ones((2000, 2000)), np.eye(2000, dtype=bool)))
