@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from flatcore._checks import human
-from flatcore._memory import check_memory
 from flatcore.linear import LinearChain, Loss
 from flatcore.torch._precision import exact_products
+from flatcore.torch._vectors import DeviceVectors
 
 if TYPE_CHECKING:
     from flatcore.torch._device_hessian import DeviceHessian
@@ -159,13 +159,7 @@ class DeviceChain:
 
 def check_device_memory(what: str, needed: int, device: torch.device) -> None:
     """Say how much memory is missing before an allocation that cannot succeed."""
-    if device.type != "cuda":
-        check_memory(what, needed)
-        return
-    free, _ = torch.cuda.mem_get_info(device)
-    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own cache
-    if needed > free + held:
-        raise MemoryError(f"{what} needs {needed / 1e9:.1f} GB; {(free + held) / 1e9:.1f} GB are available on {device}")
+    DeviceVectors(1, np.float64, device).check_memory(what, needed)
 
 
 def _checked(name: str, value: Any, ndim: int) -> Tensor:

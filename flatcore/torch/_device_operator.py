@@ -10,10 +10,10 @@ from torch import Tensor
 
 from flatcore._checks import as_float_array, chunks, human, is_tensor
 from flatcore.spectral import OperatorCost
-from flatcore.spectral._vectors import BlockVectors
 from flatcore.torch._device_chain import DeviceChain, check_device_memory
 from flatcore.torch._device_products import DeviceProducts
 from flatcore.torch._precision import exact_products
+from flatcore.torch._vectors import DeviceVectors
 
 _DENSE_BLOCK = 64
 _WORKING = (torch.float32, torch.float64)
@@ -55,10 +55,8 @@ class DeviceOperator:
     def __matmul__(self, other: Any) -> Any:
         return self._mapped("v", other, self.shape[1], self._products_of)
 
-    def block_vectors(self, dtype: Any) -> BlockVectors:
+    def block_vectors(self, dtype: Any) -> DeviceVectors:
         """The home of the solvers' vectors: this device."""
-        from flatcore.torch._vectors import DeviceVectors
-
         return DeviceVectors(self.shape[0], np.dtype(dtype), self.device)
 
     def rows_product(self, rows: Tensor) -> Tensor:

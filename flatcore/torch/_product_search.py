@@ -252,7 +252,10 @@ def _means(entry: Any, name: str, module: nn.Module) -> bool:
         return entry is module
     if not isinstance(entry, str):
         raise ValueError(f"linear holds a {type(entry).__name__}; expected names, regular expressions or modules")
-    return entry == name or re.fullmatch(entry, name) is not None
+    try:
+        return entry == name or re.fullmatch(entry, name) is not None
+    except re.error as error:
+        raise ValueError(f"linear names {entry!r}, which is no regular expression ({error}) and no module") from None
 
 
 def _below(layer: str, name: str) -> bool:
