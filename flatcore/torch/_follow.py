@@ -10,7 +10,7 @@ H, the model says where to look, and each product makes it exact there:
 
        B' = cB + RᵀS + SᵀR − Sᵀ(RSᵀ)S,      R = W − cSB,
 
-   and go on with its best eigenvectors; stop where ‖r‖ ≤ tol·|θ₁|, unless B' still claims a larger eigenvalue elsewhere.
+   and go on with its best eigenvectors; stop where ‖r‖ ≤ tol·|θ₁|, unless B' still claims a larger eigenvalue.
 
 For one pair B' moves x by Σ_i u_i (u_iᵀr)/(θ − cθ_i) + (I − UᵀU)r/θ + …: Davidson's correction, with the last
 measurement's eigenpairs as the preconditioner, and all higher orders in the model. What stays in B afterwards are its m
@@ -126,7 +126,7 @@ class Follower:
         if self._home is None:
             raise ValueError("there is nothing to follow; expected start(operator) before")
         wrapped, tol = self._wrapped(operator)
-        home, m = self._home, len(self._theta)
+        m = len(self._theta)
         self._orthonormalise()
         known = _Known(np.zeros((0, m)), np.zeros((0, m)))
         directions = np.eye(m)[: self.k]
@@ -149,7 +149,7 @@ class Follower:
             directions = known.outside(vectors[:, best[: self.k]].T, open_pairs)
             if len(directions) == 0:
                 directions = known.outside(R, open_pairs)
-            full = len(known.S) + len(directions) > self.most or known.S.shape[1] == home.length
+            full = len(known.S) + len(directions) > self.most
             if (converged and not more) or full or len(directions) == 0:
                 break
         self._keep(claimed[best], vectors[:, best])
