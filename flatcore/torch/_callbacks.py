@@ -61,6 +61,6 @@ def _imported(modules: tuple[str, ...], name: str, package: str) -> Any:
         try:
             return getattr(importlib.import_module(module), name)
         except ModuleNotFoundError as error:
-            if error.name != module.partition(".")[0]:  # installed, and something it needs is missing
+            if error.name not in (module, module.partition(".")[0]):  # installed, and something it needs is missing
                 raise
     raise ModuleNotFoundError(f"none of {', '.join(modules)} is installed; expected one: pip install {package}")

@@ -132,27 +132,25 @@ class Follower:
         directions = np.eye(m)[: self.k]
         while True:
             known = self._multiplied(wrapped, known, directions)
-            T = known.S @ known.W.T
-            check_symmetric(float(np.abs(T - T.T).max()), float(np.abs(T).max()), wrapped.dtype)
-            values, Y = eigh((T + T.T) / 2)
-            best = _order(values)[: self.k]
-            values, Y = values[best], Y[:, best].T
+            values, Y = _ritz(known, self.k, wrapped.dtype)
             R = Y @ known.W - values[:, None] * (Y @ known.S)
             residuals = np.linalg.norm(R, axis=1)
             limit = tol * float(np.abs(values).max())
-            model = known.model(self._theta, Y)
-            claimed, vectors = eigh(model)
-            best = _order(claimed)
-            more = len(values) == self.k and bool(claimed[best[self.k - 1]] > values[-1] + limit)
             converged = len(values) == self.k and bool((residuals <= limit).all())
-            open_pairs = max(int((residuals > limit).sum()), self.k - len(values), int(more))
-            directions = known.outside(vectors[:, best[: self.k]].T, open_pairs)
+            for scaled_by in (Y, None) if converged else (Y,):  # what rose beside a top that fell, unscaled claims tell
+                claimed, vectors = known.best(self._theta, scaled_by)
+                if missing := len(values) == self.k and bool(claimed[self.k - 1] > values[-1] + limit):
+                    break
+            wanted = max(int((residuals > limit).sum()), self.k - len(values), int(missing))
+            directions = known.outside(vectors[:, : self.k].T, wanted)
             if len(directions) == 0:
-                directions = known.outside(R, open_pairs)
+                directions = known.outside(R, wanted)
             full = len(known.S) + len(directions) > self.most
-            if (converged and not more) or full or len(directions) == 0:
+            if full or len(directions) == 0:
                 break
-        self._keep(claimed[best], vectors[:, best])
+        if converged:
+            claimed, vectors = known.best(self._theta, Y)
+        self._keep(claimed, vectors)
         return Followed(values, residuals, wrapped.products, converged)
 
     def adopt(self, values: FloatArray, columns: Any) -> None:
@@ -162,14 +160,12 @@ class Follower:
         home, m = self._home, len(self._theta)
         self._orthonormalise()
         rows = home.copy(home.columns("columns", columns).T)
-        S, k = np.zeros((m, len(rows))), len(rows)
+        S = np.zeros((m, len(rows)))
         C, fresh = orthonormal_against(home, self._Q[:m], rows, S, 1.0)
         self._Q[m : m + len(fresh)] = fresh
         S = np.linalg.qr(np.vstack([S, C.T]))[0].T
-        known = _Known(S, values[:k, None] * S)
-        claimed, vectors = eigh(known.model(self._theta, np.eye(k)))
-        best = _order(claimed)
-        self._keep(claimed[best], vectors[:, best])
+        known = _Known(S, values[:, None] * S)
+        self._keep(*known.best(self._theta))
 
     # -- internals ---------------------------------------------------------------------------------------------------
 
@@ -210,6 +206,14 @@ class Follower:
         self._theta = values[:count]
 
 
+def _ritz(known: _Known, k: int, dtype: np.dtype[Any]) -> tuple[FloatArray, FloatArray]:
+    """The k largest Ritz values on S, descending, and rows Y with the Ritz vectors Y·S."""
+    T = known.S @ known.W.T
+    check_symmetric(float(np.abs(T - T.T).max()), float(np.abs(T).max()), dtype)
+    values, vectors = eigh((T + T.T) / 2)
+    return values[::-1][:k], vectors[:, ::-1][:, :k].T
+
+
 @dataclass(frozen=True)
 class _Known:
     """Rows S that were multiplied and their images W, in the coordinates of Q: (s, q) each, S orthonormal."""
@@ -223,17 +227,26 @@ class _Known:
         pad = [np.pad(A, ((0, 0), (0, q - A.shape[1]))) for A in (self.S, S, self.W)]
         return _Known(np.vstack(pad[:2]), np.vstack([pad[2], W]))
 
-    def model(self, theta: FloatArray, Y: FloatArray) -> FloatArray:
-        """B' of the header in Q's coordinates, from values of the first rows of Q and Ritz vectors Y·S."""
-        q = self.S.shape[1]
-        B = np.diag(np.pad(theta, (0, q - len(theta))))
-        X = Y @ self.S
-        new, old = float(np.sum(X * (Y @ self.W))), float(np.sum(X * (X @ B)))
-        if new > 0.0 and old > 0.0:
-            B *= new / old
+    def model(self, theta: FloatArray, Y: FloatArray | None = None) -> FloatArray:
+        """B' of the header in Q's coordinates, from values of the first rows of Q.
+
+        Scaled by what the Ritz vectors Y·S tell where these lie in the model for the most part, else as it is.
+        """
+        m, q = len(theta), self.S.shape[1]
+        B = np.diag(np.pad(theta, (0, q - m)))
+        if Y is not None:
+            X = Y @ self.S
+            new, old = float(np.sum(X * (Y @ self.W))), float(np.sum(X * (X @ B)))
+            if new > 0.0 and old > 0.0 and float(np.sum(X[:, :m] ** 2)) > 0.5 * len(X):
+                B *= new / old
         R = self.W - self.S @ B
         M = B + R.T @ self.S + self.S.T @ R - self.S.T @ (R @ self.S.T) @ self.S
         return np.asarray((M + M.T) / 2)
+
+    def best(self, theta: FloatArray, Y: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
+        """Eigenvalues of the model, descending, and eigenvectors (columns)."""
+        values, vectors = eigh(self.model(theta, Y))
+        return values[::-1], vectors[:, ::-1]
 
     def outside(self, rows: FloatArray, most: int) -> FloatArray:
         """At most so many orthonormal rows for what the rows have outside the span of S, the largest first."""
