@@ -27,7 +27,10 @@ def lightning_callback(monitor: Monitor) -> Any:
     class FlatnessCallback(base):  # type: ignore[misc, valid-type]
         """Steps with accumulated gradients count once."""
 
-        seen = -1
+        seen = 0
+
+        def on_train_start(self, trainer: Any, *_: Any) -> None:
+            self.seen = trainer.global_step
 
         def on_train_batch_end(self, trainer: Any, *_: Any, **__: Any) -> None:
             if trainer.global_step == self.seen:

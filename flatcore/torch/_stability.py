@@ -37,8 +37,8 @@ def stability_limit(optimizer: Any) -> float:
     30.0
 
     """
-    while not isinstance(optimizer, torch.optim.Optimizer) and hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
     if not isinstance(optimizer, torch.optim.SGD):
         return math.nan
     limits = {_group_limit(group) for group in optimizer.param_groups}
