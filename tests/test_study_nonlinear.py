@@ -1,4 +1,4 @@
-"""The study `nonlinear`: training and what is measured of it, going on after interruptions, and words that are numbers."""
+"""The study `nonlinear`: training and what is measured of it, interruptions, and sentences whose numbers are right."""
 
 import csv
 import dataclasses
@@ -38,11 +38,10 @@ COMMAND = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-P", "-c", "fr
 KINDS = ("relu", "tanh", "residual", "convolution")
 SMALL = Settings(
     architectures=(
-        Architecture("relu", "ReLU network", 5, (0.05, 0.2), 1.0),
-        Architecture("residual", "residual network", 4, (0.05, 0.1), 0.5),
+        Architecture("relu", "ReLU network", 5, (0.05, 0.2), 1.0, 4),
+        Architecture("residual", "residual network", 4, (0.05, 0.1), 0.5, 4),
     ),
     seeds=2,
-    measurements=4,
     paths=3,
     held_out=1700,
     tol=1e-6,
@@ -68,7 +67,7 @@ def run_of(kind="relu", **changes):
         "seed": 0, "build": lambda: build(kind, 4, [1]), "step_size": 0.1, "max_steps": 12, "measure_at": (0, 2, 5),
         "paths": 3, "tol": 1e-6,
     }  # fmt: skip
-    return Run(kind, f"the {kind} run", kind, **(settings | changes))
+    return Run(kind, changes.pop("title", f"the {kind} run"), kind, **(settings | changes))
 
 
 def weights_in(path, run):
@@ -94,7 +93,7 @@ def test_networks_have_four_layers_and_start_as_said(kind):
     drawn = [p for p in matrices if p.any()]
     assert len(matrices) - len(drawn) == (2 if kind == "residual" else 0)
     for p in drawn:
-        variance = float(p.var()) * p[0].numel()
+        variance = float(p.detach().var()) * p[0].numel()
         # Of n draws the variance is known to √(2/n); five times that.
         assert variance == pytest.approx(0.1 if p is matrices[-1] else 1.0, rel=5 * math.sqrt(2 / p.numel()))
     for p, same, other in zip(
@@ -285,7 +284,7 @@ def test_an_input_without_a_path_is_left_out(digits):
 
 
 def test_steps_that_raise_the_loss_are_counted(tmp_path, digits):
-    run = run_of("tanh", step_size=1.5, max_steps=30, measure_at=(0, 10), build=lambda: build("tanh", 8, [1]))
+    run = run_of("tanh", step_size=0.8, max_steps=30, measure_at=(0, 10), build=lambda: build("tanh", 8, [1]))
     trace = train(run, digits, folder_in(tmp_path), quiet)
     _, losses = descent_by_torch(run, digits)
     rose = np.diff(losses) > 0
@@ -322,8 +321,9 @@ class StopAfter:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("calls", [1, 2, 3, 4])
-@pytest.mark.parametrize("kind", ["residual", "convolution"])
+@pytest.mark.parametrize(
+    ("kind", "calls"), [("residual", 1), ("residual", 2), ("residual", 3), ("residual", 4), ("convolution", 4)]
+)
 def test_an_interrupted_run_ends_bit_for_bit_where_it_would_have(tmp_path, digits, monkeypatch, kind, calls):
     """The fourth tick comes between two measurements, at step 20."""
     run = run_of(kind, max_steps=30, measure_at=(0, 1, 7))
@@ -652,7 +652,8 @@ def test_the_table_lists_every_architecture_and_step(study):
             runs = study.runs(a.name, eta)
             for column, value in (
                 ("loss", ENDS["loss"]), ("test error %", ENDS["test_error"]), ("sharpness", ENDS["flatness"]),
-                ("imbalance", ENDS["gains"]), ("residual", residual_of), ("overlap/chance", overlap_of("overlap_ratio")),
+                ("imbalance", ENDS["gains"]), ("residual", residual_of),
+                ("overlap/chance", overlap_of("overlap_ratio")),
             ):  # fmt: skip
                 assert row[column] == mean_text([value(r) for r in runs])
             assert (row["runs"], row["diverged"], row["steps"]) == ("2", "0", str(runs[0]["steps"]))
@@ -668,8 +669,8 @@ def synthetic(eta=0.1, seed=0, ratios=(0.5, 1.0, 1.0), status="finished", overla
     """A trace with these sharpness values over 2/η at steps 0, 5 and 10."""
     rows = [
         {
-            "step": step, "loss": 1.0 / (1 + step), "rises": 1.0, "sharpness": ratio * 2 / eta, "two_over_step": 2 / eta,
-            "certified": 1.0, "test_accuracy": 0.9, **last,
+            "step": step, "loss": 1.0 / (1 + step), "rises": 1.0, "sharpness": ratio * 2 / eta,
+            "two_over_step": 2 / eta, "certified": 1.0, "test_accuracy": 0.9, **last,
         }
         for step, ratio in zip((0.0, 5.0, 10.0), ratios, strict=True)
     ]  # fmt: skip
@@ -770,13 +771,13 @@ def test_diverged_runs_are_named_and_left_out_everywhere(tmp_path):
 
 
 def test_a_study_whose_large_steps_diverge_is_reported(tmp_path, monkeypatch):
-    broken = Architecture("tanh", "tanh network", 4, (0.05, 50.0), 100.0)
-    settings = dataclasses.replace(SMALL, architectures=(dataclasses.replace(broken, time=1.0, steps=(0.05, 0.1)),))
-    small = dataclasses.replace(settings, architectures=(dataclasses.replace(settings.architectures[0]),))
-    monkeypatch.setattr(nonlinear_training, "_DIVERGED", 0.0)  # every run whose loss is not zero
-    monkeypatch.setattr(nonlinear, "SETTINGS", small)
+    fails = Architecture("tanh", "tanh network", 4, (0.05, 1e4), 1e5, 3)
+    monkeypatch.setattr(nonlinear, "SETTINGS", dataclasses.replace(SMALL, architectures=(fails,)))
+    monkeypatch.setattr(nonlinear, "runs_of", lambda *given: [
+        dataclasses.replace(run, max_steps=5, measure_at=(0, 2)) for run in runs_of(*given)
+    ])  # fmt: skip
     result = run_study("nonlinear", tmp_path / "out")
-    assert {run["status"] for run in result.data["runs"].values()} == {"diverged"}
+    assert [run["status"] for run in result.data["runs"].values()] == ["finished", "diverged"] * 2
     assert "diverged" in result.summary()
     assert "Diverged, and left out of all averages" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 

@@ -31,8 +31,8 @@ Progress = Callable[[str, float], None]
 class Architecture:
     """A kind of network, and how it is trained.
 
-    `steps`: step sizes, ascending. `time`: training time η·steps, the same for all of them. `cost`: of a run, relative,
-    for the progress bar.
+    `steps`: step sizes, ascending. `time`: training time η·steps, the same for all of them. `measurements`: a run.
+    `cost`: of a run, relative, for the progress bar.
     """
 
     name: str
@@ -40,16 +40,16 @@ class Architecture:
     width: int
     steps: tuple[float, ...]
     time: float
+    measurements: int
     cost: float = 1.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The whole study: `seeds` repetitions, `measurements` a run, Jacobian paths at `paths` held-out images."""
+    """The whole study: `seeds` repetitions, Jacobian paths at `paths` of the held-out images."""
 
     architectures: tuple[Architecture, ...]
     seeds: int
-    measurements: int
     paths: int
     held_out: int = 360
     tol: float = 1e-3
@@ -57,14 +57,13 @@ class Settings:
 
 SETTINGS = Settings(
     architectures=(
-        Architecture("relu", "ReLU network", 64, (0.05, 0.1, 0.2), 40.0),
-        Architecture("tanh", "tanh network", 64, (0.075, 0.15, 0.3), 80.0),
-        Architecture("residual", "residual network", 64, (0.025, 0.05, 0.1), 40.0, 1.5),
-        Architecture("convolution", "convolutional network", 32, (0.05, 0.1, 0.2), 25.0, 5.0),
+        Architecture("relu", "ReLU network", 64, (0.05, 0.1, 0.2), 40.0, 13),
+        Architecture("tanh", "tanh network", 64, (0.075, 0.15, 0.3), 80.0, 13),
+        Architecture("residual", "residual network", 64, (0.025, 0.05, 0.1), 40.0, 13, 1.5),
+        Architecture("convolution", "convolutional network", 32, (0.05, 0.1, 0.2), 25.0, 10, 4.0),
     ),
     seeds=3,
-    measurements=15,
-    paths=200,
+    paths=64,
 )
 
 
@@ -105,7 +104,7 @@ def runs_of(a: Architecture, settings: Settings, seed: int) -> list[Run]:
                     build=partial(build, a.name, a.width, [repetition, 12]),
                     step_size=eta,
                     max_steps=steps,
-                    measure_at=spread(steps, settings.measurements),
+                    measure_at=spread(steps, a.measurements),
                     paths=settings.paths,
                     tol=settings.tol,
                 )
