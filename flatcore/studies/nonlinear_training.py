@@ -13,13 +13,15 @@ residuals ‖J_jᵀz_j − g_j z_{j−1}‖/g_j, zero where the path goes from s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from flatcore._checks import FloatArray
+from flatcore._threads import limit_threads
 from flatcore.spectral import eigsh
 from flatcore.studies.folder import StudyFolder
 
@@ -102,8 +104,27 @@ def squared_error(outputs: Any, targets: Any) -> Any:
     return ((outputs - targets) ** 2).sum(dim=1).mean()
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread in torch and elsewhere: the networks are small, and all machines sum in the same order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with limit_threads(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def train(run: Run, data: Digits, folder: StudyFolder, tick: Tick) -> Trace:
     """Run, or finish, one gradient descent; `tick` hears the fraction of its steps done."""
+    with one_thread():
+        return _train(run, data, folder, tick)
+
+
+def _train(run: Run, data: Digits, folder: StudyFolder, tick: Tick) -> Trace:
     import torch
 
     state = _restored(run, folder)
