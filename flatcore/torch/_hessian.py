@@ -33,11 +33,13 @@ from flatcore.spectral import OperatorCost
 from flatcore.spectral._vectors import BlockVectors, HostVectors
 from flatcore.torch._batches import Batches, Evaluated, Forward, cuda_devices, quiet
 from flatcore.torch._curvature import CURVATURES, HessianGraph, OutputGraph, linearised
+from flatcore.torch._device import free_memory
 from flatcore.torch._parameters import ParameterSet, shown, unit_blocks
-from flatcore.torch._preflight import check_modules, check_room, check_same_loss, counting, first_look, free_memory
-from flatcore.torch._reduce import Ranks, unwrapped
+from flatcore.torch._preflight import check_modules, check_room, check_same_loss, counting, first_look
+from flatcore.torch._reduce import Ranks
 from flatcore.torch._twice import explained, second_derivatives
 from flatcore.torch._vectors import DeviceVectors
+from flatcore.torch._wrappers import unwrapped
 
 _PRODUCT_PASSES = {"hessian": 6.0}  # forward passes a product; 4 for JᵀMJ
 _REBUILD_PASSES = {"hessian": 9.0}
