@@ -108,7 +108,7 @@ class Comparison:
         """The mean difference and its interval in words."""
         if np.isnan(self.mean):
             return "undefined"
-        span = f" ± {number(self.half_width, 2)}" if np.isfinite(self.half_width) else ""
+        span = f" ± {number(self.half_width, 2)} (95 %)" if np.isfinite(self.half_width) else ""
         return number(self.mean, digits) + span
 
 

@@ -96,10 +96,18 @@ def edge_cases(groups: Sequence[Group]) -> list[tuple[Group, str]]:
 def edge_verdict(panels: Panels) -> str:
     """Whether the claim came out."""
     cases = [(title, *case) for title, groups in panels.items() for case in edge_cases(groups)]
-    missed = [f"{title} at η = {g.step_size:g} ({kind})" for title, g, kind in cases if kind != "at the edge"]
+    missed = [f"{title} at η = {g.step_size:g} ({_told(g, kind)})" for title, g, kind in cases if kind != "at the edge"]
     if not missed:
         return f"The claim came out in all {len(cases)} cases: every network settles at the edge with every step size."
     return f"The claim came out in {len(cases) - len(missed)} of {len(cases)} cases; it did not for {joined(missed)}."
+
+
+def _told(group: Group, kind: str) -> str:
+    """Where a step size settled; below 2/η, also how many runs were sharpest when they ended."""
+    if kind != "below":
+        return kind
+    rising = sum(bool(q.edge_ratios(t)[-1] == q.edge_ratios(t).max()) for t in group.traces)
+    return f"{kind}, and sharpest at the last step in {rising} of {len(group.traces)} runs"
 
 
 def loss_words(panels: Panels) -> tuple[str, ...]:
@@ -151,8 +159,8 @@ def sharpness_words(panels: Panels) -> tuple[str, ...]:
     """Sharpness at the end against the step size."""
     return (
         "Asked: do larger steps end at flatter solutions?",
-        "Theory: no step size can settle where the sharpness exceeds 2/η, so large steps must end flatter; with small "
-        "ones sharpness is free to be larger, up to its own 2/η.",
+        "Theory: gradient descent cannot settle where the sharpness exceeds 2/η, so large steps have to end at flat "
+        "solutions, while small ones may end at sharp ones, up to their own 2/η.",
         *_each(panels, lambda groups: f"sharpness at the end {_compared(groups, q.sharpness)}"),
         verdict(panels, q.sharpness, -1, "flatter at the largest step", "sharper at the largest step"),
     )
@@ -222,7 +230,10 @@ def beyond_chance(panels: Panels) -> str:
     ends = [(q.layers(t, "overlap"), q.layers(t, "overlap_chance_95")) for t in finished(panels)]
     beyond = sum(int((value > level).sum()) for value, level in ends)
     total = sum(int(np.isfinite(value).sum()) for value, _ in ends)
-    return f"Measured at the end: {beyond} of {total} pairs lie above the 95 % level of chance."
+    return (
+        f"Measured at the end: {beyond} of {total} pairs lie above the 95 % level of chance, where chance alone would "
+        f"put {number(0.05 * total, 3)}."
+    )
 
 
 def error_words(panels: Panels) -> tuple[str, ...]:
