@@ -106,7 +106,7 @@ def test_networks_have_four_layers_and_start_as_said(kind):
 def test_residual_blocks_start_as_the_identity_and_add_their_branch():
     network, x = build("residual", 7, [0]), torch.randn(5, 7)
     assert torch.equal(network[1](x), x)
-    first, _, second = network[1].branch
+    first, _, second = network[1].module
     with torch.no_grad():
         second.weight.normal_()
     want = x + (torch.relu(x @ first.weight.T + first.bias) @ second.weight.T + second.bias)
@@ -256,7 +256,7 @@ def test_coupling_is_that_of_dense_matrices(digits, kind):
     network = build(kind, 12, [2])
     if kind == "residual":
         with torch.no_grad():
-            network[1].branch[2].weight.normal_(generator=torch.Generator().manual_seed(0))
+            network[1].module[2].weight.normal_(generator=torch.Generator().manual_seed(0))
     got = nonlinear_training.structure(network, digits.tensors()[2][:1])
     W = [m.weight.detach().double().numpy() for m in network.modules() if isinstance(m, nn.Linear)]
     for j, (A, B) in enumerate(pairwise(W), start=1):
@@ -536,7 +536,7 @@ def difference_text(study, a, value):
     large, small = ([value(r) for r in study.runs(a.name, eta)] for eta in (a.steps[-1], a.steps[0]))
     d = np.subtract(large, small)
     span = scipy.stats.ttest_rel(large, small).confidence_interval(0.95)
-    return f"{d.mean():.3g} ± {(span.high - span.low) / 2:.2g}"
+    return f"{d.mean():.3g} ± {(span.high - span.low) / 2:.2g} (95 %)"
 
 
 def overlap_of(name):
@@ -610,9 +610,11 @@ def test_captions_quote_starts_and_chance(study):
             if row.get(f"overlap_{j}") is not None:
                 total += 1
                 beyond += row[f"overlap_{j}"] > row[f"overlap_chance_95_{j}"]
-    assert f"Measured at the end: {beyond} of {total} pairs lie above the 95 % level of chance." in (
-        study.lines("coupling")
-    )
+    told = " ".join(study.lines("coupling"))
+    assert f"Measured at the end: {beyond} of {total} pairs lie above the 95 % level of chance" in told
+    assert f"chance alone would put {0.05 * total:.3g}." in told
+    assert "ReLU network 0.0 → 1.0, 1.0 → 2.0, 2.0 → 3" in told
+    assert "residual network 0 → 1.module.0, 1.module.0 → 1.module.2, 1.module.2 → 2.module.0" in told
 
 
 def test_verdicts_are_those_of_paired_t_tests(study):
@@ -732,7 +734,8 @@ def test_places_are_told(ratios, kind):
         assert line[-1] == "The claim came out in all 1 cases: every network settles at the edge with every step size."
         assert "of 2 runs 2 at the edge, 0 below, 0 above). 0 start below" in line[2].replace("above.", "above).")
     else:
-        assert line[-1] == f"The claim came out in 0 of 1 cases; it did not for the network at η = 0.1 ({kind})."
+        told = "below, and sharpest at the last step in 2 of 2 runs" if kind == "below" else kind
+        assert line[-1] == f"The claim came out in 0 of 1 cases; it did not for the network at η = 0.1 ({told})."
         assert "2 start below 2/η, and 2 of these end sharper" in line[2]
 
 
@@ -761,7 +764,7 @@ def test_diverged_runs_are_named_and_left_out_everywhere(tmp_path):
         warnings.simplefilter("error")
         for tell in (
             words.edge_words, words.loss_words, words.sharpness_words, words.gain_words, words.residual_words,
-            words.coupling_words, words.error_words,
+            lambda panels: words.coupling_words(panels, "one → two"), words.error_words,
         ):  # fmt: skip
             text = " ".join(tell(panels))
             assert "nan" not in text
@@ -787,9 +790,7 @@ def test_pairs_with_a_layer_that_is_zero_are_left_out_of_overlaps():
     assert q.overlap(trace) == 0.6
     assert q.overlap_ratio(trace) == pytest.approx(2.0)
     assert np.isnan(q.overlap(synthetic(overlaps=(float("nan"), float("nan")))))
-    assert (
-        words.beyond_chance(panels_of(trace)) == "Measured at the end: 1 of 1 pairs lie above the 95 % level of chance."
-    )
+    assert words.beyond_chance(panels_of(trace)).startswith("Measured at the end: 1 of 1 pairs lie above the 95 %")
 
 
 def test_squared_error_is_the_mean_of_squared_distances():

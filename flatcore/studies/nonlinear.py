@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,10 @@ class Architecture:
     time: float
     measurements: int
     cost: float = 1.0
+
+    def build(self, seed: tuple[int, ...]) -> Any:
+        """A network drawn from `seed`."""
+        return build(self.name, self.width, seed)
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def runs_of(a: Architecture, settings: Settings, seed: int) -> list[Run]:
                     title=f"{a.title}, η = {eta:g}, seed {repetition}",
                     architecture=a.name,
                     seed=repetition,
-                    build=partial(build, a.name, a.width, [repetition, 12]),
+                    build=partial(a.build, (repetition, 12)),
                     step_size=eta,
                     max_steps=steps,
                     measure_at=spread(steps, a.measurements),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from flatcore._checks import FloatArray
 from flatcore.report.figures import COLOURS, figure, svg_text
@@ -27,6 +28,13 @@ def _hide_rest(axes: Any, used: int) -> None:
         ax.set_visible(False)
 
 
+def _plain_ticks(axis: Any) -> None:
+    """1, 2 and 5 times powers of ten on a logarithmic axis, written out."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
 def _errors(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Mean and standard error, the error 0 where one seed has none."""
     mean, error = mean_and_error(values)
@@ -46,7 +54,7 @@ def over_time(name: str, panels: Panels, column: str, label: str, *, edge: bool 
                 ax.fill_between(group.time, mean - error, mean + error, color=COLOURS[i], alpha=0.25, lw=0)
             if edge:
                 ax.axhline(1.0, **_GUIDE)
-                ax.set_ylim(0.0, 2.0)
+                ax.set_ylim(bottom=0.0)
             ax.set(title=title, xlabel="training time η·step", **({"yscale": "log"} if log else {}))
             ax.legend()
         for row in axes:
@@ -70,9 +78,10 @@ def against_step(name: str, panels: Panels, quantity: Quantity, label: str, *, e
         if edge:
             ax.plot(etas, [2.0 / eta for eta in etas], label="2/η", **_GUIDE)
             ax.set_yscale("log")
+            _plain_ticks(ax.yaxis)
         ax.set(xscale="log", xlabel="step size η", ylabel=label)
         ax.set_xticks(etas, [f"{eta:g}" for eta in etas], rotation=60)
-        ax.minorticks_off()
+        ax.xaxis.set_minor_locator(NullLocator())
         ax.legend()
         return svg_text(canvas)
 
@@ -109,6 +118,7 @@ def scatter(name: str, panels: Panels, across: Quantity, up: Quantity, labels: S
                     label=f"η = {group.step_size:g}",
                 )  # fmt: skip
             ax.set(title=title, xlabel=labels[0], xscale="log")
+            _plain_ticks(ax.xaxis)
             ax.legend()
         for row in axes:
             row[0].set_ylabel(labels[1])

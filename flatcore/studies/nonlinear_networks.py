@@ -18,7 +18,7 @@ import numpy as np
 
 CLASSES, PIXELS, SIDE = 10, 64, 8
 _LAST_VARIANCE = 0.1
-_ZERO = "branch.2.weight"  # of a residual block
+_ZERO = "module.2.weight"  # of a residual block
 
 
 def build(kind: str, width: int, seed: Sequence[int]) -> Any:
@@ -56,19 +56,12 @@ def _perceptron(width: int, activation: Any) -> list[Any]:
 
 
 def _residual_blocks(width: int, count: int) -> list[Any]:
-    from torch import Tensor, nn
+    """Blocks x ↦ x + B relu(A x + a) + b."""
+    from torch import nn
 
-    class Residual(nn.Module):
-        """x ↦ x + B relu(A x + a) + b."""
+    from flatcore.torch import Residual
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.branch = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x + self.branch(x)  # type: ignore[no-any-return]
-
-    return [Residual() for _ in range(count)]
+    return [Residual(nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))) for _ in range(count)]
 
 
 def _convolutions(width: int) -> list[Any]:

@@ -12,7 +12,7 @@ from flatcore.studies import nonlinear_quantities as q
 from flatcore.studies import nonlinear_words as words
 from flatcore.studies.folder import StudyFolder, StudyResult
 from flatcore.studies.nonlinear_groups import Group, Panels, Quantity, flat_minus_sharp, grouped
-from flatcore.studies.nonlinear_training import Trace
+from flatcore.studies.nonlinear_training import Trace, pair_names
 from flatcore.studies.pages import versions, write_pages
 
 if TYPE_CHECKING:
@@ -33,7 +33,14 @@ def write(folder: StudyFolder, settings: Settings, sizes: tuple[int, int], trace
     import torch
 
     panels = {a.title: grouped(list(traces.values()), a.name) for a in settings.architectures}
-    sections = [_summary(panels), _edge(panels), _flatness(panels), _path(panels), _coupling(panels), _errors(panels)]
+    sections = [
+        _summary(panels),
+        _edge(panels),
+        _flatness(panels),
+        _path(panels),
+        _coupling(panels, settings),
+        _errors(panels),
+    ]
     sections.append(_table(panels, traces))
     lead = words.lead(panels, *sizes)
     torch_version = {"torch": str(torch.__version__)}
@@ -105,11 +112,12 @@ def _path(panels: Panels) -> Section:
     )
 
 
-def _coupling(panels: Panels) -> Section:
+def _coupling(panels: Panels, settings: Settings) -> Section:
+    pairs = "; ".join(f"{a.title} {', '.join(pair_names(a.build((0,))))}" for a in settings.architectures)
     svg = draw.over_layers("coupling", panels, "overlap_ratio", "largest overlap over chance", "pair of layers", 1.0)
     return Section(
         "Four: coupling of consecutive layers",
-        figures=(Figure("coupling", "Largest overlap over chance", svg, words.coupling_words(panels)),),
+        figures=(Figure("coupling", "Largest overlap over chance", svg, words.coupling_words(panels, pairs)),),
     )
 
 

@@ -248,6 +248,13 @@ def _coupling(network: Any) -> dict[str, float]:
     return found
 
 
+def pair_names(network: Any) -> list[str]:
+    """The pairs of consecutive layers whose coupling is measured, by name."""
+    from flatcore.torch import analyze
+
+    return [f"{pair.lower} → {pair.upper}" for pair in analyze(network).pairs]
+
+
 # -- checkpoints -----------------------------------------------------------------------------------------------------
 
 

@@ -205,8 +205,8 @@ def _started(groups: Sequence[Group], measure: Callable[[Trace, int], float]) ->
     return f"at the start {with_error(list(starts.values()))}" if starts else "undefined at the start"
 
 
-def coupling_words(panels: Panels) -> tuple[str, ...]:
-    """Largest overlaps of consecutive layers against chance."""
+def coupling_words(panels: Panels, pairs: str) -> tuple[str, ...]:
+    """Largest overlaps of consecutive layers against chance; `pairs` says which these are."""
 
     def words(groups: list[Group]) -> str:
         chance = number(float(np.mean([q.chance(t) for g in groups for t in g.traces])), 3)
@@ -219,6 +219,7 @@ def coupling_words(panels: Panels) -> tuple[str, ...]:
         "Asked: are consecutive layers coupled beyond chance, and more so at flat solutions?",
         "Theory: at a flattest minimum of a linear network on whitened data a left singular vector of each layer is a "
         "right singular vector of the next, overlap 1. Weights drawn at random overlap as chance has it.",
+        f"Pairs, in this order: {pairs}.",
         *_each(panels, words),
         beyond_chance(panels),
         verdict(panels, q.overlap, 1, "more coupled at flat solutions", "less coupled at flat solutions"),
