@@ -63,12 +63,12 @@ class Settings:
 SETTINGS = Settings(
     architectures=(
         Architecture("relu", "ReLU network", 64, (0.05, 0.1, 0.2), 40.0, 13),
-        Architecture("tanh", "tanh network", 64, (0.075, 0.15, 0.3), 80.0, 13),
+        Architecture("tanh", "tanh network", 64, (0.075, 0.15, 0.3), 60.0, 13),
         Architecture("residual", "residual network", 64, (0.025, 0.05, 0.1), 40.0, 13, 1.5),
-        Architecture("convolution", "convolutional network", 32, (0.05, 0.1, 0.2), 25.0, 10, 4.0),
+        Architecture("convolution", "convolutional network", 32, (0.05, 0.1, 0.2), 25.0, 9, 3.0),
     ),
     seeds=3,
-    paths=64,
+    paths=40,
 )
 
 
