@@ -272,6 +272,8 @@ def _prepared(entry: Entry) -> tuple[EntryResult, Callable[[], Any]]:
     """Set up a contender, make and check its first call; the call comes along."""
     stages = Stages()
     problem = entry.problem
+    if hasattr(entry.contender, "load"):
+        entry.contender.load(problem)
     setup, answer_to = seconds_of(lambda: entry.contender.prepare(problem, stages))
 
     def call() -> Any:
