@@ -1,0 +1,214 @@
+"""Data as batches: what the model and the loss make of each, and with which weight it counts.
+
+With reduction "mean" the loss of batch b is a mean over w_b samples and the total Σ w_b L_b / Σ w_b; with "sum" it is
+Σ L_b. For batches (x, y) w_b is the number of targets along the first axis. Means over anything else (tokens, entries
+that are not ignored) need a `forward` that returns what was divided by.
+
+Iterating a DataLoader draws random numbers; `quiet` gives them a fixed seed, so that every pass meets the same batches
+in the same order, and leaves all generators as they were.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+Forward = Callable[[nn.Module, Any], tuple[Any, Any, Any]]
+_SAMPLED = 256  # entries of a tensor that its fingerprint reads
+_SAME = 1e-3  # relative difference of a loss of a batch and of the batch twice that is rounding
+
+
+class Evaluated(NamedTuple):
+    """Outputs of the model, targets, and the weight w_b, of one batch."""
+
+    outputs: Any
+    targets: Any
+    weight: float
+
+
+class Batches:
+    """The batches of `data`, brought to the model's device, with their weights.
+
+    Parameters
+    ----------
+    data
+        A tuple or dictionary is one batch; anything else is iterated, again for every pass.
+    loss_fn
+        (outputs, targets) → a scalar.
+    forward
+        None for batches (x, y) and loss_fn(model(x), y); else (model, batch) → (outputs, targets, weight).
+    reduction
+        How loss_fn reduces: "mean" or "sum".
+
+    """
+
+    def __init__(self, data: Any, loss_fn: Any, forward: Forward | None, reduction: str, device: Any) -> None:
+        if isinstance(data, Iterator):
+            raise ValueError(
+                f"data is a {type(data).__name__}, which can be read once; expected a batch (a tuple), or something to "
+                "iterate again (a list of batches, a DataLoader)"
+            )
+        if isinstance(data, Tensor) or not isinstance(data, Iterable):
+            raise ValueError(f"data is a {type(data).__name__}; expected a batch (a tuple), or batches to iterate")
+        if not callable(loss_fn):
+            raise ValueError(f"loss_fn is a {type(loss_fn).__name__}; expected a function of outputs and targets")
+        if forward is not None and not callable(forward):
+            raise ValueError(f"forward is a {type(forward).__name__}; expected a function of model and batch, or None")
+        single = isinstance(data, (tuple, Mapping))
+        if isinstance(data, Mapping) and forward is None:
+            raise ValueError("data is a dictionary; expected forward=, which says what the model makes of it")
+        self._data: Iterable[Any] = (data,) if single else data
+        self.source = data
+        self._loss_fn, self._forward, self.mean = loss_fn, forward, reduction == "mean"
+        self._device = device
+        self._known: list[tuple[Any, ...]] | None = None  # fingerprints of the first pass
+        self._tail: tuple[int, ...] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        """Each batch, on the device; refuses batches that differ from those of the first pass."""
+        met: list[tuple[Any, ...]] = []
+        known = self._known
+        for batch in self._data:
+            met.append(_fingerprint(batch))
+            if known is not None and met[-1:] != known[len(met) - 1 : len(met)]:
+                raise ValueError(
+                    f"batch {len(met)} of data differs from that of the first pass; expected the same batches each time"
+                )
+            yield tree_map(lambda x: x.to(self._device) if isinstance(x, Tensor) else x, batch)
+        if not met:
+            raise ValueError("data has no batches; expected at least one")
+        if known is not None and len(met) != len(known):
+            raise ValueError(f"data gave {len(met)} batches; expected the {len(known)} of the first pass")
+        self._known = met
+
+    def evaluate(self, model: nn.Module, batch: Any, number: int) -> Evaluated:
+        """Outputs, targets and weight of a batch; `number` counts from 1."""
+        if self._forward is not None:
+            answer = self._forward(model, batch)
+            if not isinstance(answer, tuple) or len(answer) != 3:
+                raise ValueError(
+                    f"forward returned a {type(answer).__name__}; expected a tuple (outputs, targets, weight)"
+                )
+            outputs, targets, weight = answer
+        else:
+            outputs, targets, weight = self._plain(model, batch, number)
+        value = float(weight)
+        if not 0.0 <= value < float("inf"):
+            raise ValueError(f"batch {number} has weight {value}; expected a number that is not negative")
+        return Evaluated(outputs, targets, value)
+
+    def loss(self, evaluated: Evaluated, number: int) -> Tensor:
+        """The loss of a batch as a scalar tensor."""
+        loss = self._loss_fn(evaluated.outputs, evaluated.targets)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise ValueError(f"loss_fn returned {got}; expected a scalar tensor (reduction='mean' or 'sum')")
+        if not bool(torch.isfinite(loss.detach())):
+            raise ValueError(f"the loss of batch {number} is {float(loss)}; expected a finite number")
+        return loss.reshape(())
+
+    def check_reduction(self, evaluated: Evaluated) -> None:
+        """Compare the loss of a batch with that of the batch twice."""
+        outputs, targets, _ = evaluated
+        if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor) or outputs.ndim == 0 or targets.ndim == 0:
+            return
+        once = float(self._loss_fn(outputs, targets))
+        twice = float(self._loss_fn(torch.cat([outputs, outputs]), torch.cat([targets, targets])))
+        ratio = 1.0 if once == twice else twice / once if once else float("inf")
+        if once == 0.0 or abs(ratio - (1.0 if self.mean else 2.0)) <= _SAME:
+            return
+        other = "sum" if self.mean else "mean"
+        given = "mean" if self.mean else "sum"
+        hint = (
+            f"pass reduction={other!r}"
+            if abs(ratio - (2.0 if self.mean else 1.0)) <= _SAME
+            else "expected 1 for a mean over samples, 2 for a sum: a loss that couples samples has no such Hessian"
+        )
+        raise ValueError(f"reduction is {given!r}, but a batch taken twice has {ratio:.4g} times the loss; {hint}")
+
+    def _plain(self, model: nn.Module, batch: Any, number: int) -> tuple[Any, Any, float]:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            got = f"{len(batch)} entries" if isinstance(batch, (tuple, list)) else f"type {type(batch).__name__}"
+            raise ValueError(f"batch {number} has {got}; expected (x, y), or forward= to say what to do with it")
+        x, y = batch
+        if not isinstance(y, Tensor) or y.ndim == 0:
+            raise ValueError(f"batch {number} has no tensor of targets; expected (x, y) with the samples along axis 0")
+        outputs = model(x)
+        if self.mean:
+            self._check_plain_mean(outputs, y, number)
+        return outputs, y, float(len(y))
+
+    def _check_plain_mean(self, outputs: Any, y: Tensor, number: int) -> None:
+        """Refuse means that are not over the samples of (x, y)."""
+        hint = "pass forward=, which returns (outputs, targets, weight) with what the batch's mean was divided by"
+        if getattr(self._loss_fn, "weight", None) is not None:
+            raise ValueError(f"loss_fn weighs its classes, so its mean is not over samples; {hint}")
+        ignored = getattr(self._loss_fn, "ignore_index", None)
+        if ignored is not None and not y.dtype.is_floating_point and bool((y == ignored).any()):
+            raise ValueError(f"batch {number} has targets {ignored}, which loss_fn ignores; {hint}")
+        if isinstance(outputs, Tensor) and outputs.ndim and len(outputs) != len(y):
+            raise ValueError(f"batch {number} has {len(outputs)} outputs for {len(y)} targets; expected as many")
+        tail = tuple(y.shape[1:])
+        if self._tail is None or number == 1:
+            self._tail = tail
+        if tail != self._tail:
+            raise ValueError(
+                f"batch {number} has targets of shape {tuple(y.shape)} where the first has (…, {self._tail}): their "
+                f"means are over different numbers of entries; {hint}"
+            )
+
+
+def _fingerprint(batch: Any) -> tuple[Any, ...]:
+    """Shapes, types and some entries of a batch's tensors."""
+    found = []
+    for leaf in tree_leaves(batch):
+        if isinstance(leaf, Tensor):
+            flat = leaf.detach().reshape(-1)
+            some = flat[:: max(1, len(flat) // _SAMPLED)].double() if len(flat) else flat.double()
+            found.append((tuple(leaf.shape), leaf.dtype, float(torch.nan_to_num(some).sum())))
+    return tuple(found)
+
+
+@contextmanager
+def quiet(source: Any, devices: Sequence[int], seed: int | None) -> Iterator[None]:
+    """All random generators as they were afterwards: torch's, Python's, NumPy's and those of a DataLoader.
+
+    With a seed, they all begin from it inside.
+    """
+    generators = _generators(source)
+    saved = [generator.get_state() for generator in generators]
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=devices):
+        try:
+            if seed is not None:
+                torch.manual_seed(seed)
+                random.seed(seed)
+                np.random.seed(seed % 2**32)  # noqa: NPY002
+                for generator in generators:
+                    generator.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002
+            for generator, state in zip(generators, saved, strict=True):
+                generator.set_state(state)
+
+
+def _generators(source: Any) -> list[torch.Generator]:
+    """Generators of a loader and its samplers, each once."""
+    owners = [source, *(getattr(source, name, None) for name in ("sampler", "batch_sampler"))]
+    owners.append(getattr(owners[-1], "sampler", None))
+    found = {id(g): g for owner in owners if isinstance(g := getattr(owner, "generator", None), torch.Generator)}
+    return list(found.values())
+
+
+def cuda_devices(device: torch.device) -> list[int]:
+    """Index of the device where it is a CUDA one, for `quiet`."""
+    return [device.index if device.index is not None else torch.cuda.current_device()] if device.type == "cuda" else []

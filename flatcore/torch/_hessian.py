@@ -1,0 +1,436 @@
+r"""Hessian: the curvature of any model's loss, as an operator on its parameters.
+
+For batches b the matrix is Σ_b c_b C_b with C_b the batch's Hessian, Gauss–Newton or Fisher matrix and c_b = w_b/Σw for
+losses that are means, 1 for sums; over the ranks of torch.distributed where that runs.
+
+Setting up is one pass over the data: checks on the first batch, then each batch's graph (`_curvature.py`), its saved
+bytes counted. The graphs that fit into the budget stay, in order; the batches after them are evaluated again in every
+product.
+
+cost    `_curvature.py`; with F the flops of a forward pass over all data: 6F a product (4F for JᵀMJ), and 9F (6F) more
+        for the share of batches whose graphs are built again.
+source  docs/torch.md.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor, nn
+
+from flatcore._checks import FloatArray, as_numpy, check_choice, check_count, chunks, human
+from flatcore._memory import check_memory
+from flatcore.linear import StaleWeightsError
+from flatcore.spectral import OperatorCost
+from flatcore.torch._batches import Batches, Evaluated, Forward, cuda_devices, quiet
+from flatcore.torch._curvature import CURVATURES, HessianGraph, OutputGraph, linearised
+from flatcore.torch._parameters import ParameterSet, shown, unit_blocks
+from flatcore.torch._preflight import check_modules, check_room, check_same_loss, counting, first_look, free_memory
+from flatcore.torch._reduce import Ranks, unwrapped
+from flatcore.torch._twice import explained, second_derivatives
+
+_PRODUCT_PASSES = {"hessian": 6.0}  # forward passes a product; 4 for JᵀMJ
+_REBUILD_PASSES = {"hessian": 9.0}
+_DENSE_BLOCK = 64
+_TOGETHER = 32  # vectors that go through a graph together
+_SMALL_FLOPS = 2e8  # of a product below which the calls cost more than the arithmetic
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A batch: its weight, and its graph where that is kept."""
+
+    weight: float
+    graph: HessianGraph | OutputGraph | None
+
+
+class Hessian:
+    """Curvature of a model's loss with respect to all or some of its parameters.
+
+    Parameters
+    ----------
+    model
+        A ``torch.nn.Module`` that computes the same outputs every time (``.eval()`` where it has dropout or batch
+        normalisation). Wrappers (DistributedDataParallel, torch.compile) are taken off.
+    loss_fn
+        (outputs, targets) → a scalar tensor.
+    data
+        One batch, a tuple (x, y), or something that yields batches and can be iterated again: a list, a DataLoader.
+        Batches may differ in size.
+    params
+        None for all parameters that require gradients; else a name, a regular expression for whole names, a module, a
+        parameter, or several of these.
+    curvature
+        ``"hessian"``; ``"ggn"``, the Gauss–Newton matrix JᵀHJ with the loss's Hessian at the outputs; ``"fisher_mc"``,
+        an unbiased estimate of it by one label a sample, drawn from the model; ``"fisher_empirical"``, the mean of
+        products of the samples' gradients. For these three the outputs are one tensor, samples along the first axis.
+    reduction
+        How loss_fn reduces a batch: ``"mean"`` or ``"sum"``. Checked by taking a batch twice.
+    forward
+        None where batches are (x, y) and their loss is loss_fn(model(x), y). Else a function (model, batch) → (outputs,
+        targets, weight), weight being what the batch's mean was divided by: samples, or tokens that count.
+    memory
+        Bytes of the graphs that may be kept; None means half of the memory that is free.
+    seed
+        Of labels that are drawn, and of the order in which data that shuffle are read.
+    group
+        Ranks whose data belong together: None for all of them where ``torch.distributed`` is initialised (every rank
+        must then call), False for this process alone, else a process group.
+
+    Raises
+    ------
+    ValueError
+        A bad argument; a model that is not deterministic, that is sharded, or that changes its buffers; a loss that
+        does not reduce as said; an operator without second derivatives. The message says what to do.
+    MemoryError
+        Before the first graph is built, where it cannot fit.
+    StaleWeightsError
+        By products, when parameters have changed since.
+
+    Examples
+    --------
+    >>> import torch, flatcore as fc
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).double()
+    >>> data = torch.randn(20, 3).double(), torch.randint(2, (20,))
+    >>> H = fc.torch.Hessian(model, torch.nn.CrossEntropyLoss(), data)
+    >>> H
+    Hessian(26 parameters, float64, cpu, 20 samples in 1 batch)
+    >>> fc.eigsh(H, 2).status
+    'converged'
+
+    Source: Pearlmutter (1994) for products by automatic differentiation; docs/torch.md.
+
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor],
+        data: Any,
+        params: Any = None,
+        curvature: str = "hessian",
+        *,
+        reduction: str = "mean",
+        forward: Forward | None = None,
+        memory: int | None = None,
+        seed: int = 0,
+        group: Any = None,
+    ) -> None:
+        self._model = unwrapped(model)
+        self._params = ParameterSet(self._model, params)
+        self.curvature = check_choice("curvature", curvature, CURVATURES)
+        check_choice("reduction", reduction, ("mean", "sum"))
+        self._loss_fn, self._mean = loss_fn, reduction == "mean"
+        self._batches = Batches(data, loss_fn, forward, reduction, self._params.device)
+        self._budget = _checked_budget(memory, self._params.device)
+        self._seed = check_count("seed", seed, 0)
+        self._ranks = Ranks(group, self._params.device)
+        check_modules(self._model)
+        self._options = (model, loss_fn, data, reduction, forward, memory, seed, group)
+        self._versions = self._params.versions()
+        self.notes: tuple[str, ...] = self._first_notes()
+        self._kept: list[_Kept] = []
+        self._flops, self._together = 0.0, True
+        self._set_up()
+
+    # -- what it is ----------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(P, P)."""
+        return (self._params.total, self._params.total)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Precision of the products: that of the parameters, float32 where these are half precision."""
+        return self._params.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self._params.device
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters, in the order of the vectors."""
+        return self._params.names
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The parameters themselves."""
+        return self._params.tensors
+
+    @property
+    def value(self) -> float:
+        """The loss over all data."""
+        return self._value
+
+    def gradient(self) -> Tensor:
+        """The loss's gradient (P,), on the parameters' device."""
+        return self._gradient.clone()
+
+    def blocks(self, vector: Any) -> dict[str, Any]:
+        """Views of a vector (P,), or of columns (P, k), shaped like the parameters, by name."""
+        total = self._params.total
+        if vector.shape[0] != total:
+            raise ValueError(f"v has shape {tuple(vector.shape)}; expected ({total},) or ({total}, k)")
+        ends = np.cumsum((0, *self._params.sizes))
+        return {
+            name: vector[ends[i] : ends[i + 1]].reshape(*shape, *vector.shape[1:])
+            for i, (name, shape) in enumerate(zip(self.names, self._params.shapes, strict=True))
+        }
+
+    def layers(self) -> Iterator[tuple[str, Hessian]]:
+        """The diagonal blocks: the operator of each module that holds chosen parameters itself, by name."""
+        model, loss_fn, data, reduction, forward, memory, seed, group = self._options
+        chosen = dict(zip(self.names, self.parameters, strict=True))
+        for layer, names in self._params.layers().items():
+            block = Hessian(
+                model,
+                loss_fn,
+                data,
+                [chosen[name] for name in names],
+                self.curvature,
+                reduction=reduction,
+                forward=forward,
+                memory=memory,
+                seed=seed,
+                group=group,
+            )
+            yield layer, block
+
+    @property
+    def cost(self) -> OperatorCost:
+        """What a product costs, for the solvers' choice of block and basis."""
+        own, again = _PRODUCT_PASSES.get(self.curvature, 4.0), _REBUILD_PASSES.get(self.curvature, 6.0)
+        total = sum(batch.weight for batch in self._kept)
+        rebuilt = sum(batch.weight for batch in self._kept if batch.graph is None) / total
+        size = self.dtype.itemsize
+        return OperatorCost(
+            shared_bytes=again * rebuilt * self._flops * size / 8.0,  # as long as its flops take
+            bytes_per_vector=4.0 * self._params.total * size,
+            flops_per_vector=own * self._flops,
+        )
+
+    @cached_property
+    def noise_floor(self) -> float:
+        """Relative rounding of products, measured: ‖H(a + b) − Ha − Hb‖/‖H(a + b)‖ for two halves of a vector Hx."""
+        generator = torch.Generator().manual_seed(self._seed)
+        x = torch.randn(1, self._params.total, generator=generator).to(self.device, self._params.torch_dtype)
+        w = self.rows_product(x)
+        first = (torch.rand(w.shape, generator=generator) < 0.5).to(self.device)
+        whole = self.rows_product(w)
+        defect = whole - self.rows_product(w * first) - self.rows_product(w * ~first)
+        size = float(torch.linalg.vector_norm(whole))
+        return float(torch.linalg.vector_norm(defect)) / size if size > 0.0 else 0.0
+
+    # -- products --------------------------------------------------------------------------------------------------
+
+    def __matmul__(self, v: Any) -> Any:
+        """Hv for a vector (P,), a block (P, k), or blocks shaped like the parameters; answers in kind."""
+        if isinstance(v, (Mapping, list, tuple)):
+            rows = self._params.from_blocks(v)
+            out = self.rows_product(rows if rows.ndim == 2 else rows[None])
+            return self._params.to_blocks(out if rows.ndim == 2 else out[0], v)
+        if isinstance(v, Tensor):
+            self._check_shape(v)
+            given = v.detach()
+            rows = given.reshape(self._params.total, -1).T.to(self.device, self._params.torch_dtype)
+            out = self.rows_product(rows).to(given.device, given.dtype)
+            return out[0] if v.ndim == 1 else out.T
+        array = as_numpy("v", v)
+        if array.dtype.kind not in "fbiu":
+            raise ValueError(f"v has dtype {array.dtype}; expected real numbers")
+        self._check_shape(array)
+        host = np.ascontiguousarray(array.reshape(self._params.total, -1).T, dtype=self.dtype)
+        product = self.rows_product(torch.from_numpy(host).to(self.device)).cpu().numpy()
+        image = product.astype(array.dtype if array.dtype.kind == "f" else np.float64, copy=False)
+        return image[0] if array.ndim == 1 else image.T
+
+    def rows_product(self, rows: Tensor) -> Tensor:
+        """Products with rows (k, P) on the parameters' device, as new rows."""
+        self._check_fresh()
+        self._ranks.check_same("v", rows)
+        with torch.inference_mode(False), torch.no_grad():
+            out = torch.zeros(rows.shape, dtype=self._params.torch_dtype, device=self.device)
+            blocks = self._params.split(rows.detach())
+
+            def use(share: float, graph: HessianGraph | OutputGraph) -> None:
+                for part in chunks(len(rows), _TOGETHER):
+                    self._accumulate(out[part], share, graph, [block[part] for block in blocks])
+
+            self._visit(use)
+            return self._ranks.sum(out)
+
+    def to_scipy(self) -> LinearOperator:
+        """A SciPy ``LinearOperator`` on NumPy arrays, in the model's precision."""
+        return LinearOperator(
+            self.shape, matvec=self.__matmul__, matmat=self.__matmul__, rmatvec=self.__matmul__, dtype=self.dtype
+        )
+
+    def dense(self) -> FloatArray:
+        """The whole matrix (P, P) in float64, by P products."""
+        P = self._params.total
+        check_memory(f"a dense {P} × {P} matrix", 8 * P * P)
+        out = np.empty((P, P))
+        for part, unit in unit_blocks(P, _DENSE_BLOCK, self.device, self._params.torch_dtype):
+            out[part] = self.rows_product(unit).cpu().numpy()
+        return out
+
+    def __repr__(self) -> str:
+        count, samples = len(self._kept), self._weight
+        held = sum(batch.graph is not None for batch in self._kept)
+        batches = f"{count} batch{'es' * (count > 1)}" + (f", {held} kept" if held < count else "")
+        what = "Hessian" if self.curvature == "hessian" else f"Hessian[{self.curvature}]"
+        return (
+            f"{what}({human(self._params.total)} parameters, {self.dtype}, {self.device}, "
+            f"{human(samples)} samples in {batches})"
+        )
+
+    # -- internals ---------------------------------------------------------------------------------------------------
+
+    def _first_notes(self) -> tuple[str, ...]:
+        notes = [
+            f"{name} is tied to {', '.join(others)} and counts once" for name, others in self._params.aliases.items()
+        ]
+        left = [name for name in self._params.frozen if name not in self.names]
+        return (*notes, *([f"frozen and left out: {shown(left)}"] if left else []))
+
+    def _set_up(self) -> None:
+        """One pass over the data: checks, losses and gradients, and the graphs that fit."""
+        P, used, seconds = self._params.total, 0, 0.0
+        total = torch.zeros(P, dtype=self._params.torch_dtype, device=self.device)
+        unused: set[int] | None = None
+        with self._quiet():
+            for number, batch in enumerate(self._batches, 1):
+                first = self._first_look(batch) if number == 1 else None
+                weight, loss, graph, size = self._build(batch, number, first)
+                if graph is None:
+                    self._kept.append(_Kept(weight, None))
+                    continue
+                factor = weight if self._mean else 1.0
+                seconds += factor * loss
+                total.add_(self._params.flat(graph.gradient), alpha=factor)
+                unused = graph.unused if unused is None else unused & graph.unused
+                used += size
+                self._kept.append(_Kept(weight, graph if used <= self._budget else None))
+                del graph
+        own = sum(batch.weight for batch in self._kept)
+        self._weight, value = self._ranks.sums(own, seconds)
+        if self._weight <= 0.0:
+            raise ValueError("all batches have weight 0; expected samples that count")
+        scale = 1.0 / self._weight if self._mean else 1.0
+        self._value, self._gradient = scale * value, self._ranks.sum(total).mul_(scale)
+        self._flops *= own / max(self._kept[0].weight, 1e-300)
+        if unused:
+            names = shown(self.names[i] for i in sorted(unused))
+            self.notes += (f"the loss does not depend on {names}",)
+            warnings.warn(f"the loss does not depend on {names}: their rows are zero", stacklevel=3)
+
+    def _first_look(self, batch: Any) -> float:
+        """Loss of the first batch, before anything is built: checks, flops, and whether vectors go together."""
+        evaluated: list[Evaluated] = []
+
+        def loss_of() -> Tensor:
+            evaluated.append(self._batches.evaluate(self._model, batch, 1))
+            return self._batches.loss(evaluated[0], 1)
+
+        with second_derivatives(self._model):
+            loss, self._flops = first_look(self._model, loss_of)
+            with torch.no_grad():
+                self._batches.check_reduction(evaluated[0])
+        return loss
+
+    def _build(
+        self, batch: Any, number: int, first: float | None
+    ) -> tuple[float, float, HessianGraph | OutputGraph | None, int]:
+        """Weight, loss, graph (None where the weight is 0) and bytes of the graph, of a batch."""
+        with second_derivatives(self._model) as mode, counting(self._model) as saved:
+            evaluated = self._batches.evaluate(self._model, batch, number)
+            if evaluated.weight == 0.0:
+                return 0.0, 0.0, None, 0
+            if first is not None:
+                check_same_loss(first, float(self._batches.loss(evaluated, number).detach()))
+                check_room(saved.total, self._params.total * self.dtype.itemsize, self.device)
+            try:
+                loss, graph = linearised(
+                    self.curvature,
+                    evaluated,
+                    lambda at: self._batches.loss(at, number),
+                    self._params.tensors,
+                    loss_fn=self._loss_fn,
+                    mean=self._mean,
+                    seed=self._seed + 7919 * number + 104_729 * self._ranks.rank,
+                )
+            except RuntimeError as error:
+                raise explained(error) from error
+        small = _PRODUCT_PASSES.get(self.curvature, 4.0) * self._flops < _SMALL_FLOPS
+        self._together = self._together and not mode.convolved and (small or self.device.type == "cuda")
+        return evaluated.weight, loss, graph, saved.total
+
+    def _visit(self, use: Callable[[float, HessianGraph | OutputGraph], None]) -> None:
+        """Call `use` with c_b and the graph of every batch, building those that were not kept."""
+        for batch in self._kept:
+            if batch.graph is not None:
+                use(self._share(batch.weight), batch.graph)
+        if all(batch.graph is not None or batch.weight == 0.0 for batch in self._kept):
+            return
+        with self._quiet():
+            for number, content in enumerate(self._batches, 1):
+                old = self._kept[number - 1]
+                if old.graph is None and old.weight > 0.0:
+                    weight, _, graph, _ = self._build(content, number, None)
+                    if graph is not None:
+                        use(self._share(weight), graph)
+                    del graph
+
+    def _quiet(self) -> AbstractContextManager[None]:
+        return quiet(self._batches.source, cuda_devices(self.device), self._seed)
+
+    def _accumulate(self, out: Tensor, share: float, graph: HessianGraph | OutputGraph, v: Sequence[Tensor]) -> None:
+        """Add share·C v for rows v of a batch's matrix C, the rows together where that works."""
+        if self._together and len(out) > 1:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")  # about operators that have no rule for batches of vectors
+                    out.add_(self._params.flat(graph.product(v, batched=True), out.shape[:1]), alpha=share)
+                return
+            except (RuntimeError, UserWarning) as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                self._together = False
+                self.notes += (f"vectors are multiplied one after the other: {str(error).splitlines()[0]}",)
+        for i, row in enumerate(out):
+            row.add_(self._params.flat(graph.product([block[i] for block in v])), alpha=share)
+
+    def _share(self, weight: float) -> float:
+        return weight / self._weight if self._mean else 1.0
+
+    def _check_fresh(self) -> None:
+        if self._params.versions() != self._versions:
+            changed = [
+                name for name, a, b in zip(self.names, self._versions, self._params.versions(), strict=True) if a != b
+            ]
+            raise StaleWeightsError(f"{shown(changed)} changed since this operator was built; build a new one")
+
+    def _check_shape(self, v: Any) -> None:
+        P = self._params.total
+        if v.ndim not in (1, 2) or v.shape[0] != P:
+            raise ValueError(f"v has shape {tuple(v.shape)}; expected ({P},) or ({P}, k)")
+
+
+def _checked_budget(memory: Any, device: torch.device) -> float:
+    """Bytes of graphs to keep."""
+    if memory is not None:
+        return float(check_count("memory", memory, 0))
+    free = free_memory(device)
+    return float("inf") if free is None else 0.5 * free
