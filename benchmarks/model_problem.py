@@ -12,15 +12,15 @@ and curvlinops in the contenders' own precision where it is installed. Compared 
 the worst column of a block; of a block, the first and the last column are compared with float64. Beside it stands the
 worst parameter tensor, as a figure of quality.
 
-Tolerance. Entries of Cv are sums over samples (and, of a convolution, pixels) of terms of either sign. N terms added one
-after another carry rounding errors of about ε·√N times their root sum of squares, as large as the sum itself where
-the signs are independent, as in freshly drawn models with random labels: √N·ε with ε = 6e-8. Matrix products add
-in blocks, and so `mlp`, N = 1,024, comes out at 6e-7. PyTorch's backward pass of a convolution adds up a bias's gradient
-plainly: with N = 128·16·16 = 32,768 that is 1.1e-5, four times as much where the sum cancels; measured are 3e-5 to 5e-5
-for the bias of `cnn`'s last convolution and 3e-6 to 9e-6 for the whole vector, in double backward (forward over reverse,
-whose bias gradients are summed pairwise, has 3e-7 and 2e-6). So 1e-5 for the whole vector can be reached by all, and for
-each parameter by some; answers are wrong beyond 2e-5, which leaves room for other summation orders, and whether 1e-5
-holds is a target. A wrong factor, sample weight or parameter misses either by orders of magnitude.
+Tolerance. Entries of Cv are sums over samples (and, of a convolution, pixels) of terms of either sign. N terms added
+one after another carry rounding errors of about ε·√N times their root sum of squares, which is as large as the sum
+itself where the signs are independent, as in freshly drawn models with random labels: √N·ε, ε = 6e-8. Matrix products
+add in blocks, and so `mlp`, N = 1,024, comes out at 6e-7. PyTorch's backward pass of a convolution adds up a bias's
+gradient plainly: with N = 128·16·16 = 32,768 that is 1.1e-5, and more where the sum cancels; measured are 3e-5 to 5e-5
+for the bias of `cnn`'s last convolution and 3e-6 to 9e-6 for the whole vector, in double backward (forward over
+reverse, whose bias gradients are summed pairwise, has 3e-7 and 2e-6). So 1e-5 for the whole vector can be reached by
+all, and for each parameter by some. Answers are wrong beyond 2e-5, which leaves room for other summation orders;
+whether 1e-5 holds is a target. A wrong factor, sample weight or parameter misses either by orders of magnitude.
 
 Labels drawn at random cannot be compared number by number. Of fisher_mc, vᵀCv is compared with its expectation, the
 Gauss–Newton matrix's: a sum of n independent terms, whose standard deviation is known; allowed are five of them.

@@ -2,7 +2,8 @@
 
 The set-up is reported with every case. What it is worth is measured by itself: set-up, 20 products and the release of
 both are one call of a contender, so that nothing done late (in the first product, say) goes uncounted. Imports are no
-part of anyone's set-up: modules are loaded before, and peers run once on a few parameters.
+part of a set-up: all contenders run once on a few parameters before, as ``vmap``, ``jvp`` and double backward load
+PyTorch's tracing machinery when they first run, once in a process and for all alike.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ from benchmarks.runner import (
 from benchmarks.timing import Stages, Yardsticks
 
 BLOCK = 8
-PRODUCTS = 20
+PRODUCTS, QUICK_PRODUCTS = 20, 3
 OTHERS = {
     "ggn": "Gauss–Newton",
     "fisher_empirical": "empirical Fisher",
-    "fisher_mc": "Fisher, one label drawn a sample",
+    "fisher_mc": "Fisher, labels drawn",
 }
 
 
 class FromScratch:
     """Set-up and products as one call."""
 
-    def __init__(self, contender: Contender) -> None:
+    def __init__(self, contender: Contender, products: int) -> None:
         self.name = contender.name
-        self._contender = contender
+        self._contender, self._products = contender, products
 
     def available(self) -> str | None:
         """As the contender's."""
@@ -58,9 +59,10 @@ class FromScratch:
 
         def products(v: Array) -> Array:
             product = self._contender.prepare(problem, Stages())
-            for _ in range(PRODUCTS - 1):
+            for _ in range(self._products - 1):
                 product(v)
-            return product(v)
+            image: Array = product(v)
+            return image
 
         return products
 
@@ -74,7 +76,8 @@ def model_workload(name: str, summary: str, full: Architecture, quick: Architect
         one = ModelProblem(architecture)
         yield Case("one vector", entries_for(contenders, one))
         yield Case(f"{BLOCK} vectors", entries_for(contenders, ModelProblem(architecture, vectors=BLOCK)))
-        yield Case(f"set-up and {PRODUCTS} products", entries_for([FromScratch(c) for c in contenders], one))
+        times = QUICK_PRODUCTS if options.quick else PRODUCTS
+        yield Case(f"set-up and {times} products", entries_for([FromScratch(c, times) for c in contenders], one))
         for curvature, title in OTHERS.items():
             problem = ModelProblem(architecture, curvature=curvature)
             yield Case(f"{title}, one vector", entries_for(answering(f"model {curvature}"), problem))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import flatcore as fc
 from benchmarks.contenders.base import Array, Product, lacking, missing
-from benchmarks.contenders.model_torch import CURVATURES
+from benchmarks.contenders.model_torch import CURVATURES, run_small
 from benchmarks.timing import Stages
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ class FlatcoreModel:
     def available(self) -> str | None:
         """None where torch is installed and flatcore has it."""
         return missing("torch", "'flatcore[torch]'") or lacking(fc, "torch") or lacking(fc.torch, "Hessian")
+
+    def load(self, problem: ModelProblem) -> None:
+        """As for the others."""
+        run_small(self, problem)
 
     def prepare(self, problem: ModelProblem, stage: Stages) -> Product:
         """The operator, its checks of model and loss included."""

@@ -119,7 +119,7 @@ class Linearized(_Torch):
         gradient = torch.func.grad(loss, argnums=tuple(range(len(parameters))))
         with stage("tracing"):
             tangent = torch.func.linearize(gradient, *parameters)[1]
-        return lambda v: tangent(*v)  # type: ignore[no-any-return]
+        return lambda v: tangent(*v)
 
 
 class LinearizedOutputs(_Torch):
@@ -137,7 +137,7 @@ class LinearizedOutputs(_Torch):
             M = torch.func.linearize(torch.func.grad(lambda z: problem.loss(z, problem.data[1])), z)[1]
         with stage("reverse pass"):
             transposed = torch.func.vjp(outputs, *parameters)[1]
-        return lambda v: transposed(M(J(*v)))  # type: ignore[no-any-return]
+        return lambda v: transposed(M(J(*v)))
 
 
 def _gradient(problem: ModelProblem) -> tuple[Tensor, ...]:

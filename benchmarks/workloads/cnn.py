@@ -1,6 +1,6 @@
-"""``cnn``: curvature products of three convolutions, 3 → 32 → 64 (stride 2) → 64, average and linear layer (P = 57,000).
+"""``cnn``: curvature products of three convolutions, 3 → 32 → 64 (stride 2) → 64, and a linear layer.
 
-ReLU, cross-entropy, 128 images of 32 × 32.
+ReLU, average over pixels, cross-entropy, 128 images of 32 × 32 (P = 57 thousand).
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""``mlp``: curvature products of 784 → 1024 × 3 → 10 with tanh and biases, cross-entropy, n = 1,024 (P = 2.9 million)."""
+"""``mlp``: curvature products of 784 → 1024 × 3 → 10 with tanh and biases (P = 2.9 million).
+
+Cross-entropy, n = 1,024.
+"""
 
 from __future__ import annotations
 
