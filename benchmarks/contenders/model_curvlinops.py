@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks.contenders.base import Array, Product, missing
-from benchmarks.contenders.model_torch import CURVATURES, run_small
+from benchmarks.contenders.model_torch import CURVATURES, load_for
 from benchmarks.timing import Stages
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class CurvlinopsModel:
 
     def load(self, problem: ModelProblem) -> None:
         """Import it, and what it imports when it first runs."""
-        run_small(self, problem)
+        load_for(self, problem)
 
     def prepare(self, problem: ModelProblem, stage: Stages) -> Product:
         """The operator."""

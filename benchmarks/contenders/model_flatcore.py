@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import flatcore as fc
 from benchmarks.contenders.base import Array, Product, lacking, missing
-from benchmarks.contenders.model_torch import CURVATURES, run_small
+from benchmarks.contenders.model_torch import CURVATURES, load_for
 from benchmarks.timing import Stages
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class FlatcoreModel:
 
     def load(self, problem: ModelProblem) -> None:
         """As for the others."""
-        run_small(self, problem)
+        load_for(self, problem)
 
     def prepare(self, problem: ModelProblem, stage: Stages) -> Product:
         """The operator, its checks of model and loss included."""

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 CURVATURES = ("hessian", "ggn", "fisher_mc", "fisher_empirical")
 
 
-def run_small(contender: Contender, problem: ModelProblem) -> None:
-    """One product of a few parameters: what is imported and compiled once in a process is then there."""
+def load_for(contender: Contender, problem: ModelProblem) -> None:
+    """Build the problem, and multiply with a few parameters: what is imported once in a process is then there."""
     from benchmarks.model_problem import Mlp, ModelProblem
 
+    problem.build()
     small = ModelProblem(Mlp((2, 3), 4), curvature=problem.curvature)
     contender.prepare(small, Stages())(small.argument)
 
@@ -40,7 +41,7 @@ class _Torch:
 
     def load(self, problem: ModelProblem) -> None:
         """``torch.func`` imports its tracing machinery when it first runs: seconds that no set-up should pay for."""
-        run_small(self, problem)
+        load_for(self, problem)
 
     def prepare(self, problem: ModelProblem, stage: Stages) -> Product:
         """Whatever the variant computes once."""
