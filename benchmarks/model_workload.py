@@ -20,13 +20,12 @@ from benchmarks.runner import (
     EntryResult,
     Options,
     Target,
-    Workload,
     at_least,
     at_most,
     entries_for,
     peer_ratio,
 )
-from benchmarks.timing import Stages, Yardsticks
+from benchmarks.timing import Stages
 
 BLOCK = 8
 PRODUCTS, QUICK_PRODUCTS = 20, 3
@@ -67,32 +66,29 @@ class FromScratch:
         return products
 
 
-def model_workload(name: str, summary: str, full: Architecture, quick: Architecture) -> Workload:
+def model_cases(architecture: Architecture, options: Options) -> Iterator[Case]:
     """Products with one vector and eight, from scratch, and with the other curvatures."""
+    contenders = answering("model hessian")
+    one = ModelProblem(architecture)
+    yield Case("one vector", entries_for(contenders, one))
+    yield Case(f"{BLOCK} vectors", entries_for(contenders, ModelProblem(architecture, vectors=BLOCK)))
+    times = QUICK_PRODUCTS if options.quick else PRODUCTS
+    yield Case(f"set-up and {times} products", entries_for([FromScratch(c, times) for c in contenders], one))
+    for curvature, title in OTHERS.items():
+        problem = ModelProblem(architecture, curvature=curvature)
+        yield Case(f"{title}, one vector", entries_for(answering(f"model {curvature}"), problem))
 
-    def cases(options: Options) -> Iterator[Case]:
-        architecture = quick if options.quick else full
-        contenders = answering("model hessian")
-        one = ModelProblem(architecture)
-        yield Case("one vector", entries_for(contenders, one))
-        yield Case(f"{BLOCK} vectors", entries_for(contenders, ModelProblem(architecture, vectors=BLOCK)))
-        times = QUICK_PRODUCTS if options.quick else PRODUCTS
-        yield Case(f"set-up and {times} products", entries_for([FromScratch(c, times) for c in contenders], one))
-        for curvature, title in OTHERS.items():
-            problem = ModelProblem(architecture, curvature=curvature)
-            yield Case(f"{title}, one vector", entries_for(answering(f"model {curvature}"), problem))
 
-    def targets(results: Sequence[CaseResult], yardsticks: Yardsticks) -> list[Target]:
-        one, block, scratch = results[:3]
-        slower = peer_ratio(_peer(scratch))
-        return [
-            at_least(f"P8 times faster than curvlinops, {name}", peer_ratio(_peer(one)), 1.7),
-            at_most(f"P8 set-up and {PRODUCTS} products over curvlinops', {name}", slower and 1 / slower, 1),
-            at_most(f"P8 difference to curvlinops, {name}", _difference([one, block], CURVLINOPS), 1e-5),
-            at_most(f"P8 difference to float64, {name}", _difference([one, block], FLOAT64), 1e-5),
-        ]
-
-    return Workload(name, summary, cases, targets, "P8")
+def model_targets(name: str, results: Sequence[CaseResult]) -> list[Target]:
+    """P8 for the model of this name."""
+    one, block, scratch = results[:3]
+    slower = peer_ratio(_peer(scratch))
+    return [
+        at_least(f"P8 times faster than curvlinops, {name}", peer_ratio(_peer(one)), 1.7),
+        at_most(f"P8 set-up and {PRODUCTS} products over curvlinops', {name}", slower and 1 / slower, 1),
+        at_most(f"P8 difference to curvlinops, {name}", _difference([one, block], CURVLINOPS), 1e-5),
+        at_most(f"P8 difference to float64, {name}", _difference([one, block], FLOAT64), 1e-5),
+    ]
 
 
 def _peer(case: CaseResult) -> EntryResult | None:

@@ -17,6 +17,9 @@ import flatcore as fc
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 2
 
+# PyTorch's own, when its tracing machinery is loaded
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
 
 def python_m_benchmarks(*arguments):
     return subprocess.run(
@@ -192,7 +195,6 @@ def test_full_sizes_are_those_of_the_workloads(benchmarks):
     np.testing.assert_array_equal(gaussian_problem([784, 10], 9, "float32").inputs[:3], problem.inputs)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch.func's own
 @pytest.mark.parametrize("wrong", [1.001, math.nan])
 def test_a_wrong_answer_fails_the_run(benchmarks, monkeypatch, capsys, tmp_path, wrong):
     """Here one layer of flatcore's float32 products, the smallest; the float64 reference stays right."""
@@ -543,12 +545,24 @@ def test_the_portable_build_is_judged_by_its_slowest_case(benchmarks):
     assert judged_by(portable.WORKLOAD, cases) == [(0.8, False), (1 / 1.05, True), (None, None)]
 
 
+def test_a_child_finds_the_cases_of_every_workload(benchmarks):
+    import importlib
+
+    from benchmarks.process import Address
+    from benchmarks.workloads import WORKLOADS
+
+    for workload in WORKLOADS.values():
+        address = Address.of(workload.cases, 0)
+        assert getattr(importlib.import_module(address.module), address.function) is workload.cases
+
+
 def test_portable_runs_flatcore_entries_alone(benchmarks, tmp_path):
     from benchmarks.runner import Options
     from benchmarks.workloads.portable import flatcore_entries
 
     found = list(flatcore_entries(Options(quick=True, scratch=tmp_path)))
     assert {name.partition(":")[0] for name, _, _ in found} >= {"narrow", "top10", "square", "huge", "identity"}
+    assert not any(name.startswith(("mlp", "cnn")) for name, _, _ in found)  # PyTorch's products
     assert all(entry.contender.name == "flatcore" for _, _, entry in found)
     assert {address.function for _, address, _ in found} == {"cases", "inside"}
 
