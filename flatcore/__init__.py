@@ -32,6 +32,7 @@ from flatcore.linear import (
     gains,
     sharpness,
 )
+from flatcore.linear.analysis import register_module_analysis
 from flatcore.spectral import diagonal, eigsh, spectral_density, top_svd, trace
 
 __version__ = "0.1.0"
@@ -64,3 +65,13 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return importlib.import_module(f"flatcore.{name}")
     raise AttributeError(f"module 'flatcore' has no attribute {name!r}")
+
+
+def _analyze_module(*arguments: Any, **options: Any) -> Any:
+    """`analyze` of a torch.nn.Module."""
+    from flatcore.torch._weights import analyze_module
+
+    return analyze_module(*arguments, **options)
+
+
+register_module_analysis(_analyze_module)

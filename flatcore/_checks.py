@@ -18,6 +18,11 @@ def is_tensor(value: object) -> bool:
     return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach")
 
 
+def is_module(value: object) -> bool:
+    """Tell a torch.nn.Module without importing torch."""
+    return any(c.__name__ == "Module" and c.__module__ == "torch.nn.modules.module" for c in type(value).__mro__)
+
+
 def as_numpy(name: str, value: Any, *, keep_half: bool = False) -> NDArray[Any]:
     """A NumPy view of an array, a CPU tensor (detached; of half precision only where allowed) or nested sequences."""
     if is_tensor(value):

@@ -1,15 +1,19 @@
 """The command line: ``flatcore analyze``, ``flatcore study`` and ``flatcore doctor``.
 
-Exit codes: 0 done; 1 internal error; 2 bad input; 3 done, but an eigenpair asked for is not certified; 130 interrupted.
+Exit codes: 0 done; 1 internal error; 2 bad input; 3 done, but an eigenpair or singular triplet asked for is not
+certified; 130 interrupted.
 Results go to standard output, everything else to standard error; with ``--json -`` the results are the JSON alone.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -32,8 +36,19 @@ except ModuleNotFoundError as missing:
 
 import flatcore as fc
 from flatcore import _core
-from flatcore.io import check_target, read_data, read_model, write_text_atomic
-from flatcore.results import plain
+from flatcore.io import (
+    NamedArrays,
+    NotAChainError,
+    bias_name,
+    check_target,
+    read_arrays,
+    read_data,
+    read_model,
+    write_text_atomic,
+)
+from flatcore.results import ModuleAnalysis, plain
+from flatcore.weights.layers import array_layers
+from flatcore.weights.layerwise import analyze_layers
 
 INTERNAL_ERROR, BAD_INPUT, NOT_CERTIFIED, INTERRUPTED = 1, 2, 3, 130
 EXTRAS = {
@@ -43,6 +58,8 @@ EXTRAS = {
     "scale": ("dask",),
 }
 _MODULES = {"sklearn": "scikit-learn"}  # modules called other than their packages
+
+_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 Lines = Iterable[tuple[str, str]]
 
@@ -141,37 +158,84 @@ def _options(
 
 @app.command()
 def analyze(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An .npz file: W1, W2, …, or 0.weight, 2.weight, …")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="An .npz file (W1, W2, … or 0.weight, 2.weight, …), a state dict (.pt, .pth), or package.module:name, "
+            "a torch.nn.Module or a function that returns one, which is imported and so run.",
+        ),
+    ],
     data: Annotated[Path | None, typer.Option(metavar="FILE", help="An .npz file: inputs and targets.")] = None,
     k: Annotated[int, typer.Option("-k", help="Singular vectors a layer.")] = 8,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report as HTML.")] = None,
     json_file: JsonOption = None,
-    tol: Annotated[float | None, typer.Option(help="Relative tolerance of eigenpairs.")] = None,
+    tol: Annotated[float | None, typer.Option(help="Relative tolerance of eigenpairs and singular triplets.")] = None,
     seed: SeedOption = 0,
     threads: Annotated[int | None, typer.Option(help="At most so many threads.")] = None,
 ) -> None:
-    """Balance, coupling and gains of a chain; with data also its sharpness beside the flattest possible."""
-    _check_outputs([model, data], [out, _file(json_file)])
+    """Balance, coupling and gains of a chain, with data its sharpness too; of other models each layer and each pair."""
+    is_target = bool(_TARGET.fullmatch(model)) and not Path(model).exists()
+    _check_outputs([None if is_target else Path(model), data], [out, _file(json_file)])
     stream = _text_stream(json_file)
-    read = read_model(model)
-    _emit(stream, read.describe())
-    chain = read.chain()
+    about, analyse = _read_target(model, stream) if is_target else _read_file(Path(model), data is not None, stream)
     loss = None if data is None else read_data(data)
     if loss is not None:
         _emit(stream, f"{data}: {loss!r}")
     with _progress() as progress:
-        result = fc.analyze(chain, loss, k, tol=tol, seed=seed, threads=threads, progress=progress)
+        result = analyse(loss, k, tol=tol, seed=seed, threads=threads, progress=progress)
     for title, group in groupby(result._lines(), key=lambda line: line[0].rpartition(": ")[0]):
-        _show(stream, title or result.chain, ((label.removeprefix(f"{title}: "), text) for label, text in group))
+        _show(stream, title or result._title(), ((label.removeprefix(f"{title}: "), text) for label, text in group))
     if out is not None:
         result.report(str(out))
         _emit(stream, f"report: {out}")
     if json_file is not None:
-        about = {"flatcore": fc.__version__, "model": read.to_dict(), "data": None if data is None else str(data)}
-        _write_json(json_file, {**about, "certified": result.certified, "analysis": result.to_dict()})
+        head = {"flatcore": fc.__version__, "model": about, "data": None if data is None else str(data)}
+        _write_json(json_file, {**head, "certified": result.certified, "analysis": result.to_dict()})
     if not result.certified:
-        print("flatcore: not certified: an eigenpair misses the tolerance; its status says why", file=sys.stderr)
+        what = "a singular triplet" if isinstance(result, ModuleAnalysis) else "an eigenpair"
+        print(f"flatcore: not certified: {what} misses the tolerance; its status says why", file=sys.stderr)
         raise typer.Exit(NOT_CERTIFIED)
+
+
+def _read_file(path: Path, with_data: bool, stream: TextIO) -> tuple[dict[str, Any], Callable[..., Any]]:
+    """What was read, and the analysis of its chain, or of its arrays one by one where they are no chain."""
+    if path.suffix.lower() in (".pt", ".pth"):
+        importlib.import_module("flatcore.torch._files")  # registers the reader
+    try:
+        model = read_model(path)
+        chain = model.chain()
+    except NotAChainError as reason:
+        if with_data:
+            raise ValueError(f"{reason}; with data expected the layers of one chain") from None
+        arrays, why = read_arrays(path), str(reason)
+        _emit(stream, f"{arrays.describe()}\nno chain ({why}): analysed layer by layer")
+        return arrays.to_dict(), functools.partial(_analyze_arrays, arrays, why)
+    _emit(stream, model.describe())
+    return model.to_dict(), functools.partial(fc.analyze, chain)
+
+
+def _analyze_arrays(read: NamedArrays, why: str, loss: None, k: int, **options: Any) -> ModuleAnalysis:
+    """Layer by layer: each array of two to five dimensions, tied ones once."""
+    once = {name: array for name, array in read.arrays.items() if name not in read.tied}
+    layers, others = array_layers(once, {name: bias_name(name) for name in once})
+    if not layers:
+        raise ValueError(why)
+    tied = [f"{name} is {other}" for name, other in read.tied.items()]
+    order = "of the names; kernels are taken as convolutions without groups"
+    return analyze_layers(str(read.path), layers, k, order=order, not_analysed=others, tied=tied, **options)
+
+
+def _read_target(target: str, stream: TextIO) -> tuple[dict[str, Any], Callable[..., Any]]:
+    """A torch.nn.Module by name, and its analysis."""
+    module = importlib.import_module("flatcore.torch._targets").module_named(target)
+    about = {
+        "target": target,
+        "class": f"{type(module).__module__}.{type(module).__qualname__}",
+        "parameters": sum(p.numel() for p in module.parameters()),
+    }
+    _emit(stream, f"{target}: {about['class']}, {about['parameters']} parameters")
+    return about, functools.partial(fc.analyze, module)
 
 
 @app.command()

@@ -157,6 +157,180 @@ def test_a_pair_that_is_not_certified_is_exit_3_with_all_results(files, tmp_path
     assert "Gauss–Newton sharpness" in result.stdout
 
 
+# PyTorch files and modules, models that are no chain
+
+
+@pytest.fixture
+def torch_files(tmp_path, rng):
+    """State dicts of a chain and of a small convolutional network, and a Python module with models."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    chain = torch.nn.Sequential(torch.nn.Linear(4, 5, bias=False), torch.nn.Linear(5, 3, bias=False)).double()
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 3, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(12, 4), torch.nn.Linear(7, 2)
+    )
+    torch.save({"state_dict": chain.state_dict()}, tmp_path / "chain.pt")
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    np.savez(tmp_path / "data.npz", inputs=rng.standard_normal((20, 4)), targets=rng.standard_normal((20, 3)))
+    (tmp_path / "my_models.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "torch.manual_seed(0)\n"
+        "linear = nn.Sequential(nn.Linear(4, 5, bias=False), nn.Linear(5, 3, bias=False)).double()\n"
+        "def relu():\n"
+        "    return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))\n"
+        "def broken():\n"
+        "    raise RuntimeError('no data here')\n"
+        "def leaves():\n"
+        "    raise SystemExit(0)\n"
+        "width = 4\n"
+    )
+    return tmp_path
+
+
+def test_a_state_dict_that_is_a_chain_is_analysed_as_one(torch_files):
+    import torch
+
+    result = run("analyze", torch_files / "chain.pt", "--data", torch_files / "data.npz", "--json", "-")
+    assert result.exit_code == 0
+    content = parsed(result.stdout)
+    weights = list(torch.load(torch_files / "chain.pt", weights_only=True)["state_dict"].values())
+    with np.load(torch_files / "data.npz") as d:
+        direct = fc.analyze(fc.LinearChain(weights), fc.QuadraticLoss(d["inputs"], d["targets"]))
+    assert content["analysis"] == parsed(json.dumps(direct.to_dict()))
+    assert "the state dict is that under 'state_dict'" in result.stderr
+    assert content["model"]["weights"] == ["0.weight", "1.weight"]
+
+
+def test_a_model_that_is_no_chain_is_analysed_layer_by_layer_and_it_is_said(torch_files):
+    net, out = torch_files / "net.pth", torch_files / "r.html"
+    result = run("analyze", net, "-k", 2, "--json", torch_files / "a.json", "--out", out)
+    assert result.exit_code == 0
+    assert f"no chain ({net}: 0.weight has shape (3, 2, 3, 3); expected matrices" in result.stdout
+    assert "analysed layer by layer" in result.stdout
+    content = parsed((torch_files / "a.json").read_text())
+    assert content["certified"] is True
+    assert [layer["name"] for layer in content["analysis"]["layers"]] == ["0.weight", "3.weight", "4.weight"]
+    assert [(p["lower"], p["upper"]) for p in content["analysis"]["pairs"]] == [("0.weight", "3.weight")]
+    assert content["analysis"]["not_consecutive"] == ["3.weight → 4.weight: 4 go out, 7 come in"]
+    assert "0.weight → 3.weight" in out.read_text(encoding="utf-8")
+
+
+def test_matrices_whose_widths_do_not_match_as_well(tmp_path, rng):
+    path = tmp_path / "m.npz"
+    np.savez(path, W1=rng.standard_normal((5, 4)), b1=rng.standard_normal(5), W2=rng.standard_normal((3, 6)))
+    result = run("analyze", path, "--json", "-")
+    assert result.exit_code == 0
+    assert "W2 has shape (3, 6); its columns must match W1's 5 rows" in result.stderr
+    content = parsed(result.stdout)["analysis"]
+    assert content["not_consecutive"] == ["W1 → W2: 5 go out, 6 come in"]
+    refused = run("analyze", path, "--data", path)
+    assert refused.exit_code == 2
+    assert "with data expected the layers of one chain" in refused.stderr
+
+
+def test_layers_agree_with_those_of_the_module(torch_files):
+    import torch
+
+    from flatcore.torch._weights import analyze
+
+    torch.manual_seed(0)
+    content = parsed(run("analyze", torch_files / "net.pth", "--json", "-").stdout)["analysis"]
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 3, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(12, 4), torch.nn.Linear(7, 2)
+    )
+    net.load_state_dict(torch.load(torch_files / "net.pth", weights_only=True))
+    direct = parsed(json.dumps(analyze(net).to_dict()))
+    for read, known in zip(content["layers"], direct["layers"], strict=True):
+        assert read["values"] == known["values"]
+        assert read["matrix"] == known["matrix"]
+    for read, known in zip(content["pairs"], direct["pairs"], strict=True):
+        assert read["gap"] == known["gap"]
+        assert read["overlaps"] == known["overlaps"]
+
+
+def test_tied_weights_are_counted_once(tmp_path):
+    torch = pytest.importorskip("torch")
+    shared = torch.eye(3)
+    torch.save({"a.weight": torch.ones(3, 2, 2), "b.weight": shared, "c.weight": shared}, tmp_path / "m.pt")
+    content = parsed(run("analyze", tmp_path / "m.pt", "--json", "-").stdout)["analysis"]
+    assert [layer["name"] for layer in content["layers"]] == ["a.weight", "b.weight"]
+    assert content["tied"] == ["c.weight is b.weight"]
+
+
+def test_a_module_by_name(torch_files, monkeypatch):
+    monkeypatch.chdir(torch_files)
+    monkeypatch.delitem(sys.modules, "my_models", raising=False)
+    linear = run("analyze", "my_models:linear", "--data", "data.npz", "--json", "-")
+    assert linear.exit_code == 0
+    content = parsed(linear.stdout)
+    assert content["analysis"]["dims"] == [4, 5, 3]
+    assert content["model"] == {
+        "target": "my_models:linear",
+        "class": "torch.nn.modules.container.Sequential",
+        "parameters": 35,
+    }
+    relu = run("analyze", "my_models:relu")
+    assert relu.exit_code == 0
+    assert "my_models:relu: torch.nn.modules.container.Sequential, 43 parameters" in relu.stdout
+    assert "0 → 2" in relu.stdout
+    assert str(torch_files) not in sys.path
+    sys.modules.pop("my_models", None)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("my_models:linears", "my_models has no linears; it has torch, nn, linear, relu, broken, leaves, width"),
+        ("my_models:width", "gives a int; expected a torch.nn.Module"),
+        ("my_models:broken", "calling broken() failed (RuntimeError: no data here)"),
+        ("my_models:leaves", "calling leaves() failed (SystemExit: 0)"),
+        ("no_models:net", "importing no_models failed (ModuleNotFoundError: No module named 'no_models')"),
+        ("my_models:relu --data", "flatcore.torch.Hessian"),
+    ],
+)
+def test_targets_that_are_no_model(torch_files, monkeypatch, target, message):
+    monkeypatch.chdir(torch_files)
+    name, *data = target.split()
+    result = run("analyze", name, *(["--data", "data.npz"] if data else []))
+    sys.modules.pop("my_models", None)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_pickled_module_is_exit_2_with_the_safe_way(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "m.pt")
+    result = run("analyze", tmp_path / "m.pt")
+    assert result.exit_code == 2
+    assert "torch.save(model.state_dict(), path)" in result.stderr
+
+
+def test_a_state_dict_without_torch_says_how_to_get_it(tmp_path):
+    (tmp_path / "m.pt").write_bytes(b"PK")
+    script = (
+        "import sys; sys.modules['torch'] = None; sys.argv = ['flatcore', 'analyze', 'm.pt']; "
+        "from flatcore.cli import main; main()"
+    )
+    done = run_python(script, tmp_path)
+    assert (done.returncode, done.stderr) == (2, "flatcore: this needs torch: pip install 'flatcore[torch]'\n")
+
+
+def test_a_triplet_that_is_not_certified_is_exit_3(torch_files, monkeypatch):
+    from flatcore.weights import layerwise
+
+    def uncertified(*arguments, **options):
+        done = layerwise.analyze_layers(*arguments, **options)
+        first = dataclasses.replace(done.layers[0], converged=np.array([False]))
+        return dataclasses.replace(done, layers=(first, *done.layers[1:]))
+
+    monkeypatch.setattr(cli, "analyze_layers", uncertified)
+    result = run("analyze", torch_files / "net.pth")
+    assert result.exit_code == 3
+    assert "a singular triplet misses the tolerance" in result.stderr
+
+
 # Bad input: exit 2
 
 
@@ -169,6 +343,7 @@ def test_a_pair_that_is_not_certified_is_exit_3_with_all_results(files, tmp_path
         (["frobnicate"], "No such command 'frobnicate'"),
         (["study", "grokking"], "Missing option '--out'"),
         (["analyze", "none.npz"], "none.npz does not exist"),
+        (["analyze", "none.pt"], "none.pt does not exist; expected a PyTorch file"),
         (["analyze", "MODEL", "-k", "0"], "k is 0; expected at least 1"),
         (["analyze", "MODEL", "--data", "MODEL"], "expected one of inputs, X, x"),
         (["analyze", "MODEL", "--data", "DATA", "--tol", "-1"], "tol is -1"),

@@ -107,6 +107,7 @@ def test_description_tells_order_shapes_biases_and_what_was_ignored(tmp_path, rn
         "dtypes": ["float32", "float64"],
         "biases": [None, "b2"],
         "ignored": ["note"],
+        "notes": [],
         "skip": [],
     }
 

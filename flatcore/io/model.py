@@ -17,6 +17,11 @@ from typing import Any
 from flatcore._checks import FloatArray
 from flatcore.linear.chain import LinearChain
 
+
+class NotAChainError(ValueError):
+    """The arrays are not the layers of one linear chain."""
+
+
 _LETTER_W = re.compile(r"(?:^|(?<=[._/]))[Ww](?=_?[0-9]*$)")
 _WORD_WEIGHT = re.compile(r"(?P<w>[Ww])eight$")
 
@@ -48,7 +53,7 @@ def _looks_like_weight(name: str) -> bool:
     return bool(_LETTER_W.search(name) or _WORD_WEIGHT.search(name))
 
 
-def _bias_name(weight: str) -> str | None:
+def bias_name(weight: str) -> str | None:
     """W3 → b3, x.weight → x.bias, and None for a name of neither form."""
     if _WORD_WEIGHT.search(weight):
         return _WORD_WEIGHT.sub(lambda match: "Bias" if match["w"] == "W" else "bias", weight)
@@ -76,8 +81,10 @@ def assign_names(
 
     Raises
     ------
+    NotAChainError
+        No matrix, a weight of three dimensions or more (a convolution's kernel), an order that the names leave open.
     ValueError
-        No matrix, an order that the names leave open, a bias that is no vector.
+        A bias that is no vector.
 
     Examples
     --------
@@ -87,12 +94,15 @@ def assign_names(
     """
     matrices = sorted((name for name, shape in shapes.items() if len(shape) == 2), key=natural_key)
     weights = [name for name in matrices if _looks_like_weight(name)] or matrices
+    kernel = next((name for name, shape in shapes.items() if len(shape) > 2 and _WORD_WEIGHT.search(name)), None)
+    if kernel is not None:
+        raise NotAChainError(f"{kernel} has shape {shapes[kernel]}; expected matrices, not kernels of convolutions")
     if not weights:
-        raise ValueError(f"no matrix among {_listed(shapes)}; expected one a layer, such as W1, W2, …")
+        raise NotAChainError(f"no matrix among {_listed(shapes)}; expected one a layer, such as W1, W2, …")
     _check_order(weights)
     biases: list[str | None] = []
     for weight in weights:
-        bias = _bias_name(weight)
+        bias = bias_name(weight)
         shape = None if bias is None else shapes.get(bias)
         if shape is not None and len(shape) != 1:
             raise ValueError(f"{bias} has shape {shape}; expected a vector, the bias of {weight}")
@@ -105,13 +115,13 @@ def _check_order(weights: list[str]) -> None:
     """Refuse names whose numbers do not say which layer comes first."""
     sequences = sorted({re.sub("[0-9]+", "#", name) for name in weights if re.search("[0-9]", name)})
     if len(sequences) > 1:
-        raise ValueError(
+        raise NotAChainError(
             f"the order of the layers is ambiguous: their names are numbered as {' and as '.join(sequences)}; "
             "expected the layers of one chain"
         )
     for first, second in pairwise(weights):
         if natural_key(first) == natural_key(second):
-            raise ValueError(f"the order of the layers is ambiguous: both {first} and {second}")
+            raise NotAChainError(f"the order of the layers is ambiguous: both {first} and {second}")
 
 
 def _listed(shapes: Mapping[str, tuple[int, ...]], most: int = 8) -> str:
@@ -138,6 +148,8 @@ class ModelFile:
         Names in the file that are neither.
     skip
         Which layers have a skip link, where the file says so.
+    notes
+        What else is to be said about how the file was read.
 
     """
 
@@ -148,6 +160,7 @@ class ModelFile:
     bias_names: tuple[str | None, ...]
     ignored: tuple[str, ...] = ()
     skip: tuple[bool, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def layers(self) -> Iterator[tuple[str, str]]:
         """Name, and shape, type and bias, of each layer in the order in which they are applied."""
@@ -162,7 +175,8 @@ class ModelFile:
         width = max(len(name) for name, _ in layers)
         head = f"{self.path}: {len(layers)} layer{'s' * (len(layers) != 1)}, applied in this order"
         lines = [f"  {j:>{len(str(len(layers)))}}  {name:<{width}}  {what}" for j, (name, what) in enumerate(layers, 1)]
-        return "\n".join([head, *lines, *([f"  ignored: {', '.join(self.ignored)}"] if self.ignored else [])])
+        ignored = [f"ignored: {', '.join(self.ignored)}"] if self.ignored else []
+        return "\n".join([head, *lines, *(f"  {text}" for text in (*ignored, *self.notes))])
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain strings and lists, ready for JSON."""
@@ -174,6 +188,7 @@ class ModelFile:
             "biases": list(self.bias_names),
             "skip": list(self.skip or ()),
             "ignored": list(self.ignored),
+            "notes": list(self.notes),
         }
 
     def chain(self) -> LinearChain:
@@ -186,8 +201,10 @@ class ModelFile:
 
         Raises
         ------
+        NotAChainError
+            Widths that do not match, with the file's own names for the layers.
         ValueError
-            As :class:`flatcore.LinearChain`, with the file's own names for the layers.
+            As :class:`flatcore.LinearChain`.
 
         """
         names = {"weights": self.weight_names, "biases": self.bias_names}
@@ -197,4 +214,5 @@ class ModelFile:
             message = re.sub(
                 r"\b(weights|biases)\[([0-9]+)\]", lambda match: str(names[match[1]][int(match[2])]), str(error)
             )
-            raise ValueError(f"{self.path}: {message}") from None
+            fits = all(W.shape[1] == V.shape[0] for V, W in pairwise(self.weights))
+            raise (ValueError if fits else NotAChainError)(f"{self.path}: {message}") from None

@@ -15,8 +15,9 @@ import numpy as np
 
 from flatcore._checks import FloatArray
 from flatcore._memory import check_memory
+from flatcore.io.arrays import NamedArrays, reader_of
 from flatcore.io.atomic import PathLike
-from flatcore.io.model import ModelFile, assign_names
+from flatcore.io.model import ModelFile, assign_names, natural_key
 from flatcore.linear.losses import CrossEntropyLoss, Loss, QuadraticLoss
 
 INPUT_NAMES = ("inputs", "X", "x")
@@ -132,12 +133,12 @@ def _zip_kind(names: list[str]) -> str:
     if not names:
         return "an empty archive"
     if any(name.endswith("data.pkl") for name in names):
-        return "a PyTorch file"
+        return "a PyTorch file (import flatcore.torch, and call it .pt or .pth)"
     return f"a zip file without arrays (it holds {', '.join(names[:4])}{', …' * (len(names) > 4)})"
 
 
 def read_model(path: PathLike) -> ModelFile:
-    """Read the layers of a chain from an ``.npz`` file.
+    """Read the layers of a chain from an ``.npz`` file, or of another kind that has a reader (``.pt`` with torch).
 
     Parameters
     ----------
@@ -155,18 +156,19 @@ def read_model(path: PathLike) -> ModelFile:
     ------
     FileNotFoundError
         No such file.
+    NotAChainError
+        No matrix, a convolution's kernel, an ambiguous order.
     ValueError
-        Another kind of file, a damaged one, arrays of Python objects, no matrix, empty matrices, an ambiguous order.
+        Another kind of file, a damaged one, arrays of Python objects, empty matrices.
     MemoryError
         The arrays do not fit into the memory that is free.
 
     """
+    if (reader := reader_of(path)) is not None:
+        return _model_of(reader(Path(path)))
     with _open(path) as archive:
         numeric = {name: h.shape for name, h in archive.headers.items() if h.dtype.kind in "biufc"}
-        try:
-            weight_names, bias_names, _ = assign_names(numeric)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        weight_names, bias_names, _ = _assigned(path, numeric)
         arrays = archive.read([*weight_names, *(name for name in bias_names if name)])
         skip = _skip_flags(archive, len(weight_names))
         return ModelFile(
@@ -178,6 +180,66 @@ def read_model(path: PathLike) -> ModelFile:
             ignored=tuple(name for name in archive.headers if name not in arrays and (skip is None or name != "skip")),
             skip=skip,
         )
+
+
+def _assigned(
+    path: PathLike, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[tuple[str, ...], tuple[str | None, ...], tuple[str, ...]]:
+    """`assign_names`, whose errors name the file."""
+    try:
+        return assign_names(shapes)
+    except ValueError as error:
+        raise type(error)(f"{path}: {error}") from None
+
+
+def _model_of(named: NamedArrays) -> ModelFile:
+    """The chain's layers among named arrays."""
+    weights, biases, ignored = _assigned(named.path, {name: array.shape for name, array in named.arrays.items()})
+    tied = [
+        f"{name} is the same tensor as {other}: the chain counts them as two"
+        for name, other in named.tied.items()
+        if name in weights and other in weights
+    ]
+    return ModelFile(
+        path=named.path,
+        weights=tuple(named.arrays[name] for name in weights),
+        biases=tuple(named.arrays[name] if name else None for name in biases),
+        weight_names=weights,
+        bias_names=biases,
+        ignored=(*ignored, *named.ignored),
+        notes=(*named.notes, *tied),
+    )
+
+
+def read_arrays(path: PathLike) -> NamedArrays:
+    """Read all arrays of real numbers, in natural order of their names, from an ``.npz`` file or one with a reader.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    NamedArrays
+        For an analysis layer by layer, where the arrays are no chain.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file.
+    ValueError
+        Another kind of file, a damaged one, arrays of Python objects, empty arrays.
+    MemoryError
+        The arrays do not fit into the memory that is free.
+
+    """
+    if (reader := reader_of(path)) is not None:
+        return reader(Path(path))
+    with _open(path) as archive:
+        names = sorted((name for name, h in archive.headers.items() if h.dtype.kind in "biuf"), key=natural_key)
+        others = tuple(name for name in archive.headers if name not in names)
+        return NamedArrays(Path(path), archive.read(names), ignored=others)
 
 
 def _skip_flags(archive: _Archive, layers: int) -> tuple[bool, ...] | None:

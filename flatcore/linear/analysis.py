@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from flatcore import _core
-from flatcore._checks import FloatArray, check_count
+from flatcore._checks import FloatArray, check_count, is_module
 from flatcore._threads import limit_threads
-from flatcore.linear.chain import LinearChain
+from flatcore.linear.chain import LinearChain, check_chain
 from flatcore.linear.flattest import BoundDoesNotApplyError, FlattestMinimum, flattest_minimum
 from flatcore.linear.hessian import Hessian
 from flatcore.linear.losses import Loss, check_loss_shape
 from flatcore.linear.sharpness import extreme_eigenpairs
-from flatcore.results import Analysis, BalanceResult, CouplingResult, GainsResult, read_only
+from flatcore.results import Analysis, BalanceResult, CouplingResult, GainsResult, ModuleAnalysis, read_only
 from flatcore.weights import (
     Svd,
     balance_of,
@@ -26,6 +26,12 @@ from flatcore.weights import (
 )
 
 Progress = Callable[[str, float], None]
+_module_analysis: list[Callable[..., Any]] = []  # how torch.nn.Modules are analysed, the last one registered
+
+
+def register_module_analysis(analysis: Callable[..., Any]) -> None:
+    """Have :func:`analyze` call this for a torch.nn.Module, with its own arguments (torch is a room to the left)."""
+    _module_analysis.append(analysis)
 
 
 def balance(chain: LinearChain) -> BalanceResult:
@@ -50,6 +56,7 @@ def balance(chain: LinearChain) -> BalanceResult:
     Source: docs/theory.md, "Metrics".
 
     """
+    check_chain(chain)
     return balance_of(chain.core)
 
 
@@ -84,6 +91,7 @@ def coupling(chain: LinearChain, k: int = 8, *, progress: Callable[[float], None
     Source: docs/theory.md, "Metrics".
 
     """
+    check_chain(chain)
     check_count("k", k)
     return coupling_of(layer_svds(chain.core, chain.depth, k, progress), k, _end_to_end_svd(chain))
 
@@ -111,6 +119,7 @@ def gains(chain: LinearChain, loss: Loss | None = None) -> GainsResult:
     Source: docs/theory.md, "Metrics".
 
     """
+    check_chain(chain)
     phi = _end_to_end_svd(chain)
     weights_only = LinearChain(chain.weights, None, chain.skip) if chain.has_biases else chain
     partial, partial_top, sigma = normalised_partial_norms(chain.core)
@@ -156,6 +165,7 @@ def _end_to_end_svd(chain: LinearChain) -> Svd:
     return Svd(*_core.thin_svd(np.ascontiguousarray(chain.product()[:, : chain.dims[0]])))
 
 
+@overload
 def analyze(
     chain: LinearChain,
     loss: Loss | None = None,
@@ -165,13 +175,39 @@ def analyze(
     seed: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
-) -> Analysis:
+) -> Analysis: ...
+
+
+@overload
+def analyze(
+    chain: Any,
+    loss: Loss | None = None,
+    k: int = 8,
+    *,
+    tol: float | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Analysis | ModuleAnalysis: ...
+
+
+def analyze(
+    chain: Any,
+    loss: Loss | None = None,
+    k: int = 8,
+    *,
+    tol: float | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Analysis | ModuleAnalysis:
     """Everything at once: balance, coupling, gains, and at a loss sharpness beside the flattest possible.
 
     Parameters
     ----------
     chain
-        A :class:`LinearChain`.
+        A :class:`LinearChain`, or a ``torch.nn.Module``: a linear one is analysed as its chain, of any other, without a
+        loss, the layers as in ``flatcore.torch.analyze``.
     loss
         None, or any loss; the flattest sharpness is known for :class:`QuadraticLoss` without biases.
     k
@@ -184,7 +220,13 @@ def analyze(
     Returns
     -------
     Analysis
-        With ``.summary()``, ``.to_dict()`` and ``.report("file.html")``.
+        With ``.summary()``, ``.to_dict()`` and ``.report("file.html")``; of a nonlinear module a ``ModuleAnalysis``
+        with the same methods.
+
+    Raises
+    ------
+    ValueError
+        A bad argument, a loss whose shape is not the chain's, a loss with a nonlinear module.
 
     Examples
     --------
@@ -194,6 +236,12 @@ def analyze(
     1.0
 
     """
+    if is_module(chain) and _module_analysis:
+        analysis: Analysis | ModuleAnalysis = _module_analysis[-1](
+            chain, loss, k, tol=tol, seed=seed, threads=threads, progress=progress
+        )
+        return analysis
+    check_chain(chain)
     check_count("k", k)
     report = progress or (lambda what, fraction: None)
     if loss is not None:

@@ -156,6 +156,18 @@ class LinearChain:
         return f"LinearChain({', '.join([widths, str(self.dtype), *extras, size])})"
 
 
+def check_chain(chain: Any) -> None:
+    """Refuse what is no LinearChain, and say what to do with a chain on a device or a module."""
+    if isinstance(chain, LinearChain):
+        return
+    advice = ""
+    if hasattr(chain, "parameters"):
+        advice = " (flatcore.torch.chain(module) makes one where the module is linear)"
+    elif hasattr(chain, "hessian") and hasattr(chain, "device"):
+        advice = f"; on {chain.device} use chain.hessian(loss) and flatcore.torch.sharpness, or chain.cpu()"
+    raise ValueError(f"chain is a {type(chain).__name__}; expected a LinearChain{advice}")
+
+
 def _frozen(array: FloatArray) -> FloatArray:
     view = array.view()
     view.flags.writeable = False

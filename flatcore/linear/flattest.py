@@ -19,7 +19,7 @@ import numpy as np
 import scipy.linalg
 
 from flatcore._checks import FloatArray, check_choice
-from flatcore.linear.chain import LinearChain
+from flatcore.linear.chain import LinearChain, check_chain
 from flatcore.linear.losses import QuadraticLoss, check_loss_shape
 
 
@@ -71,6 +71,7 @@ def flattest_sharpness(chain: LinearChain, loss: Any, at: str = "minimiser") -> 
     Source: docs/theory.md; for whitened data Mulayoff & Michaeli (2020).
 
     """
+    check_chain(chain)
     return flattest_minimum(chain, loss, at).value
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from flatcore._checks import FloatArray
 from flatcore._threads import limit_threads
-from flatcore.linear.chain import LinearChain
+from flatcore.linear.chain import LinearChain, check_chain
 from flatcore.linear.dual import Dual
 from flatcore.linear.losses import Loss
 from flatcore.linear.operators import RowOperator
@@ -101,8 +101,7 @@ class Hessian(CurvatureOperator):
     _gauss_newton = False
 
     def __init__(self, chain: LinearChain, loss: Loss, *, threads: int | None = None) -> None:
-        if not isinstance(chain, LinearChain):
-            raise ValueError(f"chain is a {type(chain).__name__}; expected a LinearChain")
+        check_chain(chain)
         with limit_threads(threads):
             products = ChainProducts(chain, loss)
         super().__init__(products, threads)

@@ -35,6 +35,11 @@ class NonFiniteLossError(ValueError):
     """The loss or its gradient overflows at the chain's end-to-end matrix."""
 
 
+def output_is_narrow(outputs: int, rank: int, inputs: int) -> bool:
+    """Whether rows at the output end are fewer than at the input end, where a loss leaves `rank` of them."""
+    return outputs < rank or rank == 0 or outputs == rank == inputs
+
+
 class ChainProducts:
     """A snapshot of a chain and a loss: partial products, loss gradient, and products with many directions.
 
@@ -50,7 +55,7 @@ class ChainProducts:
         inner: Any = loss.whitened(chain.has_biases) if hasattr(loss, "whitened") else loss
         self.whitened: WhitenedQuadratic | None = inner if isinstance(inner, WhitenedQuadratic) else None
         rank = inner.factor.shape[1] if hasattr(inner, "factor") else chain.num_inputs
-        self.narrow_output = shape[0] < rank or rank == 0 or shape[0] == rank == chain.num_inputs
+        self.narrow_output = output_is_narrow(shape[0], rank, chain.num_inputs)
         self.loss: Any = loss if self.narrow_output else inner
         factor = None
         if not self.narrow_output:

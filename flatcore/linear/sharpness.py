@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -120,7 +120,7 @@ def extreme_eigenpairs(
 
 def _by_reduced(R: Reduced, k: int, z0: FloatArray | None, options: dict[str, Any]) -> EigenResult:
     found = eigsh(R, min(k, R.shape[0]), v0=z0, **options)
-    pairs = _Pairs(R, found.vectors.T, found.values, found.residuals, found.converged)
+    pairs = Pairs(R, found.vectors.T, found.values, found.residuals, found.converged)
     method = f"In the {R.shape[0]} coordinates of the nonzero eigenvalues: {found.method}"
     return pairs.complete(k, options["which"], found.status).result(found, method=method)
 
@@ -148,7 +148,7 @@ def _by_dual(H: CurvatureOperator, R: Reduced, k: int, z0: FloatArray | None, op
         if found.status != "converged" or worst <= tol * top:
             break
         start, inner = found.vectors, 0.5 * inner * tol * top / worst
-    pairs = _Pairs(R, rows, values, residuals, residuals <= tol * top)
+    pairs = Pairs(R, rows, values, residuals, residuals <= tol * top)
     if found.status not in _UNFINISHED and len(rows) + R.num_annihilated < k:
         reason = f"The dual has {len(rows)} eigenvalues above tol·λ_1; the reduced matrix was solved for the zeros."
         result = _by_reduced(R, k, z0, options)
@@ -191,25 +191,46 @@ def _measured(R: Reduced, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
     return values, residuals
 
 
+class Restriction(Protocol):
+    """What eigenpairs need of a reduced operator to be those of the full one."""
+
+    dtype: np.dtype[Any]
+
+    @property
+    def chain(self) -> Any:
+        """The chain, with ``num_parameters`` and ``blocks``."""
+
+    @property
+    def num_annihilated(self) -> int:
+        """P − N."""
+
+    def lift_layers(self, z: Any) -> Iterator[Any]:
+        """One lifted direction (N,), layer by layer."""
+
+    def annihilated_layers(self, index: int) -> Iterator[Any]:
+        """One direction outside the subspace, layer by layer."""
+
+
 @dataclass(frozen=True)
-class _Pairs:
+class Pairs:
     """Eigenpairs of the full matrix: rows (a, N) to lift, then directions that it annihilates, in the order `order`."""
 
-    R: Reduced
-    rows: FloatArray
+    R: Restriction
+    rows: Any
     values: FloatArray
     residuals: FloatArray
     converged: FloatArray
     order: tuple[int, ...] = ()
 
-    def complete(self, k: int, which: str, status: str) -> _Pairs:
+    def complete(self, k: int, which: str, status: str) -> Self:
         """The k most wanted, exact zeros included where the search came to an end."""
         zeros = np.zeros(0 if status in _UNFINISHED else min(k, self.R.num_annihilated))
         values = np.concatenate([self.values, zeros])
         order = order_of(which)(values)[:k]
         residuals = np.concatenate([self.residuals, zeros])[order]
         converged = np.concatenate([self.converged, zeros == 0.0])[order]
-        return _Pairs(self.R, self.rows, values[order], residuals, converged, tuple(int(i) for i in order))
+        changes: dict[str, Any] = {"values": values[order], "residuals": residuals, "converged": converged}
+        return dataclasses.replace(self, **changes, order=tuple(int(i) for i in order))
 
     def result(self, found: EigenResult, **changes: Any) -> EigenResult:
         """As the record `found`, about the full matrix."""
@@ -218,7 +239,7 @@ class _Pairs:
             values=read_only(self.values),
             residuals=read_only(self.residuals),
             converged=read_only(self.converged.astype(bool)),
-            _rows=lambda: self._lifted,
+            _rows=lambda: self.lifted,
             _split=None,
             _layers=lambda i: self.layers(i),  # unlike a bound method, copied with the record
             **changes,
@@ -232,7 +253,7 @@ class _Pairs:
         return self.R.annihilated_layers(at - len(self.rows))
 
     @cached_property
-    def _lifted(self) -> FloatArray:
+    def lifted(self) -> FloatArray:
         """All eigenvectors as rows (k, P)."""
         shape = (len(self.order), self.R.chain.num_parameters)
         needed = shape[0] * shape[1] * self.R.dtype.itemsize

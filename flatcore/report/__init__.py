@@ -2,6 +2,7 @@
 
 from flatcore.report.analysis import write_analysis
 from flatcore.report.figures import Figure, figure, svg_text
+from flatcore.report.layers import write_module_analysis
 from flatcore.report.page import Section, Table, render_page
 
-__all__ = ["Figure", "Section", "Table", "figure", "render_page", "svg_text", "write_analysis"]
+__all__ = ["Figure", "Section", "Table", "figure", "render_page", "svg_text", "write_analysis", "write_module_analysis"]

@@ -18,7 +18,6 @@ Source: Golub & Meurant (1994); Ubaru, Chen & Saad (2017).
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from flatcore._threads import limit_threads
 from flatcore.results import SolverState, SpectralDensity, read_only
 from flatcore.spectral._scaled import ScaledOperator, check_symmetric
 from flatcore.spectral._trace import Callback
-from flatcore.spectral._vectors import HostVectors
+from flatcore.spectral._vectors import norm
 
 _DENSE_MOST = 2000  # rows up to which all eigenvalues are computed where the products would suffice
 
@@ -148,14 +147,14 @@ class _Recurrences:
 
     def __init__(self, operator: ScaledOperator, probes: int, steps: int, seed: int) -> None:
         N = operator.length
-        self._operator, self._vectors = operator, HostVectors(N, operator.dtype)
+        self._operator, self._vectors = operator, operator.vectors
         what = f"a basis of {probes} probes times {steps} steps of {N} (fewer of either need less)"
-        check_memory(what, probes * (steps + 2) * N * operator.dtype.itemsize)
+        self._vectors.check_memory(what, probes * (steps + 2) * N * operator.dtype.itemsize)
         self._basis = self._vectors.empty(probes * steps).reshape(probes, steps, N)
         start = self._vectors.empty(probes)
         self._vectors.random(start, int(np.random.default_rng(seed).integers(0, 2**63)))
         for i in range(probes):
-            self._basis[i, 0] = start[i] / self._norm(start[i : i + 1])
+            self._basis[i, 0] = start[i] / norm(self._vectors, start[i : i + 1])
         self._alpha, self._beta = np.zeros((probes, steps)), np.zeros((probes, steps))
         self._lengths = np.zeros(probes, int)
         self._going = np.ones(probes, bool)
@@ -167,9 +166,6 @@ class _Recurrences:
         """Whether a probe can go on and there is room for it."""
         return bool(self._going.any()) and self.steps < self._basis.shape[1]
 
-    def _norm(self, row: FloatArray) -> float:
-        return math.sqrt(self._vectors.gram(row, row)[0, 0])
-
     def step(self) -> None:
         """One block product, and the next coefficients of every probe still running."""
         j = self.steps
@@ -179,7 +175,7 @@ class _Recurrences:
             self._advance(int(i), j, images[position : position + 1])
         self.steps += 1
 
-    def _advance(self, i: int, j: int, image: FloatArray) -> None:
+    def _advance(self, i: int, j: int, image: Any) -> None:
         known = self._basis[i, : j + 1]
         h = self._vectors.gram(known, image)
         expected = np.zeros(j)
@@ -189,7 +185,7 @@ class _Recurrences:
         self._vectors.update(image, known, h)
         again = self._vectors.gram(known, image)
         self._vectors.update(image, known, again)
-        beta = self._norm(image)
+        beta = norm(self._vectors, image)
         self._alpha[i, j] = h[j, 0] + again[j, 0]
         self._beta[i, j] = beta
         self._lengths[i] = j + 1
@@ -197,7 +193,8 @@ class _Recurrences:
         if beta <= _ROUNDING * float(np.finfo(self._vectors.dtype).eps) * self._size:  # an invariant subspace
             self._going[i] = False
         elif j + 1 < self._basis.shape[1]:
-            np.divide(image[0], beta, out=self._basis[i, j + 1])
+            image /= beta
+            self._basis[i, j + 1] = image[0]
 
     def state(self) -> SolverState:
         """What the callback sees."""

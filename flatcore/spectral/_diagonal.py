@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 
 from flatcore._checks import FloatArray, asks_to_stop, check_callback, check_count, chunks
-from flatcore._memory import check_memory
 from flatcore._threads import limit_threads
 from flatcore.results import DiagonalEstimate, SolverState, read_only
 from flatcore.spectral._scaled import ScaledOperator
 from flatcore.spectral._sketch import BLOCK, Sketch
 from flatcore.spectral._trace import Callback, check_budget, next_status, outcome
+from flatcore.spectral._vectors import norm
 
 
 def diagonal(
@@ -90,16 +90,19 @@ def diagonal(
     with limit_threads(threads):
         if budget >= scaled.length:
             return _exact(scaled, seed)
-        check_memory("estimates of a diagonal", 8 * (4 + 4 * BLOCK) * scaled.length)
+        scaled.vectors.check_memory("estimates of a diagonal", 8 * (4 + 4 * BLOCK) * scaled.length)
         sketch = Sketch(scaled, budget // 2, seed, signs=True, keep_images=True)
-        status = None
+        wide, status = scaled.home(np.float64), None
         while status is None:
             sketch.extend()
             if callback is None and rtol is None and not sketch.full:
                 continue
-            values, sampling, rounding = _estimate(sketch)
-            size, error = float(np.linalg.norm(values)), float(np.linalg.norm(sampling))
+            mean, deviation, rounding = _estimate(sketch)
+            size, error = (norm(wide, row) for row in (mean, deviation))
             status = next_status(sketch, rtol, size, error, rounding)
+            if status is None and callback is None:
+                continue
+            values, sampling = (wide.host(row)[0] for row in (mean, deviation))
             stderr = np.hypot(sampling, rounding / math.sqrt(scaled.length)) * scaled.scale
             values *= scaled.scale
             state = SolverState(sketch.samples, read_only(values), read_only(stderr), scaled.products)
@@ -118,28 +121,36 @@ def _exact(scaled: ScaledOperator, seed: int) -> DiagonalEstimate:
     return DiagonalEstimate(values, stderr, "exact", message, scaled.products, 0, seed)
 
 
-def _estimate(sketch: Sketch) -> tuple[FloatArray, FloatArray, float]:
-    """Values, standard errors of the sample, and the norm of rounding, of the scaled operator."""
+def _estimate(sketch: Sketch) -> tuple[Any, Any, float]:
+    """Values, standard errors of the sample, both a float64 row, and the norm of rounding, of the scaled operator."""
     H, S, m = sketch.H, sketch.left_out(), sketch.samples
     rest = sketch.W - S * np.sum(S * sketch.W, axis=0)
     curvature = np.sum(S * (H @ S), axis=0)
     alpha = np.sum((sketch.C.T - H @ rest) * S, axis=0)
-    mean, squares = np.zeros(sketch.vectors.length), np.zeros(sketch.vectors.length)
+    mean, squares = _zeros(sketch), _zeros(sketch)
     for part in chunks(m, BLOCK):
         x = _combined(sketch, S[:, part], None)
         along, across = (_combined(sketch, H @ Y[:, part], Y[:, part]) for Y in (S, rest))
         for i, omega in enumerate(sketch.tests(part.start)):
             n = part.start + i
-            each = x[i] * (2.0 * along[i] - curvature[n] * x[i] + alpha[n] * omega) + omega * across[i]
-            step = each - mean
-            mean += step / (n + 1)
-            squares += step * (each - mean)
+            each = x[i] * (2.0 * along[i] - x[i] * curvature[n] + omega * alpha[n]) + omega * across[i]
+            step = each - mean[0]
+            mean[0] += step / (n + 1)
+            squares[0] += step * (each - mean[0])
     mean += _base(sketch)
-    eps = float(np.finfo(sketch.vectors.dtype).eps)
-    return mean, np.sqrt(squares / (m * (m - 1))), eps * float(np.linalg.norm(H))
+    squares /= m * (m - 1)
+    squares **= 0.5
+    return mean, squares, float(np.finfo(sketch.vectors.dtype).eps) * float(np.linalg.norm(H))
 
 
-def _combined(sketch: Sketch, first: FloatArray, second: FloatArray | None) -> FloatArray:
+def _zeros(sketch: Sketch) -> Any:
+    """A row of zeros in float64."""
+    row = sketch.operator.home(np.float64).empty(1)
+    row[:] = 0.0
+    return row
+
+
+def _combined(sketch: Sketch, first: FloatArray, second: FloatArray | None) -> Any:
     """The rows firstᵀ Q − secondᵀ Z."""
     out = sketch.vectors.empty(first.shape[1])
     out[:] = 0.0
@@ -149,11 +160,11 @@ def _combined(sketch: Sketch, first: FloatArray, second: FloatArray | None) -> F
     return out
 
 
-def _base(sketch: Sketch) -> FloatArray:
+def _base(sketch: Sketch) -> Any:
     """Σ_j q_j ∘ (2z_j − (HQ)_j), the diagonal of ΠA + AΠ − ΠAΠ for the projection Π on all of Q."""
-    out = np.zeros(sketch.vectors.length)
+    out = _zeros(sketch)
     for part in chunks(sketch.rank, BLOCK):
         known = _combined(sketch, sketch.H[:, part], None)
         for q, z, h in zip(sketch.Q[part], sketch.Z[part], known, strict=True):
-            out += q * (2.0 * z - h)
+            out[0] += q * (2.0 * z - h)
     return out

@@ -34,18 +34,8 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from flatcore import _core
-from flatcore._checks import (
-    FloatArray,
-    as_float_array,
-    asks_to_stop,
-    check_callback,
-    check_choice,
-    check_count,
-    check_finite,
-    chunks,
-)
-from flatcore._memory import available_memory, check_memory
+from flatcore._checks import FloatArray, asks_to_stop, check_callback, check_choice, check_count, chunks
+from flatcore._memory import check_memory
 from flatcore._threads import limit_threads
 from flatcore.results import Certificate, EigenResult, SolverState, read_only
 from flatcore.spectral._certificate import beyond_seen, certified_gap
@@ -63,8 +53,8 @@ from flatcore.spectral._costs import (
 from flatcore.spectral._lanczos import BlockLanczos, Order, order_of
 from flatcore.spectral._operator import Operator, check_symmetric
 from flatcore.spectral._small import eigh
-from flatcore.spectral._tolerance import FLOORS, checked_tol, seeds
-from flatcore.spectral._vectors import HostVectors
+from flatcore.spectral._tolerance import FLOORS, checked_tol, raised_tol, seeds
+from flatcore.spectral._vectors import BlockVectors, norm, unit_rows
 
 DEFAULT_BLOCK_STEPS = 2000
 _ATTEMPTS = 3
@@ -78,7 +68,7 @@ Callback = Callable[[SolverState], "bool | None"]
 class _Found:
     """Eigenpairs so far: the first rows of the basis, best first, with Rayleigh quotients and true residuals."""
 
-    rows: FloatArray
+    rows: Any
     values: FloatArray
     residuals: FloatArray
 
@@ -102,11 +92,13 @@ class _Run:
     status: str = "converged"
     probe: Probe = NO_PROBE
     certifying: int = 1  # vectors a product in float64
+    noise: float = 0.0  # relative rounding of the operator's products, where it states one
     done: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.order: Order = order_of(self.which)
-        self.vectors = HostVectors(self.operator.length, self.operator.dtype)
+        self.vectors = self.operator.vectors(self.operator.dtype)
+        self.wide = self.operator.vectors(np.float64)
 
     def observe(self, low: float, high: float) -> None:
         """Remember the extent of the spectrum seen."""
@@ -152,19 +144,21 @@ def eigsh(
     operator
         Anything with ``shape`` (N, N), ``dtype`` and ``@`` on arrays (N,) and (N, b): a dense array or CPU tensor, a
         sparse matrix, a SciPy ``LinearOperator``, a :class:`flatcore.Hessian`. What its products cost, where it says so
-        in an attribute ``cost`` (:class:`flatcore.spectral.OperatorCost`), chooses between block sizes.
+        in an attribute ``cost`` (:class:`flatcore.spectral.OperatorCost`), chooses between block sizes. Vectors of an
+        operator with methods ``block_vectors(dtype)`` and ``rows_product(rows)`` stay where these keep them, on a GPU
+        for instance. An attribute ``noise_floor`` states relative rounding of the products beyond that of ``dtype``.
     k
         Number of eigenpairs, at most N.
     which
         ``"LA"`` largest, ``"SA"`` smallest, ``"LM"`` largest in modulus.
     tol
         Relative: ‖Hv − λv‖ ≤ tol·max|λ|. None means 1e-6 in float64 and 1e-4 in float32. A tolerance below what the
-        precision attains is raised to that floor, and ``result.tol`` says so.
+        precision, or the operator's ``noise_floor``, attains is raised to that floor, and ``result.tol`` says so.
     seed
         Of all random vectors; the same seed, threads and input give the same bits.
     v0
-        Start vectors (N,) or (N, b), any number, for instance the eigenvectors of a nearby problem. Where they span the
-        answer already, one block product and the probe are all that is left.
+        Start vectors (N,) or (N, b), an array or a tensor, any number, for instance the eigenvectors of a nearby
+        problem. Where they span the answer already, one block product and the probe are all that is left.
     maxiter
         Most block steps of the iteration before the best values so far are returned; a probe's come on top.
     callback
@@ -230,22 +224,26 @@ def solve(
     used_tol, limited = checked_tol(tol, wrapped.dtype)
     seed = check_count("seed", seed, 0)
     check_callback(callback)
-    start = _checked_start(v0, N)
+    start = None if v0 is None else wrapped.vectors(wrapped.dtype).columns("v0", v0)
     max_steps = DEFAULT_BLOCK_STEPS if maxiter is None else check_count("maxiter", maxiter)
-    run = _Run(wrapped, k, which, used_tol, max_steps, callback, seeds(seed))
+    noise = wrapped.noise_floor
+    used_tol, noisy = raised_tol(used_tol, noise)
+    run = _Run(wrapped, k, which, used_tol, max_steps, callback, seeds(seed), noise=noise)
     cost = wrapped.cost or guessed_cost(N, wrapped.dtype.itemsize)
     problem = Problem(N, k, wrapped.dtype.itemsize, used_tol, cost, 0 if start is None else start.shape[1])
-    available = available_memory()
+    available = run.vectors.available()
     choice = choose(problem, guessed=wrapped.cost is None, available=available, route=route)
     plan = choice.plan
     run.probe, run.certifying = plan.probe, certifying_block(problem)
-    check_memory(_needs(choice, k, N), plan.bytes(problem))
     certificate: Certificate | None
     with limit_threads(threads):
         if plan.route == "dense":
+            check_memory(f"a dense eigendecomposition of {N} rows", plan.bytes(problem))
             found, certificate = _dense(run), Certificate("dense", 0.0, 0.0, 0, N, 0)
             method = f"Dense eigendecomposition of all {N} rows by LAPACK."
         else:
+            what = f"block Lanczos with {plan.rows(k)} vectors of {N}, and the float64 products that certify,"
+            run.vectors.check_memory(what, plan.bytes(problem))
             found, certificate = _lanczos(run, choice, start)
             method = (
                 f"Block Lanczos, block {plan.block}, basis {plan.basis}, thick restart, on {N} rows in {wrapped.dtype}."
@@ -254,48 +252,41 @@ def solve(
     converged = residuals <= used_tol * max(run.scale, float(np.abs(values).max()))
     if run.status == "converged" and not converged.all():
         run.status = "precision_limited"
-    kept = read_only(found.rows[:k].copy())
+    kept = run.vectors.copy(found.rows[:k])
+    kept = read_only(kept) if isinstance(kept, np.ndarray) else kept
     return EigenResult(
         values=read_only(values),
         residuals=read_only(residuals),
         converged=read_only(converged),
         status=run.status,
-        message=_message(run, converged, limited),
+        message=_message(run, converged, limited, noisy),
         tol=used_tol,
         products=wrapped.products,
         seed=seed,
         certificate=certificate,
         method=method,
         _rows=lambda: kept,
-        _split=getattr(getattr(operator, "chain", None), "blocks", None),
+        _split=_splitter(operator),
         explanation=(*choice.lines(), *run.done),
     )
 
 
-def _checked_start(v0: Any, N: int) -> FloatArray | None:
-    """Start vectors as columns (N, b)."""
-    if v0 is None:
-        return None
-    array = as_float_array("v0", v0, 2 if np.ndim(v0) == 2 else 1)
-    if array.shape[0] != N or array.size == 0:
-        raise ValueError(f"v0 has shape {array.shape}; expected ({N},) or ({N}, b)")
-    check_finite("v0", array)
-    return array.reshape(N, -1)
-
-
-def _needs(choice: Choice, k: int, N: int) -> str:
-    plan = choice.plan
-    if plan.route == "dense":
-        return f"a dense eigendecomposition of {N} rows"
-    return f"block Lanczos with {plan.rows(k)} vectors of {N}, and the float64 products that certify,"
+def _splitter(operator: Any) -> Callable[[Any], Iterator[Any]] | None:
+    """How a vector of the operator's splits into blocks shaped like parameters, where it knows."""
+    chain = getattr(operator, "chain", None)
+    if hasattr(chain, "blocks"):
+        return chain.blocks  # type: ignore[union-attr, no-any-return]
+    if hasattr(operator, "blocks"):
+        return lambda vector: iter(operator.blocks(vector).values())
+    return None
 
 
 def _dense(run: _Run) -> _Found:
     """All eigenpairs, best first."""
-    matrix = _dense_matrix(run.operator)
+    matrix = _dense_matrix(run)
     if not np.isfinite(matrix).all():
         raise ValueError("the operator returned NaN or Inf")
-    check_symmetric(float(np.abs(matrix - matrix.T).max()), float(np.abs(matrix).max()), run.operator.dtype)
+    check_symmetric(float(np.abs(matrix - matrix.T).max()), float(np.abs(matrix).max()), run.operator.dtype, run.noise)
     values, vectors = scipy.linalg.eigh((matrix + matrix.T) / 2, driver="evd", check_finite=False)
     run.observe(float(values[0]), float(values[-1]))
     best = run.order(values)[: run.k]
@@ -303,22 +294,21 @@ def _dense(run: _Run) -> _Found:
     residuals = np.linalg.norm(matrix @ vectors - vectors * values, axis=0)
     if run.callback is not None:  # once, and nothing is left to stop
         run.callback(SolverState(1, values, residuals, run.operator.products))
-    return _Found(np.ascontiguousarray(vectors.T, dtype=run.operator.dtype), values, residuals)
+    return _Found(run.vectors.copy(vectors.T), values, residuals)
 
 
-def _dense_matrix(operator: Operator) -> FloatArray:
-    N = operator.length
-    if operator.matrix is not None:
-        return operator.matrix.astype(np.float64)
+def _dense_matrix(run: _Run) -> FloatArray:
+    """The matrix in host memory, from products with unit vectors."""
+    N = run.operator.length
+    if run.operator.matrix is not None:
+        return run.operator.matrix.astype(np.float64)
     matrix = np.empty((N, N))
     for part in chunks(N, 256):
-        unit = np.zeros((part.stop - part.start, N))
-        unit[np.arange(len(unit)), np.arange(part.start, part.stop)] = 1.0
-        matrix[:, part] = operator(unit).T
+        matrix[:, part] = run.wide.host(run.operator(unit_rows(run.wide, part))).T
     return matrix
 
 
-def _lanczos(run: _Run, choice: Choice, start: FloatArray | None) -> tuple[_Found, Certificate | None]:
+def _lanczos(run: _Run, choice: Choice, start: Any | None) -> tuple[_Found, Certificate | None]:
     """K eigenpairs, and the certificate that none was missed."""
     plan, N = choice.plan, run.operator.length
     basis = run.vectors.empty(min(N, max(plan.rows(run.k), plan.basis)))
@@ -333,6 +323,7 @@ def _lanczos(run: _Run, choice: Choice, start: FloatArray | None) -> tuple[_Foun
             start=rows,
             scale=run.scale,
             storage=basis,
+            noise=run.noise,
             image=image,
         )
         del rows, image
@@ -343,25 +334,22 @@ def _lanczos(run: _Run, choice: Choice, start: FloatArray | None) -> tuple[_Foun
     return _probe(run, basis, found)
 
 
-def _warm_start(
-    run: _Run, basis: FloatArray, start: FloatArray | None, most: int
-) -> tuple[_Found | None, FloatArray | None, FloatArray | None]:
+def _warm_start(run: _Run, basis: Any, start: Any | None, most: int) -> tuple[_Found | None, Any | None, Any | None]:
     """Rayleigh–Ritz on the start vectors: what is found where they are eigenvectors, else rows to begin with.
 
     Of more than `most` vectors the best Ritz vectors are kept. Their products come with them. All in float64.
     """
-    N = run.operator.length
-    vectors = HostVectors(N, np.float64)
-    rows = None if start is None else _orthonormal(vectors, np.array(start.T, dtype=np.float64, order="C"))
+    vectors = run.wide
+    rows = None if start is None else _orthonormal(vectors, vectors.copy(start.T))
     if start is None or rows is None:
         return None, None, None
-    image = np.empty_like(rows)
+    image = vectors.empty(len(rows))
     for part in chunks(len(rows), run.certifying):
         image[part] = run.operator(rows[part])
     H = vectors.gram(rows, image)
     if not np.isfinite(H).all():
         raise ValueError("the operator returned NaN or Inf")
-    check_symmetric(float(np.abs(H - H.T).max()), float(np.abs(H).max()), run.operator.dtype)
+    check_symmetric(float(np.abs(H - H.T).max()), float(np.abs(H).max()), run.operator.dtype, run.noise)
     values, U = eigh((H + H.T) / 2)
     run.observe(float(values[0]), float(values[-1]))
     best = run.order(values)[:most]
@@ -369,19 +357,21 @@ def _warm_start(
         vectors.combine(block, U[:, best])
     rows, image, values = rows[: len(best)], image[: len(best)], values[best]
     if len(best) >= run.k:
-        residuals = np.array([_residual(rows[i], image[i].copy(), values[i : i + 1]) for i in range(run.k)])
+        pairs = ((rows[i : i + 1], vectors.copy(image[i : i + 1]), values[i]) for i in range(run.k))
+        residuals = np.array([_residual(vectors, *pair) for pair in pairs])
         found = _Found(basis[: run.k], values[: run.k], residuals)
         if run.small(found):
             found.rows[:] = rows[: run.k]
             run.done.append(f"The start vectors, {start.shape[1]}, hold converged ones: no iteration.")
             return found, None, None
-    dtype = run.operator.dtype
-    return None, rows.astype(dtype, copy=False), image.astype(dtype, copy=False)
+    if run.operator.dtype == np.float64:
+        return None, rows, image
+    return None, run.vectors.copy(rows), run.vectors.copy(image)
 
 
-def _orthonormal(vectors: HostVectors, rows: FloatArray) -> FloatArray | None:
+def _orthonormal(vectors: BlockVectors, rows: Any) -> Any | None:
     """Orthonormal rows with the same span, in the same memory; None where all rows are zero."""
-    sizes = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    sizes = vectors.sizes(rows)
     count = int((sizes > 0.0).sum())
     vectors.combine(rows, np.diag(1.0 / np.where(sizes > 0.0, sizes, 1.0))[:, sizes > 0.0])
     rows = rows[:count]
@@ -445,13 +435,13 @@ def _told_to_stop(run: _Run, values: FloatArray, residuals: FloatArray) -> bool:
     return run.status == "stopped"
 
 
-def _certified(run: _Run, process: BlockLanczos, basis: FloatArray, locked: int, count: int) -> _Found:
+def _certified(run: _Run, process: BlockLanczos, basis: Any, locked: int, count: int) -> _Found:
     """`count` eigenpairs orthogonal to the first `locked` rows of the basis, the rows behind these.
 
     Their residuals are measured with fresh products in float64. Where rounding is far below the tolerance the
     recurrence's residuals are as good as true.
     """
-    tol = run.tol * (0.9 if run.tol >= 30.0 * FLOORS[run.operator.dtype] else 0.5)
+    tol = run.tol * (0.9 if run.tol >= 30.0 * max(FLOORS[run.operator.dtype], run.noise) else 0.5)
     for _ in range(_ATTEMPTS):
         found = _measured(run, process.ritz_rows(_converge(run, process, count, tol)))
         if run.status != "converged" or run.small(found):
@@ -467,35 +457,34 @@ def _certified(run: _Run, process: BlockLanczos, basis: FloatArray, locked: int,
             start=found.rows,
             scale=run.scale,
             storage=basis,
+            noise=run.noise,
         )
     return found
 
 
-def _measured(run: _Run, rows: FloatArray) -> _Found:
+def _measured(run: _Run, rows: Any) -> _Found:
     """Rayleigh quotients and residual norms of the rows, from fresh products in float64."""
+    vectors = run.wide
     values, residuals = np.empty(len(rows)), np.empty(len(rows))
     for part in chunks(len(rows), run.certifying):
-        X = rows[part].astype(np.float64)
+        X = vectors.copy(rows[part])
         for i in range(len(X)):
-            X[i] /= math.sqrt(_inner(X[i], X[i]))
+            X[i] /= norm(vectors, X[i : i + 1])
         AX = run.operator(X)
-        for i, (x, image) in enumerate(zip(X, AX, strict=True), part.start):
-            values[i] = _inner(x, image)
-            residuals[i] = _residual(x, image, values[i : i + 1])
+        for i in range(len(X)):
+            x, image, at = X[i : i + 1], AX[i : i + 1], part.start + i
+            values[at] = vectors.gram(x, image)[0, 0]
+            residuals[at] = _residual(vectors, x, image, values[at])
         if not np.isfinite(residuals[part]).all():
             raise ValueError("the operator returned NaN or Inf")
-        del X, AX
+        del X, AX, x, image
     return _Found(rows, values, residuals)
 
 
-def _residual(x: FloatArray, image: FloatArray, value: FloatArray) -> float:
-    """‖Ax − λx‖, in the memory of Ax."""
-    _core.update(image[None], x[None], value[None])
-    return math.sqrt(_inner(image, image))
-
-
-def _inner(x: FloatArray, y: FloatArray) -> float:
-    return float(_core.gram(x[None], y[None])[0, 0])
+def _residual(vectors: BlockVectors, x: Any, image: Any, value: float) -> float:
+    """‖Ax − λx‖ of the blocks (1, N), in the memory of Ax."""
+    vectors.update(image, x, np.array([[value]]))
+    return norm(vectors, image)
 
 
 def _sorted(run: _Run, found: _Found, most: int) -> _Found:
@@ -506,7 +495,7 @@ def _sorted(run: _Run, found: _Found, most: int) -> _Found:
     return _Found(found.rows[: len(index)], found.values[index], found.residuals[index])
 
 
-def _probe(run: _Run, basis: FloatArray, found: _Found) -> tuple[_Found, Certificate]:
+def _probe(run: _Run, basis: Any, found: _Found) -> tuple[_Found, Certificate]:
     """Look for eigenvalues beyond the k-th in the complement of everything found, until a probe finds none."""
     k, hits, probes = run.k, 0, 0
 
@@ -529,6 +518,7 @@ def _probe(run: _Run, basis: FloatArray, found: _Found) -> tuple[_Found, Certifi
             locked=found.rows,
             scale=run.scale,
             storage=basis,
+            noise=run.noise,
         )
         while process.steps < run.probe.steps and not process.exhausted:
             process.step()
@@ -551,8 +541,10 @@ def _probe(run: _Run, basis: FloatArray, found: _Found) -> tuple[_Found, Certifi
             return _sorted(run, found, k), certificate(process, np.inf)
 
 
-def _message(run: _Run, converged: FloatArray, limited: bool) -> str:
+def _message(run: _Run, converged: FloatArray, limited: bool, noisy: bool) -> str:
     floor = f" tol was below the floor of this precision; {run.tol:g} was used." if limited else ""
+    if noisy:
+        floor = f" tol was below the floor of the operator's own rounding; {run.tol:g} was used."
     if run.status == "converged":
         return f"all residuals are at most {run.tol:g} of the largest modulus." + floor
     if run.status == "stopped":
@@ -560,4 +552,5 @@ def _message(run: _Run, converged: FloatArray, limited: bool) -> str:
     missing = int((~converged).sum())
     if run.status == "max_iterations":
         return f"{missing} pairs did not converge in {run.steps} steps; raise maxiter or tol, or pass v0." + floor
-    return f"{missing} pairs stopped at the rounding of {run.operator.dtype}; raise tol, or use float64." + floor
+    rounding = f"{run.operator.dtype}" if run.noise <= FLOORS[run.operator.dtype] else "the operator's products"
+    return f"{missing} pairs stopped at the rounding of {rounding}; raise tol, or use float64." + floor

@@ -74,6 +74,8 @@ class BlockLanczos:
         Rows to work in, at least locked + capacity of them, the locked ones first and in place; None allocates.
     image
         The operator's products with the rows of `start`, which are then taken for orthonormal.
+    noise
+        Relative rounding of the products, where it is more than the precision's: no asymmetry.
 
     """
 
@@ -90,6 +92,7 @@ class BlockLanczos:
         scale: float = 0.0,
         storage: Any | None = None,
         image: Any | None = None,
+        noise: float = 0.0,
     ) -> None:
         self._apply, self._vectors, self._seeds = apply, vectors, seeds
         self.locked = 0 if locked is None else len(locked)
@@ -100,7 +103,7 @@ class BlockLanczos:
             self._basis[: self.locked] = locked
         self._T = np.zeros((self.capacity, self.capacity))
         self._multiplied = 0  # active rows whose products are in T
-        self._image = image
+        self._image, self._noise = image, noise
         self._front = self._orthonormal_start(start)
         self.block = max(self.block, len(self._front))
         self._near = 0  # first active row that the recurrence couples to the front
@@ -215,7 +218,10 @@ class BlockLanczos:
             return self._apply(front)
         if len(given) == len(front):
             return given
-        return np.concatenate([given, self._apply(front[len(given) :])])
+        image = self._vectors.empty(len(front))
+        image[: len(given)] = given
+        image[len(given) :] = self._apply(front[len(given) :])
+        return image
 
     def _couple(self, near: int, C: FloatArray) -> None:
         """Active rows from `near` on have the coefficients C with the new front; rows of chance have none."""
@@ -231,7 +237,7 @@ class BlockLanczos:
             H = H[:first].copy()
             H[self._near :] -= self._coupling
             asymmetry = max(asymmetry, float(np.abs(H).max(initial=0.0)))
-        check_symmetric(asymmetry, self._scale, self._vectors.dtype)
+        check_symmetric(asymmetry, self._scale, self._vectors.dtype, self._noise)
 
     def _extend_projection(self, H: FloatArray, first: int) -> None:
         rows = len(H)

@@ -10,6 +10,7 @@ import numpy as np
 
 from flatcore._checks import FloatArray, chunks
 from flatcore.spectral._operator import Operator
+from flatcore.spectral._vectors import BlockVectors, unit_rows
 
 _IDENTITY_BLOCK = 64
 _SMALLEST, _LARGEST = 1e-150, 1e150  # squares of what is reported must not vanish or overflow
@@ -21,7 +22,12 @@ class ScaledOperator:
     def __init__(self, operator: Any) -> None:
         self._operator = Operator(operator)
         self.length, self.dtype = self._operator.length, self._operator.dtype
+        self.vectors = self.home(self.dtype)
         self._exponent: int | None = None
+
+    def home(self, dtype: Any) -> BlockVectors:
+        """Where vectors of that precision live."""
+        return self._operator.vectors(dtype)
 
     @property
     def products(self) -> int:
@@ -33,10 +39,10 @@ class ScaledOperator:
         """The power of two σ."""
         return math.ldexp(1.0, self._exponent or 0)
 
-    def __call__(self, rows: FloatArray) -> FloatArray:
+    def __call__(self, rows: Any) -> Any:
         """Products with the rows (b, N), divided by σ, as a new array that may be overwritten."""
         image = self._operator(rows)
-        size = max(float(image.max()), -float(image.min()))
+        size = float(self.vectors.sizes(image).max())
         if not math.isfinite(size):
             raise ValueError("the operator returned NaN or Inf")
         if size > _LARGEST or (self._exponent is None and 0.0 < size < _SMALLEST):
@@ -44,18 +50,16 @@ class ScaledOperator:
             raise ValueError(f"the operator's size is {size:.3g}; expected it {span} (scale it)")
         if self._exponent is None and size > 0.0:
             self._exponent = math.frexp(size)[1] - 1
-        if not image.flags.writeable:
-            image = image.copy()
-        return np.ldexp(image, -self._exponent, out=image) if self._exponent else image
+        if self._exponent:
+            self.vectors.ldexp(image, -self._exponent)
+        return image
 
     def identity_blocks(self) -> Iterator[tuple[slice, FloatArray]]:
-        """All columns of A/σ as rows, block by block; refuses A unless Ax = Aᵀx for a random x."""
+        """All columns of A/σ as rows in host memory, block by block; refuses A unless Ax = Aᵀx for a random x."""
         x = np.random.default_rng(0).standard_normal(self.length)
         forward, transposed = np.zeros(self.length), np.empty(self.length)
         for part in chunks(self.length, _IDENTITY_BLOCK):
-            rows = np.zeros((part.stop - part.start, self.length), self.dtype)
-            rows[np.arange(len(rows)), np.arange(part.start, part.stop)] = 1.0
-            image = self(rows)
+            image = self.vectors.host(self(unit_rows(self.vectors, part)))
             forward += x[part] @ image
             transposed[part] = image @ x
             yield part, image

@@ -25,10 +25,9 @@ from typing import Any
 import numpy as np
 
 from flatcore._checks import FloatArray
-from flatcore._memory import check_memory
 from flatcore.spectral._scaled import ScaledOperator, check_symmetric
 from flatcore.spectral._small import eigh
-from flatcore.spectral._vectors import BlockVectors, HostVectors
+from flatcore.spectral._vectors import BlockVectors
 
 BLOCK = 8
 _MOST_PASSES = 6
@@ -82,10 +81,11 @@ class Sketch:
         self, operator: ScaledOperator, capacity: int, seed: int, *, signs: bool = False, keep_images: bool = False
     ) -> None:
         self.operator, self.capacity, self._signs = operator, capacity, signs
-        self.vectors = HostVectors(operator.length, operator.dtype)
+        self.vectors = operator.vectors
         count = capacity * (1 + keep_images) + 3 * BLOCK
         needed = count * operator.length * operator.dtype.itemsize + 5 * 8 * capacity**2  # C, H, W, B and its inverse
-        check_memory(f"a sketch of {capacity} test vectors of {operator.length} (fewer products need less)", needed)
+        what = f"a sketch of {capacity} test vectors of {operator.length} (fewer products need less)"
+        self.vectors.check_memory(what, needed)
         self._Q = self.vectors.empty(capacity)
         self._Z = self.vectors.empty(capacity) if keep_images else None
         self._C, self._H, self._W = (np.zeros((capacity, capacity)) for _ in range(3))
@@ -106,11 +106,11 @@ class Sketch:
         """Whether no test vector can be added."""
         return self.samples == self.capacity
 
-    def tests(self, first: int) -> FloatArray:
+    def tests(self, first: int) -> Any:
         """The block of test vectors that begins with number `first`, as rows."""
         rows = self.vectors.empty(min(BLOCK, self.capacity - first))
-        self.vectors.random(rows, int(self._seeds[first // BLOCK]))
-        return np.copysign(1.0, rows, out=rows) if self._signs else rows
+        self.vectors.random(rows, int(self._seeds[first // BLOCK]), signs=self._signs)
+        return rows
 
     def extend(self) -> None:
         """Add a block of test vectors."""
@@ -121,7 +121,7 @@ class Sketch:
         self._Q[old : self.rank] = rows
         self._C[first : self.samples, :old] = along
         self._C[first : self.samples, old : self.rank] = C
-        self._squares[first : self.samples] = [self.vectors.gram(row, row)[0, 0] for row in np.split(Omega, len(Omega))]
+        self._squares[first : self.samples] = [self._square(Omega[i : i + 1]) for i in range(len(Omega))]
         if len(rows):
             self._project(old, Omega, C)
         self._W[: self.rank, first : self.samples] = self.vectors.gram(self.Q, Omega)
@@ -129,7 +129,10 @@ class Sketch:
             part = slice(earlier, earlier + BLOCK)
             self._W[old : self.rank, part] = self.vectors.gram(self._Q[old : self.rank], self.tests(earlier))
 
-    def _project(self, old: int, Omega: FloatArray, C: FloatArray) -> None:
+    def _square(self, row: Any) -> float:
+        return float(self.vectors.gram(row, row)[0, 0])
+
+    def _project(self, old: int, Omega: Any, C: FloatArray) -> None:
         """H for the rows of Q from number `old` on; ω_iᵀ(A q_j) against the (A ω_i)ᵀq_j known shows asymmetry."""
         Z = self.operator(self._Q[old : self.rank])
         check_symmetric(C, self.vectors.gram(Omega, Z), float(np.abs(self.C).max()))

@@ -21,6 +21,11 @@ def checked_tol(tol: Any, dtype: np.dtype[Any]) -> tuple[float, bool]:
     return max(float(tol), FLOORS[dtype]), bool(tol < FLOORS[dtype])
 
 
+def raised_tol(tol: float, noise: float) -> tuple[float, bool]:
+    """The tolerance to use for an operator whose products round by `noise`, and whether it was raised to that."""
+    return max(tol, noise), tol < noise
+
+
 def seeds(seed: int) -> Iterator[int]:
     """Seeds for the random vectors of one call."""
     sequence = np.random.default_rng(seed)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flatcore.torch._batches import Evaluated
+from flatcore.torch._twice import check_differentiable
 
 Blocks = Sequence[Tensor]
 CURVATURES = ("hessian", "ggn", "fisher_mc", "fisher_empirical")
@@ -50,6 +51,8 @@ class HessianGraph:
         self.gradient = [g.detach() for g in gradient]
         self._curved = [i for i, g in enumerate(gradient) if g.requires_grad]
         self._gradient = [gradient[i] for i in self._curved]
+        if not check_differentiable(self._gradient):  # on a path that may lead to other parameters alone
+            self.product([torch.zeros_like(p) for p in params])
 
     def product(self, v: Blocks, *, batched: bool = False) -> list[Tensor]:
         """H v in blocks shaped like the parameters, with a first axis of vectors where `batched`."""
@@ -68,6 +71,7 @@ class OutputGraph:
         pulled = _gradient([outputs], params, [self._u], create_graph=True)
         self._moving = [i for i, g in enumerate(pulled) if g.requires_grad]
         self._pulled = [pulled[i] for i in self._moving]
+        check_differentiable(self._pulled)
 
     def product(self, v: Blocks, *, batched: bool = False) -> list[Tensor]:
         """JᵀMJ v in blocks shaped like the parameters, with a first axis of vectors where `batched`."""
@@ -135,7 +139,7 @@ def _gradient(
 def _loss_gradient(loss: Tensor, params: Blocks, *, create_graph: bool = False) -> tuple[list[Tensor], set[int]]:
     """The gradient, and the numbers of the parameters on which the loss does not depend."""
     if not loss.requires_grad:
-        raise ValueError("the loss depends on none of the chosen parameters; expected a gradient through one at least")
+        return [torch.zeros_like(p) for p in params], set(range(len(params)))
     found = torch.autograd.grad(loss, params, retain_graph=True, create_graph=create_graph, allow_unused=True)
     unused = {i for i, g in enumerate(found) if g is None}
     return [torch.zeros_like(p) if g is None else g for g, p in zip(found, params, strict=True)], unused

@@ -30,12 +30,15 @@ from flatcore._checks import FloatArray, as_numpy, check_choice, check_count, ch
 from flatcore._memory import check_memory
 from flatcore.linear import StaleWeightsError
 from flatcore.spectral import OperatorCost
+from flatcore.spectral._vectors import BlockVectors
 from flatcore.torch._batches import Batches, Evaluated, Forward, cuda_devices, quiet
 from flatcore.torch._curvature import CURVATURES, HessianGraph, OutputGraph, linearised
+from flatcore.torch._device import free_memory
 from flatcore.torch._parameters import ParameterSet, shown, unit_blocks
-from flatcore.torch._preflight import check_modules, check_room, check_same_loss, counting, first_look, free_memory
-from flatcore.torch._reduce import Ranks, unwrapped
+from flatcore.torch._preflight import check_modules, check_room, check_same_loss, counting, first_look
+from flatcore.torch._reduce import Ranks, home_of
 from flatcore.torch._twice import explained, second_derivatives
+from flatcore.torch._wrappers import unwrapped
 
 _PRODUCT_PASSES = {"hessian": 6.0}  # forward passes a product; 4 for JᵀMJ
 _REBUILD_PASSES = {"hessian": 9.0}
@@ -226,10 +229,10 @@ class Hessian:
         """Relative rounding of products, measured: ‖H(a + b) − Ha − Hb‖/‖H(a + b)‖ for two halves of a vector Hx."""
         generator = torch.Generator().manual_seed(self._seed)
         x = torch.randn(1, self._params.total, generator=generator).to(self.device, self._params.torch_dtype)
-        w = self.rows_product(x)
+        w = self._products_of(x)
         first = (torch.rand(w.shape, generator=generator) < 0.5).to(self.device)
-        whole = self.rows_product(w)
-        defect = whole - self.rows_product(w * first) - self.rows_product(w * ~first)
+        whole = self._products_of(w)
+        defect = whole - self._products_of(w * first) - self._products_of(w * ~first)
         size = float(torch.linalg.vector_norm(whole))
         return float(torch.linalg.vector_norm(defect)) / size if size > 0.0 else 0.0
 
@@ -239,25 +242,34 @@ class Hessian:
         """Hv for a vector (P,), a block (P, k), or blocks shaped like the parameters; answers in kind."""
         if isinstance(v, (Mapping, list, tuple)):
             rows = self._params.from_blocks(v)
-            out = self.rows_product(rows if rows.ndim == 2 else rows[None])
+            out = self._products_of(rows if rows.ndim == 2 else rows[None])
             return self._params.to_blocks(out if rows.ndim == 2 else out[0], v)
         if isinstance(v, Tensor):
             self._check_shape(v)
             given = v.detach()
             rows = given.reshape(self._params.total, -1).T.to(self.device, self._params.torch_dtype)
-            out = self.rows_product(rows).to(given.device, given.dtype)
+            out = self._products_of(rows).to(given.device, given.dtype)
             return out[0] if v.ndim == 1 else out.T
         array = as_numpy("v", v)
         if array.dtype.kind not in "fbiu":
             raise ValueError(f"v has dtype {array.dtype}; expected real numbers")
         self._check_shape(array)
-        host = np.ascontiguousarray(array.reshape(self._params.total, -1).T, dtype=self.dtype)
-        product = self.rows_product(torch.from_numpy(host).to(self.device)).cpu().numpy()
-        image = product.astype(array.dtype if array.dtype.kind == "f" else np.float64, copy=False)
+        floats = array if array.dtype.kind == "f" else array.astype(np.float64)
+        image = self.rows_product(floats.reshape(self._params.total, -1).T)
         return image[0] if array.ndim == 1 else image.T
 
-    def rows_product(self, rows: Tensor) -> Tensor:
-        """Products with rows (k, P) on the parameters' device, as new rows."""
+    def block_vectors(self, dtype: Any) -> BlockVectors:
+        """Where the solvers keep their vectors: NumPy arrays for models on the CPU, else tensors on their device."""
+        return home_of(self._params.total, dtype, self.device, self._ranks)
+
+    def rows_product(self, rows: Any) -> Any:
+        """Products with rows (k, P), an array in host memory or a tensor on the device, as new rows of their kind."""
+        if isinstance(rows, Tensor):
+            return self._products_of(rows.to(self._params.torch_dtype)).to(rows.dtype)
+        given = torch.from_numpy(np.ascontiguousarray(rows, dtype=self.dtype))
+        return self._products_of(given.to(self.device)).cpu().numpy().astype(rows.dtype, copy=False)
+
+    def _products_of(self, rows: Tensor) -> Tensor:
         self._check_fresh()
         self._ranks.check_same("v", rows)
         with torch.inference_mode(False), torch.no_grad():
@@ -268,7 +280,10 @@ class Hessian:
                 for part in chunks(len(rows), _TOGETHER):
                     self._accumulate(out[part], share, graph, [block[part] for block in blocks])
 
-            self._visit(use)
+            try:
+                self._visit(use)
+            except RuntimeError as error:
+                raise explained(error) from error
             return self._ranks.sum(out)
 
     def to_scipy(self) -> LinearOperator:
@@ -283,7 +298,7 @@ class Hessian:
         check_memory(f"a dense {P} × {P} matrix", 8 * P * P)
         out = np.empty((P, P))
         for part, unit in unit_blocks(P, _DENSE_BLOCK, self.device, self._params.torch_dtype):
-            out[part] = self.rows_product(unit).cpu().numpy()
+            out[part] = self._products_of(unit).cpu().numpy()
         return out
 
     def __repr__(self) -> str:
@@ -331,6 +346,10 @@ class Hessian:
         scale = 1.0 / self._weight if self._mean else 1.0
         self._value, self._gradient = scale * value, self._ranks.sum(total).mul_(scale)
         self._flops *= own / max(self._kept[0].weight, 1e-300)
+        if unused is not None and len(unused) == len(self.names):
+            raise ValueError(
+                f"the loss depends on none of {shown(self.names)}; expected a gradient through one at least"
+            )
         if unused:
             names = shown(self.names[i] for i in sorted(unused))
             self.notes += (f"the loss does not depend on {names}",)
@@ -347,7 +366,9 @@ class Hessian:
         with second_derivatives(self._model):
             loss, self._flops = first_look(self._model, loss_of)
             with torch.no_grad():
-                self._batches.check_reduction(evaluated[0])
+                unclear = self._batches.check_reduction(evaluated[0])
+        if unclear is not None:
+            self.notes += (f"that the loss reduces by a {'mean' if self._mean else 'sum'} was not verified: {unclear}",)
         return loss
 
     def _build(

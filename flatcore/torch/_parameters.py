@@ -18,6 +18,7 @@ from flatcore._checks import check_finite
 
 Choice = "str | re.Pattern[str] | nn.Module | nn.Parameter | Iterable[Any] | None"
 _SHOWN = 8  # names in a message
+_SAMPLED = 64  # entries of a parameter that are read to see whether it changed
 
 
 class ParameterSet:
@@ -55,9 +56,14 @@ class ParameterSet:
         self.torch_dtype = _widest(p.dtype for p in self.tensors)
         self.dtype = np.dtype(np.float64 if self.torch_dtype == torch.float64 else np.float32)
 
-    def versions(self) -> tuple[int, ...]:
-        """What changes when the parameters do."""
-        return tuple(p._version for p in self.tensors)
+    def versions(self) -> tuple[tuple[Any, ...], ...]:
+        """What changes when a parameter does: torch's counter, its place, on the CPU a sum of some entries."""
+        values = [p.detach() for p in self.tensors]
+        sums = [0.0] * len(values)
+        if self.device.type == "cpu":
+            some = [v.reshape(-1)[:: max(1, v.numel() // _SAMPLED)].double().sum() for v in values]
+            sums = torch.stack(some).tolist()
+        return tuple((v._version, v.data_ptr(), v.dtype, s) for v, s in zip(values, sums, strict=True))
 
     def split(self, rows: Tensor) -> list[Tensor]:
         """Blocks (…, *shape) of vectors (…, P), in each parameter's precision."""

@@ -9,7 +9,7 @@ native calls of the same sizes as the convolution itself. torch's own formula ta
 with a kernel as large as the image. On the CPU float32 images are laid out channels last, which its kernels prefer.
 
 **Attention.** The fused back ends have no second derivative, the one called "math" has.
-**Recurrent layers** of cuDNN and oneDNN have none either, torch's own loops have.
+**Recurrent layers** of cuDNN have none either, torch's own loops have.
 **Compiled modules** run as they were written.
 
 cost    a product through the kept graph of a convolution: two convolutions, two input and two weight gradients.
@@ -154,10 +154,30 @@ def second_derivatives(model: nn.Module) -> Iterator[_TwiceDifferentiable]:
         torch.backends.mha.set_fastpath_enabled(False)
         if any(isinstance(module, nn.RNNBase) for module in modules):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
         if any(hasattr(module, "_orig_mod") for module in modules) and hasattr(torch.compiler, "set_stance"):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield stack.enter_context(_TwiceDifferentiable())
+
+
+def check_differentiable(outputs: Sequence[Tensor]) -> bool:
+    """Whether each operator that a backward pass through the graph of `outputs` may meet has a derivative.
+
+    Functions that are differentiable once are refused here: what lies behind them is no part of the graph, so that a
+    backward pass would end there without a word.
+    """
+    seen: set[Any] = set()
+    waiting, missing = [output.grad_fn for output in outputs], False
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        kind = node.name().rpartition("::")[2]
+        if kind in ("Error", "DelayedError"):
+            raise RuntimeError("a function marked with @once_differentiable was called")
+        missing = missing or kind == "NotImplemented"
+        waiting += [following for following, _ in node.next_functions]
+    return not missing
 
 
 def explained(error: RuntimeError) -> Exception:

@@ -42,9 +42,9 @@ def coupling_of(svds: list[Svd], k: int, phi: Svd) -> CouplingResult:
     chance = np.array([overlap_chance(d, o.size) for d, o in zip(dims, overlaps, strict=True)])
     chance_95 = np.array([overlap_chance(d, o.size, 0.95) for d, o in zip(dims, overlaps, strict=True)])
     largest = np.array([o.max() for o in overlaps])
-    angles = tuple(read_only(_cosines(a, b)) for a, b in itertools.pairwise(svds))
+    angles = tuple(read_only(principal_cosines(a, b)) for a, b in itertools.pairwise(svds))
     angle_levels = [angle_chance(d, min(o.shape)) for d, o in zip(dims, overlaps, strict=True)]
-    indices, log_strength = _core.strongest_path([_usable(svd) for svd in svds], overlaps)
+    indices, log_strength = _core.strongest_path([usable_values(svd) for svd in svds], overlaps)
     agreement = (float("nan"), float("nan"))
     if indices and phi.s[0] > 0.0:
         u, v = svds[-1].U[:, indices[-1]], svds[0].Vt[indices[0]]
@@ -66,13 +66,13 @@ def coupling_of(svds: list[Svd], k: int, phi: Svd) -> CouplingResult:
     )
 
 
-def _cosines(a: Svd, b: Svd) -> FloatArray:
+def principal_cosines(a: Svd, b: Svd) -> FloatArray:
     """Cosines of the principal angles between the ranges of a.U and b.Vtᵀ, descending."""
     cosines = np.linalg.svd(b.Vt.astype(float) @ a.U.astype(float), compute_uv=False)
     return np.asarray(np.clip(cosines, 0.0, 1.0))
 
 
-def _usable(svd: Svd) -> list[float]:
+def usable_values(svd: Svd) -> list[float]:
     """The first k singular values, those that are zero or tied (whose single vectors mean nothing) set to zero."""
     s = svd.s.astype(float)
     tolerance = _TIES[svd.s.dtype] * s[0]
@@ -87,7 +87,7 @@ def _usable(svd: Svd) -> list[float]:
 def _status(svds: list[Svd], has_path: bool) -> str:
     if any(svd.s[0] <= 0.0 for svd in svds):
         return "a layer is zero: its singular vectors mean nothing"
-    tied = [j + 1 for j, svd in enumerate(svds) if np.count_nonzero(_usable(svd)) < len(svd.Vt)]
+    tied = [j + 1 for j, svd in enumerate(svds) if np.count_nonzero(usable_values(svd)) < len(svd.Vt)]
     if tied:
         layers = ", ".join(str(j) for j in tied)
         note = "" if has_path else "; no path is left"

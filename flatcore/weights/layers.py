@@ -1,0 +1,146 @@
+"""The layers of a model as kernels, whatever they are called: Linear, convolutions, matrices of a file.
+
+A kernel is w (g, o, i, K): g groups, each of which maps i input channels to o output channels at K offsets (g = K = 1
+for Linear; a transposed convolution has its channels exchanged). Its two unfoldings are block-diagonal over the groups,
+
+    rows     R: (g·o) × (g·i·K), one row an output channel,
+    columns  C: (g·o·K) × (g·i), one column an input channel,
+
+and are the same matrix where K = 1. Weights are loaded when they are needed, so that one or two layers' are held.
+
+Source: R is the "reshaped kernel" of Yoshida & Miyato (2017); Sedghi, Gupta & Long (2019) compare it with the map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from flatcore._checks import FloatArray, as_float_array
+
+
+class Kernel(NamedTuple):
+    """Weights w (g, o, i, K) and a bias (g·o,) or None."""
+
+    weight: FloatArray
+    bias: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer whose weights are loaded when they are needed.
+
+    Parameters
+    ----------
+    name, kind, shape, dtype
+        What the model calls it, what it is, and its weight as stored.
+    dims
+        (g, o, i, K) of its kernel.
+    offsets
+        The kernel's extent as text, ``"kh·kw"``; empty for matrices.
+    load
+        Gives the kernel.
+    between
+        Names of what is registered since the layer before.
+    transposed
+        Whether it is a transposed convolution.
+    convolution
+        Gives a text and all singular values of the whole convolution map, where these are known.
+
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    dtype: str
+    dims: tuple[int, int, int, int]
+    offsets: str
+    load: Callable[[], Kernel]
+    between: tuple[str, ...] = ()
+    transposed: bool = False
+    convolution: Callable[[], tuple[str, FloatArray]] | None = None
+
+    @property
+    def inputs(self) -> int:
+        """Units or channels that come in, g·i."""
+        return self.dims[0] * self.dims[2]
+
+    @property
+    def outputs(self) -> int:
+        """Units or channels that go out, g·o."""
+        return self.dims[0] * self.dims[1]
+
+    def unfolding(self, columns: bool = False) -> str:
+        """What the rows or columns unfolding is called."""
+        if not self.offsets:
+            return "weight (out, in)"
+        rows = f"(out·{self.offsets}, in)" if columns else f"(out, in·{self.offsets})"
+        kernel = "transposed convolution's kernel" if self.transposed else "kernel"
+        return f"{kernel} reshaped {rows}" + (f", {self.dims[0]} diagonal blocks" if self.dims[0] > 1 else "")
+
+
+def kernel_columns(weight: FloatArray) -> FloatArray:
+    """Blocks (g, o·K, i) of the columns unfolding of a kernel (g, o, i, K)."""
+    g, o, i, K = weight.shape
+    return weight.transpose(0, 1, 3, 2).reshape(g, o * K, i)
+
+
+def kernel_rows(weight: FloatArray) -> FloatArray:
+    """Blocks (g, o, i·K) of the rows unfolding."""
+    g, o, i, K = weight.shape
+    return weight.reshape(g, o, i * K)
+
+
+def array_layers(arrays: Mapping[str, Any], biases: Mapping[str, str | None]) -> tuple[list[Layer], list[str]]:
+    """Layers of named arrays: matrices (out, in) and kernels (out, in, …) of one to three offsets.
+
+    Parameters
+    ----------
+    arrays
+        Arrays by name, in the order of the layers.
+    biases
+        Name of the bias of each weight that has one.
+
+    Returns
+    -------
+    layers
+        One for each array of two to five dimensions that is not a bias.
+    others
+        The other arrays of two dimensions or more, with the reason.
+
+    Raises
+    ------
+    ValueError
+        An array of other than real numbers.
+
+    """
+    layers, others = [], []
+    for name, value in arrays.items():
+        shape = tuple(int(d) for d in value.shape)
+        if len(shape) < 2:
+            continue
+        if len(shape) > 5 or 0 in shape:
+            others.append(f"{name} {shape}: no matrix and no kernel of one to three offsets")
+            continue
+        kernel_of = _array_loader(name, value, biases.get(name), arrays)
+        kind = "matrix" if len(shape) == 2 else f"kernel of a Conv{len(shape) - 2}d"
+        dims = (1, shape[0], shape[1], math.prod(shape[2:]))
+        layers.append(Layer(name, kind, shape, str(value.dtype), dims, offsets_text(len(shape) - 2), kernel_of))
+    return layers, others
+
+
+def offsets_text(dimensions: int) -> str:
+    """The extent of a kernel of so many dimensions."""
+    return ("", "k", "kh·kw", "kd·kh·kw")[dimensions]
+
+
+def _array_loader(name: str, value: Any, bias: str | None, arrays: Mapping[str, Any]) -> Callable[[], Kernel]:
+    def load() -> Kernel:
+        weight = as_float_array(name, value, len(value.shape), keep_half=True)
+        vector = None if bias is None or bias not in arrays else as_float_array(bias, arrays[bias], 1)
+        fits = vector is not None and vector.shape == (weight.shape[0],)
+        return Kernel(weight.reshape(1, *weight.shape[:2], -1), vector if fits else None)
+
+    return load
