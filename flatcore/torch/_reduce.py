@@ -12,6 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from flatcore.spectral._vectors import BlockVectors, HostVectors
+from flatcore.torch._vectors import DeviceVectors
+
 
 class Ranks:
     """Sums over the processes of a group; where there is one process, nothing.
@@ -45,6 +48,14 @@ class Ranks:
         dtype = torch.float64 if self._device.type != "mps" else torch.float32
         return [float(x) for x in self.sum(torch.tensor(values, dtype=dtype, device=self._device))]
 
+    def least(self, value: int | None) -> int | None:
+        """The least of the ranks' numbers; None where one of them has none."""
+        if self.size == 1:
+            return value
+        lowest = torch.tensor(-1 if value is None else value, dtype=torch.int64, device=self._device)
+        dist.all_reduce(lowest, op=dist.ReduceOp.MIN, group=self._group)
+        return None if int(lowest) < 0 else int(lowest)
+
     def check_same(self, what: str, rows: Tensor) -> None:
         """Refuse vectors that differ between ranks: the sum of their products would belong to neither."""
         if self.size == 1:
@@ -55,3 +66,30 @@ class Ranks:
         spread = float(both[0] + both[1])
         if not spread <= 0.0:
             raise ValueError(f"{what} differs between the ranks (sums of entries by {spread:.3g}); expected the same")
+
+
+class _Agreeing:
+    """A home whose free memory is the least of the ranks', so that solvers choose the same on all of them."""
+
+    ranks: Ranks
+
+    def available(self) -> int | None:
+        """Bytes free on the rank that has least."""
+        return self.ranks.least(super().available())  # type: ignore[misc]
+
+
+class _AgreeingHost(_Agreeing, HostVectors):
+    pass
+
+
+class _AgreeingDevice(_Agreeing, DeviceVectors):
+    pass
+
+
+def home_of(length: int, dtype: Any, device: torch.device, ranks: Ranks) -> BlockVectors:
+    """Where the solvers keep vectors: NumPy arrays for models on the CPU, else tensors on their device."""
+    if ranks.size == 1:
+        return HostVectors(length, dtype) if device.type == "cpu" else DeviceVectors(length, dtype, device)
+    shared = _AgreeingHost(length, dtype) if device.type == "cpu" else _AgreeingDevice(length, dtype, device)
+    shared.ranks = ranks
+    return shared
