@@ -617,6 +617,14 @@ def test_captions_quote_starts_and_chance(study):
     assert "residual network 0 → 1.module.0, 1.module.0 → 1.module.2, 1.module.2 → 2.module.0" in told
 
 
+def test_captions_quote_the_runs_that_come_nearest_to_theory(study):
+    runs = study.results()["runs"].values()
+    for figure, ideal in (("gains", 0), ("residuals", 0), ("coupling", 1)):
+        best = min(runs, key=lambda r: abs(ENDS[figure](r) - ideal))
+        line = f"nearest to theory's {ideal} of all runs at the end: {ENDS[figure](best):.3g} ({best['title']})."
+        assert f"Measured, {line}" in study.lines(figure)
+
+
 def test_verdicts_are_those_of_paired_t_tests(study):
     answers = {row["claim"]: row for row in study.results()["tables"]["What came out"]}
     claims = {
