@@ -67,7 +67,7 @@ SETTINGS = Settings(
         Architecture("residual", "residual network", 64, (0.025, 0.05, 0.1), 40.0, 13, 1.5),
         Architecture("convolution", "convolutional network", 32, (0.05, 0.1, 0.2), 25.0, 9, 3.0),
     ),
-    seeds=3,
+    seeds=5,
     paths=40,
 )
 
