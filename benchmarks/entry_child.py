@@ -23,6 +23,8 @@ def serve(asked: dict[str, Any], replies: Any) -> None:
     cases = getattr(importlib.import_module(address.module), address.function)
     options = Options(quick=asked["quick"], full=asked["full"], scratch=scratch)
     entry = next(islice(cases(options), address.case, None)).entries[address.number]
+    if hasattr(entry.contender, "load"):
+        entry.contender.load(entry.problem)
     print(json.dumps({"ready": entry.label}), file=replies, flush=True)
     answer_to: Any = None
     answer: Any = None

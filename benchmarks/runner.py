@@ -239,7 +239,8 @@ def run_case(
         rounds = options.rounds if case.rounds is None else min(case.rounds, options.rounds)
         say(f"{case.name}: {rounds} rounds")
         yardsticks.take(case.entries[0].problem.dtype, case.matmul_sizes)
-        interleaved_rounds(calls, {entry.label: entry.first for entry in result.entries}, rounds, times)
+        first = {entry.label: entry.first for entry in result.entries}
+        interleaved_rounds(calls, first, rounds, times, most_calls=1 if options.quick else None)
     finally:
         for measured in result.entries:
             _evaluate(measured, times.get(measured.label, []), result.entries[0], times)
@@ -272,6 +273,8 @@ def _prepared(entry: Entry) -> tuple[EntryResult, Callable[[], Any]]:
     """Set up a contender, make and check its first call; the call comes along."""
     stages = Stages()
     problem = entry.problem
+    if hasattr(entry.contender, "load"):
+        entry.contender.load(problem)
     setup, answer_to = seconds_of(lambda: entry.contender.prepare(problem, stages))
 
     def call() -> Any:

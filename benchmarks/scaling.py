@@ -19,7 +19,7 @@ from benchmarks.hessian_problem import HessianProblem, gaussian_problem
 from benchmarks.timing import Stages, interleaved_rounds, seconds_of
 
 LIMIT_SECONDS = 10.0
-ROUNDS = 5
+ROUNDS, QUICK_ROUNDS = 5, 2
 INPUTS, OUTPUTS, WIDTH, HIDDEN, SAMPLES = 784, 10, 1024, 5, 1024
 SWEEPS: dict[str, Sequence[int]] = {
     "samples": (256, 1024, 4096, 16_384, 60_000),
@@ -62,7 +62,8 @@ def measured(varied: str, sizes: Sequence[int], quick: bool, say: Callable[[str]
     sweep = Sweep(varied)
     for size in sizes:
         say(f"{varied} {size:,}")
-        for name, seconds in medians(problem_at(varied, size, quick), list(_still_in(sweep)), sweep.wrong).items():
+        problem, contenders = problem_at(varied, size, quick), list(_still_in(sweep))
+        for name, seconds in medians(problem, contenders, sweep.wrong, QUICK_ROUNDS if quick else ROUNDS).items():
             sweep.sizes.setdefault(name, []).append(size)
             sweep.seconds.setdefault(name, []).append(seconds)
     return sweep
@@ -85,7 +86,9 @@ def _still_in(sweep: Sweep) -> Iterator[Contender]:
             yield contender
 
 
-def medians(problem: HessianProblem, contenders: Sequence[Contender], wrong: list[str]) -> dict[str, float]:
+def medians(
+    problem: HessianProblem, contenders: Sequence[Contender], wrong: list[str], rounds: int = ROUNDS
+) -> dict[str, float]:
     """Seconds of one product by contender; the names of those that disagree are added to `wrong`."""
     calls: dict[str, Callable[[], Any]] = {}
     first: dict[str, float] = {}
@@ -97,7 +100,7 @@ def medians(problem: HessianProblem, contenders: Sequence[Contender], wrong: lis
         if first[contender.name] <= LIMIT_SECONDS:
             calls[contender.name] = lambda product=product: product(problem.argument)
     times: dict[str, list[float]] = {}
-    interleaved_rounds(calls, first, ROUNDS, times)
+    interleaved_rounds(calls, first, rounds, times)
     return {name: statistics.median(times.get(name) or [seconds]) for name, seconds in first.items()}
 
 

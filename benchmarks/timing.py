@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,13 +58,25 @@ def seconds_of(call: Callable[[], Any]) -> tuple[float, Any]:
         return _timed(call)
 
 
-def round_seconds(call: Callable[[], Any]) -> float:
-    """Median seconds of a call made until ``ROUND_SECONDS`` have passed, at least once."""
+def round_seconds(call: Callable[[], Any], most_calls: int | None = None) -> float:
+    """Median seconds of a call made until ``ROUND_SECONDS`` have passed, from once to ``MOST_CALLS`` times."""
+    most = MOST_CALLS if most_calls is None else most_calls
     times: list[float] = []
     with _undisturbed():
-        while not times or (sum(times) < ROUND_SECONDS and len(times) < MOST_CALLS):
+        while not times or (sum(times) < ROUND_SECONDS and len(times) < most):
             times.append(_timed(call)[0])
     return statistics.median(times)
+
+
+@contextmanager
+def _garbage_collected() -> Iterator[None]:
+    """Collections look at what is made from here on; a look through all loaded modules takes a third of a second."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @dataclass
@@ -92,21 +105,26 @@ def rotated(keys: Sequence[str], by: int) -> list[str]:
 
 
 def interleaved_rounds(
-    calls: Mapping[str, Callable[[], Any]], first: Mapping[str, float], rounds: int, times: dict[str, list[float]]
+    calls: Mapping[str, Callable[[], Any]],
+    first: Mapping[str, float],
+    rounds: int,
+    times: dict[str, list[float]],
+    most_calls: int | None = None,
 ) -> None:
     """Add the median seconds of every call in every round to `times`; none where the first took too long to repeat.
 
-    What interrupts a round leaves the complete rounds.
+    A round makes short calls `most_calls` times at most. What interrupts a round leaves the complete rounds.
     """
     keys = [key for key in calls if first[key] <= TIMED_ONCE_SECONDS]
     times.update({key: [] for key in calls})
     complete = 0
     try:
-        for number in range(rounds):
-            gc.collect()
-            for key in rotated(keys, number) if keys else []:
-                times[key].append(round_seconds(calls[key]))
-            complete += 1
+        with _garbage_collected():
+            for number in range(rounds):
+                for key in rotated(keys, number) if keys else []:
+                    times[key].append(round_seconds(calls[key], most_calls))
+                complete += 1
+                gc.collect()
     finally:
         for seconds in times.values():
             del seconds[complete:]
@@ -155,13 +173,18 @@ class Yardsticks:
         return None if self.copy is None else max(work.flops / self.matmul(dtype), work.bytes / self.copy)
 
     def take(self, dtype: str, sizes: Sequence[int]) -> None:
-        """Measure now, for kernels in this precision, and keep what is better than before."""
-        self._keep("copy_bytes_per_second", copy_rate(self.repeats))
-        for size in sizes:
-            self._keep(_matmul_name(size, dtype), matmul_rate(size, dtype, self.repeats))
+        """Measure now, for kernels in this precision, and keep what is better than before.
 
-    def _keep(self, name: str, rate: float | None) -> None:
-        self.measured[name] = None if rate is None else max(rate, self.measured.get(name) or 0.0)
+        One repeat is enough once: small sizes say nothing about speed.
+        """
+        self._keep("copy_bytes_per_second", partial(copy_rate, self.repeats))
+        for size in sizes:
+            self._keep(_matmul_name(size, dtype), partial(matmul_rate, size, dtype, self.repeats))
+
+    def _keep(self, name: str, measure: Callable[[], float | None]) -> None:
+        if self.repeats > 1 or name not in self.measured:
+            rate = measure()
+            self.measured[name] = None if rate is None else max(rate, self.measured.get(name) or 0.0)
 
 
 def _matmul_name(size: int, dtype: str) -> str:

@@ -155,11 +155,11 @@ class EigenResult(Record):
         return self._rows().T
 
     def layers(self, i: int) -> Iterator[Array]:
-        """Eigenvector i as blocks shaped like the chain's W_1, b_1, W_2, …, one at a time."""
+        """Eigenvector i as blocks shaped like the chain's W_1, b_1, W_2, … or a model's parameters, one at a time."""
         if self._layers is not None:
             return self._layers(i)
         if self._split is None:
-            raise ValueError("these eigenvectors belong to no chain; use vectors")
+            raise ValueError("these eigenvectors belong to no chain or model; use vectors")
         return self._split(self._rows()[i])
 
     def explain(self) -> str:

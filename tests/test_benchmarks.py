@@ -1,5 +1,7 @@
 """The benchmarks run, check answers, write JSON of one shape, and fail when an answer is wrong."""
 
+import copy
+import itertools
 import json
 import math
 import subprocess
@@ -8,11 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import flatcore as fc
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 2
+
+# PyTorch's own, when its tracing machinery is loaded
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 
 def python_m_benchmarks(*arguments):
@@ -50,7 +56,7 @@ def test_the_installed_flatcore_is_measured_and_no_path_is_printed(quick):
 def test_quick_runs_everything_installed_and_names_what_is_missing(quick):
     finished, document = quick
     named = [w["workload"] for w in document["workloads"]]
-    judging = ["narrow", "top10", "square", "huge", "identity", "svd-bulk", "svd-spiked"]
+    judging = ["narrow", "top10", "square", "huge", "identity", "svd-bulk", "svd-spiked", "cnn", "mlp"]
     assert [name for name in named if name in judging] == judging  # in the order of the targets
     assert {"kernels", "weights"} <= set(named)
     assert "portable" not in named  # it compiles, for minutes
@@ -83,6 +89,22 @@ def test_hessian_products_have_two_references(quick):
         assert [a["reference"] for a in entry["agreements"]] == ["flatcore in float64", "torch in float64"]
         allowed = {"float32": 1e-4, "float64": 1e-10}[entry["problem"]["dtype"]]
         assert all(a["tolerance"] == allowed for a in entry["agreements"])
+
+
+def test_products_of_models_have_independent_references(quick):
+    _, document = quick
+    models = [w for w in document["workloads"] if w["workload"] in ("mlp", "cnn")]
+    curvatures = {entry["problem"]["curvature"] for entry in entries({"workloads": models})}
+    assert curvatures == {"hessian", "ggn", "fisher_empirical", "fisher_mc"}
+    for w in models:
+        for case in w["cases"]:
+            references = ["torch in float64", *(["curvlinops"] if "curvlinops" not in case["missing"] else [])]
+            assert case["entries"][0]["label"] == "flatcore"
+            for entry in case["entries"]:
+                drawn = entry["problem"]["curvature"] == "fisher_mc"
+                assert [a["reference"] for a in entry["agreements"]] == (["expected vᵀCv"] if drawn else references)
+                assert drawn or all(a["tolerance"] == 2e-5 for a in entry["agreements"])
+                assert drawn or 0 < entry["quality"]["worst parameter"] < 1e-5
 
 
 def workload_of(document, name):
@@ -173,7 +195,6 @@ def test_full_sizes_are_those_of_the_workloads(benchmarks):
     np.testing.assert_array_equal(gaussian_problem([784, 10], 9, "float32").inputs[:3], problem.inputs)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch.func's own
 @pytest.mark.parametrize("wrong", [1.001, math.nan])
 def test_a_wrong_answer_fails_the_run(benchmarks, monkeypatch, capsys, tmp_path, wrong):
     """Here one layer of flatcore's float32 products, the smallest; the float64 reference stays right."""
@@ -201,6 +222,33 @@ def test_a_wrong_answer_fails_the_run(benchmarks, monkeypatch, capsys, tmp_path,
     document = json.loads(file.read_text("utf-8"), parse_constant=pytest.fail)
     assert [entry["label"] for entry in entries(document) if not all(a["agrees"] for a in entry["agreements"])] == [
         "flatcore"
+    ]
+
+
+def test_a_wrong_answer_of_a_model_fails_the_run(benchmarks, monkeypatch, capsys, tmp_path):
+    """Here the bias of the last layer, 10 of 1,354 parameters, in blocks alone."""
+    from benchmarks import cli, timing
+    from benchmarks.contenders.model_flatcore import FlatcoreModel
+
+    prepare = FlatcoreModel.prepare
+
+    def prepare_wrongly(self, problem, stage):
+        product = prepare(self, problem, stage)
+
+        def spoiled(v):
+            result = product(v)
+            if v.ndim == 2:
+                result[-10:, -1] *= np.float32(1.01)
+            return result
+
+        return spoiled
+
+    monkeypatch.setattr(FlatcoreModel, "prepare", prepare_wrongly)
+    monkeypatch.setattr(timing, "COPY_ENTRIES", 1024)
+    asked = ["mlp", "--quick", "--rounds", "1", "--skip", "torch", "--json", str(tmp_path / "results.json")]
+    assert cli.main(asked) == 1
+    assert [line for line in capsys.readouterr().err.splitlines() if "disagree" in line] == [
+        "answers disagree: mlp, 8 vectors: flatcore"
     ]
 
 
@@ -235,6 +283,18 @@ def test_short_calls_are_repeated_within_a_round(benchmarks, monkeypatch):
     monkeypatch.setattr(timing, "MOST_CALLS", 3)
     lengths = iter([5.0, 1.0, 2.0])
     assert timing.round_seconds(call) == 2.0
+
+
+def test_a_round_leaves_what_was_there_before_to_no_collector(benchmarks):
+    """Collections between the rounds look at new objects alone, and afterwards at all again."""
+    import gc
+
+    from benchmarks import timing
+
+    frozen, times = [], {}
+    timing.interleaved_rounds({"a": lambda: frozen.append(gc.get_freeze_count())}, {"a": 0.0}, 1, times, most_calls=1)
+    assert frozen[0] > 1000
+    assert gc.get_freeze_count() == 0
 
 
 class Counter:
@@ -327,6 +387,41 @@ def test_skipped_contenders_are_named_and_never_called(benchmarks, monkeypatch):
     assert slow.calls == 0
 
 
+def test_what_is_loaded_once_is_not_set_up(benchmarks, monkeypatch):
+    class Loading(Counter):
+        loaded = 0.0
+
+        def load(self, problem):
+            self.loaded += problem.argument
+
+        def prepare(self, problem, stage):
+            with stage(f"after {self.loaded}"):
+                return super().prepare(problem, stage)
+
+    (entry,) = measured(monkeypatch, [Loading("loading")]).cases[0].entries
+    assert list(entry.setup_stages) == ["after 3.0"]
+
+
+def test_set_up_and_products_are_one_call(benchmarks):
+    from benchmarks.model_workload import FromScratch
+
+    prepared = []
+
+    class Preparing(Counter):
+        def prepare(self, problem, stage):
+            prepared.append(self)
+            return super().prepare(problem, stage)
+
+    counter = Preparing("counting")
+    scratch = FromScratch(counter, 20)
+    assert (scratch.name, scratch.available()) == ("counting", None)
+    scratch.load(Echo())
+    answer_to = scratch.prepare(Echo(), None)
+    assert (len(prepared), counter.calls) == (0, 0)
+    assert [answer_to(3), answer_to(4)] == [3, 4]
+    assert (len(prepared), counter.calls) == (2, 40)
+
+
 def test_roofline_is_the_slower_of_arithmetic_and_memory(benchmarks):
     from benchmarks.timing import Work, Yardsticks
 
@@ -415,6 +510,31 @@ def test_targets_of_the_solvers(benchmarks):
     assert judged_by(svd_spiked.WORKLOAD, [("A", svd)]) == [(5e-7, True), (0.4, True), (30.0, False)]
 
 
+def test_targets_of_the_models(benchmarks):
+    from benchmarks.runner import Agreement
+    from benchmarks.workloads import mlp
+
+    def flatcore(to_float64, to_curvlinops):
+        found = [Agreement("torch in float64", to_float64, 2e-5), Agreement("curvlinops", to_curvlinops, 2e-5)]
+        result = entry_of("flatcore")
+        result.agreements = found
+        return result
+
+    def curvlinops(ratio):
+        return entry_of("curvlinops", median_of_ratios=ratio)
+
+    cases = [
+        ("one", [flatcore(1e-6, 2e-6), curvlinops(1.8)]),
+        ("block", [flatcore(3e-6, 1.1e-5), curvlinops(0.5)]),
+        ("scratch", [flatcore(1e-6, 2e-6), curvlinops(0.8)]),
+    ]
+    assert judged_by(mlp.WORKLOAD, cases) == [(1.8, True), (1.25, False), (1.1e-5, False), (3e-6, True)]
+    alone = [(name, found[:1]) for name, found in cases]
+    assert judged_by(mlp.WORKLOAD, alone)[:2] == [(None, None)] * 2
+    without = [(name, found[1:]) for name, found in cases]
+    assert judged_by(mlp.WORKLOAD, without) == [(None, None)] * 4
+
+
 def test_the_portable_build_is_judged_by_its_slowest_case(benchmarks):
     from benchmarks.workloads import portable
 
@@ -425,12 +545,24 @@ def test_the_portable_build_is_judged_by_its_slowest_case(benchmarks):
     assert judged_by(portable.WORKLOAD, cases) == [(0.8, False), (1 / 1.05, True), (None, None)]
 
 
+def test_a_child_finds_the_cases_of_every_workload(benchmarks):
+    import importlib
+
+    from benchmarks.process import Address
+    from benchmarks.workloads import WORKLOADS
+
+    for workload in WORKLOADS.values():
+        address = Address.of(workload.cases, 0)
+        assert getattr(importlib.import_module(address.module), address.function) is workload.cases
+
+
 def test_portable_runs_flatcore_entries_alone(benchmarks, tmp_path):
     from benchmarks.runner import Options
     from benchmarks.workloads.portable import flatcore_entries
 
     found = list(flatcore_entries(Options(quick=True, scratch=tmp_path)))
     assert {name.partition(":")[0] for name, _, _ in found} >= {"narrow", "top10", "square", "huge", "identity"}
+    assert not any(name.startswith(("mlp", "cnn")) for name, _, _ in found)  # PyTorch's products
     assert all(entry.contender.name == "flatcore" for _, _, entry in found)
     assert {address.function for _, address, _ in found} == {"cases", "inside"}
 
@@ -466,6 +598,81 @@ def test_eigenpairs_are_checked(benchmarks):
     other = EigenAnswer(values[1:3], lambda: vectors[:, 1:3], promised=False)
     assert worst(problem.agreements(other)) > 1
     assert problem.quality(early)["residual"] == pytest.approx(1e-3, rel=0.01)
+
+
+def small_model():
+    from benchmarks.model_problem import Cnn
+
+    return Cnn((2, 2, 2), samples=4, pixels=4)
+
+
+def dense_curvature(problem):
+    """By derivatives of derivatives of the outputs as a function of θ in float64."""
+    model, (inputs, labels) = copy.deepcopy(problem.model).double(), problem.data
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    theta = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+
+    def outputs(theta):
+        parts = theta.split([shape.numel() for shape in shapes.values()])
+        blocks = {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+        return torch.func.functional_call(model, blocks, (inputs.double(),))
+
+    def loss(z):
+        return torch.nn.functional.cross_entropy(z, labels)
+
+    if problem.curvature == "hessian":
+        return torch.autograd.functional.hessian(lambda theta: loss(outputs(theta)), theta).numpy()
+    z, J = outputs(theta), torch.autograd.functional.jacobian(outputs, theta)
+    if problem.curvature == "fisher_empirical":
+        (s,) = torch.autograd.grad(loss(zs := z.detach().requires_grad_()), zs)
+        s = len(z) * torch.einsum("nc,ncp->np", s, J)
+        return (s.T @ s / len(z)).numpy()
+    M = torch.autograd.functional.hessian(loss, z)
+    return torch.einsum("ncp,ncmd,mdq->pq", J, M, J).numpy()
+
+
+@pytest.mark.parametrize("curvature", ["hessian", "ggn", "fisher_empirical"])
+def test_products_of_models_are_checked(benchmarks, curvature):
+    """Against dense matrices, for a vector and a block; one wrong parameter tensor is noticed."""
+    from benchmarks.model_problem import ModelProblem
+
+    for vectors in (None, 3):
+        problem = ModelProblem(small_model(), vectors, curvature)
+        right = dense_curvature(problem) @ problem.argument.astype(np.float64)
+        agreement = problem.agreements(right)[0]
+        assert (agreement.reference, agreement.difference < 1e-13) == ("torch in float64", True)
+        assert problem.quality(right)["worst parameter"] < 1e-12
+        for factor in (1.001, np.nan):
+            wrong = right.copy()
+            wrong[-10:] *= factor
+            assert worst(problem.agreements(wrong)) > 1
+            assert problem.quality(wrong)["worst parameter"] >= 0.99e-3
+        assert worst(problem.agreements(right[:-1])) == np.inf
+
+
+def test_drawn_labels_are_checked_by_their_expectation(benchmarks):
+    """Mean and deviation of vᵀCv over all 10⁴ ways to draw four labels; five deviations are allowed."""
+    from benchmarks.model_problem import ModelProblem
+
+    problem = ModelProblem(small_model(), None, "fisher_mc")
+    v = problem.argument
+    ggn = dense_curvature(problem)
+    expectation, exact = problem._expectation, problem._exact
+    assert expectation.mean == pytest.approx(v @ ggn @ v, rel=1e-12)
+    Jv, p = exact.outputs_along(v), exact.probabilities
+    values, chances = [], []
+    for labels in itertools.product(range(10), repeat=4):
+        rows = np.arange(4), np.array(labels)
+        values.append(np.mean(((p * Jv).sum(1) - Jv[rows]) ** 2))
+        chances.append(p[rows].prod())
+    assert np.sum(chances) == pytest.approx(1.0)
+    assert np.dot(chances, values) == pytest.approx(expectation.mean, rel=1e-12)
+    variance = np.dot(chances, np.square(np.array(values) - expectation.mean))
+    assert np.sqrt(variance) == pytest.approx(expectation.deviation, rel=1e-10)
+    along = v / (v @ v)  # vᵀ(answer) = the factor
+    for deviations, agrees in ((4.9, True), (-4.9, True), (5.1, False), (np.nan, False)):
+        (agreement,) = problem.agreements(along * (expectation.mean + deviations * expectation.deviation))
+        assert agreement.agrees is agrees
 
 
 def test_singular_triplets_are_checked(benchmarks):

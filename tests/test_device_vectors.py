@@ -17,6 +17,7 @@ from flatcore.spectral._lanczos import BlockLanczos, order_of
 from flatcore.spectral._operator import Operator
 from flatcore.spectral._vectors import HostVectors
 from flatcore.torch import _vectors
+from flatcore.torch._device import exact_products
 from flatcore.torch._vectors import DeviceVectors
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -253,11 +254,11 @@ def test_float32_products_are_not_rounded_further(device, setting, rng):
             assert torch.get_float32_matmul_precision() == setting
 
 
-def test_the_setting_is_the_exact_one_while_products_are_taken(device):
-    with matmul_precision("high"), _vectors._full_precision(torch.device(device)):
-        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
-    with matmul_precision("new"), _vectors._full_precision(torch.device(device)):
-        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+@pytest.mark.parametrize("setting", ["high", "new"])
+def test_the_setting_is_the_exact_one_while_products_are_taken(device, setting):
+    backend = torch.backends.cuda.matmul if device == "cuda" else torch.backends.mkldnn.matmul
+    with matmul_precision(setting), exact_products(torch.device(device)):
+        assert backend.fp32_precision in ("ieee", "none")
 
 
 def test_memory_that_is_not_there(device):

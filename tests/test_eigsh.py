@@ -799,5 +799,5 @@ def test_a_basis_that_cannot_fit_is_foreseen():
 
 
 def test_vectors_that_belong_to_no_chain():
-    with pytest.raises(ValueError, match="these eigenvectors belong to no chain; use vectors"):
+    with pytest.raises(ValueError, match="these eigenvectors belong to no chain or model; use vectors"):
         fc.eigsh(A3, 1).layers(0)

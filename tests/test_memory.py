@@ -78,5 +78,5 @@ def test_missing_memory_is_said_before_an_allocation(monkeypatch):
         check_memory("the answer", 2 * 10**8)
     with pytest.raises(MemoryError, match=r"a dense 10000 × 10000 matrix needs 0\.8 GB"):
         fc.Hessian(
-            fc.LinearChain([np.ones((1, 10000))]), fc.QuadraticLoss(np.ones((1, 10000)), np.ones((1, 1)))
+            fc.LinearChain([np.ones((5000, 1)), np.ones((1, 5000))]), fc.QuadraticLoss(np.ones((1, 1)), np.ones((1, 1)))
         ).dense()

@@ -13,17 +13,18 @@ README = Path(__file__).parent.parent / "README.md"
 NUMBER = r"-?\d+\.?\d*(?:e[-+]?\d+)?"
 
 
-def block(language: str) -> str:
-    found = re.search(rf"^```{language}\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+def blocks(language: str) -> list[str]:
+    found = re.findall(rf"^```{language}\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert found, f"the README has no {language} block"
-    return found[1]
+    return found
 
 
-def test_example_prints_what_it_says():
+@pytest.mark.parametrize(("code", "promised"), list(zip(blocks("python"), blocks("text"), strict=True)))
+def test_examples_print_what_they_say(code, promised):
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        exec(block("python"), {})
-    printed, promised = out.getvalue(), block("text")
+        exec(code, {})
+    printed = out.getvalue()
     assert re.sub(NUMBER, "#", printed).split() == re.sub(NUMBER, "#", promised).split()
     # Four digits are printed, and another BLAS may round the last one differently. The residual is a power of ten.
     for a, b in zip(re.findall(NUMBER, printed), re.findall(NUMBER, promised), strict=True):

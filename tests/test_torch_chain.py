@@ -253,7 +253,6 @@ LOSS = fc.QuadraticLoss(np.eye(4), np.eye(4))
         lambda chain: fc.Hessian(chain, LOSS),
         lambda chain: fc.sharpness(chain, LOSS),
         lambda chain: fc.flattest_sharpness(chain, LOSS),
-        lambda chain: fc.analyze(chain, LOSS),
         fc.balance,
         fc.coupling,
         fc.gains,

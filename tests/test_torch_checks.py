@@ -341,9 +341,14 @@ def test_a_stale_operator_says_so(change):
 
 
 def test_memory_that_is_missing_is_foreseen(monkeypatch):
-    monkeypatch.setattr("flatcore.torch._preflight.free_memory", lambda device: 1000)
+    monkeypatch.setattr("flatcore._memory._SMALL", 0)
+    monkeypatch.setattr("flatcore._memory.available_memory", lambda: 1000)
     refused(
-        "needs about .* GB; .* are free on cpu: pass the data in smaller", model(), LOSS, batch(), error=MemoryError
+        "graph of one batch needs .* GB; .* are available: pass the data in smaller",
+        model(),
+        LOSS,
+        batch(),
+        error=MemoryError,
     )
     refused("memory is -1", model(), LOSS, batch(), memory=-1)
 

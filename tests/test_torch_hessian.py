@@ -408,6 +408,7 @@ def test_block_lanczos_on_a_model_too_large_for_the_dense_route():
     exact = np.linalg.eigvalsh(dense_hessian(case).numpy())[::-1][:4]
     assert "Lanczos" in top.method
     assert np.abs(top.values - exact).max() <= 1e-8 * exact[0]
+    assert [block.shape for block in top.layers(1)] == [p.shape for p in model.parameters()]
     again = fc.eigsh(H, 4, tol=1e-8)
     assert np.array_equal(again.vectors, top.vectors)
 

@@ -16,7 +16,11 @@ Product = Callable[[Array], Array]  # v (P,) or (P, k) → Hv, of the same shape
 
 
 class Contender(Protocol):
-    """One way to answer a workload's question."""
+    """One way to answer a workload's question.
+
+    It may also have ``load(problem)``, which does what is done once in a process, such as imports, before the set-up is
+    timed.
+    """
 
     name: str
 

@@ -17,6 +17,7 @@ from benchmarks.runner import Case, CaseResult, Entry, Options, Target, Workload
 from benchmarks.timing import Yardsticks
 
 NATIVE, PORTABLE = "native build", "portable build"
+JUDGED = {f"P{number}" for number in (*range(1, 8), 9)}  # P8's products are PyTorch's own
 
 
 class Build(Remote):
@@ -52,7 +53,7 @@ def flatcore_entries(options: Options) -> Iterator[tuple[str, Address, Entry]]:
     from benchmarks.workloads import WORKLOADS
 
     for workload in WORKLOADS.values():
-        if workload is WORKLOAD or not workload.judges:
+        if JUDGED.isdisjoint(workload.judges.split()):
             continue
         for number, case in enumerate(workload.cases(options)):
             for i, entry in enumerate(case.entries):

@@ -266,9 +266,19 @@ def solve(
         certificate=certificate,
         method=method,
         _rows=lambda: kept,
-        _split=getattr(getattr(operator, "chain", None), "blocks", None),
+        _split=_splitter(operator),
         explanation=(*choice.lines(), *run.done),
     )
+
+
+def _splitter(operator: Any) -> Callable[[Any], Iterator[Any]] | None:
+    """How a vector of the operator's splits into blocks shaped like parameters, where it knows."""
+    chain = getattr(operator, "chain", None)
+    if hasattr(chain, "blocks"):
+        return chain.blocks  # type: ignore[union-attr, no-any-return]
+    if hasattr(operator, "blocks"):
+        return lambda vector: iter(operator.blocks(vector).values())
+    return None
 
 
 def _dense(run: _Run) -> _Found:

@@ -14,7 +14,7 @@ Progress = Callable[[str, float], None]
 
 def study_names() -> tuple[str, ...]:
     """Names that :func:`run_study` knows."""
-    return ("digits",)
+    return ("digits", "nonlinear")
 
 
 def run_study(
@@ -48,7 +48,8 @@ def run_study(
     """
     if name not in study_names():
         raise ValueError(f"study is {name!r}; expected one of {', '.join(study_names())}")
-    from flatcore.studies import digits
+    from flatcore.studies import digits, nonlinear
 
+    studies = {"digits": digits.run, "nonlinear": nonlinear.run}
     folder = StudyFolder(Path(out), name, seed, resume=resume)
-    return digits.run(folder, progress or (lambda what, fraction: None))
+    return studies[name](folder, progress or (lambda what, fraction: None))

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import platform
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy
 
-from flatcore.io import write_text_atomic
 from flatcore.linear import LinearChain, coupling
-from flatcore.report import Figure, Section, Table, render_page
+from flatcore.report import Figure, Section, Table
 from flatcore.results import number, plain
 from flatcore.studies import digits_figures as draw
 from flatcore.studies import digits_words as words
 from flatcore.studies.descent import Trace
 from flatcore.studies.digits_data import Halves
 from flatcore.studies.folder import StudyFolder, StudyResult
+from flatcore.studies.pages import versions, write_pages
 
 _K = 8
 
@@ -29,17 +24,12 @@ def write(folder: StudyFolder, data: Halves, traces: dict[str, Trace]) -> StudyR
     """Write report.html, results.json, history.csv and the figures; the report last."""
     sections = [_halves_section(traces), _classifier_section(traces), _negative_section(traces), _table(traces)]
     pictures = [picture for section in sections for picture in section.figures]
-    for picture in pictures:
-        write_text_atomic(folder.figures / f"{picture.name}.svg", _standalone(picture.svg))
-    write_text_atomic(folder.path / "history.csv", _history(traces))
     lead = words.lead(data)
     results = _results(folder, lead, pictures, traces)
-    write_text_atomic(folder.path / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    report = folder.path / "report.html"
-    page = render_page("Flat minima of linear networks on handwritten digits", lead, sections, _footer(folder))
-    write_text_atomic(report, page)
+    title = "Flat minima of linear networks on handwritten digits"
+    write_pages(folder, title, lead, sections, {name: t.rows for name, t in traces.items()}, results)
     lines = tuple(f"{t.run.title}: {words.ending(t)}" for t in traces.values())
-    return StudyResult(folder.path, report, lines, results)
+    return StudyResult(folder.path, folder.path / "report.html", lines, results)
 
 
 # -- sections --------------------------------------------------------------------------------------------------------
@@ -169,19 +159,6 @@ def _table(traces: dict[str, Trace]) -> Section:
 # -- files -----------------------------------------------------------------------------------------------------------
 
 
-def _history(traces: dict[str, Trace]) -> str:
-    names = list(dict.fromkeys(name for t in traces.values() for row in t.rows for name in row))
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["run", *names])
-    for run, t in traces.items():
-        for row in t.rows:
-            writer.writerow(
-                [run, *("" if name not in row or np.isnan(row[name]) else repr(row[name]) for name in names)]
-            )
-    return stream.getvalue()
-
-
 def _results(
     folder: StudyFolder, lead: Sequence[str], pictures: Sequence[Figure], traces: dict[str, Trace]
 ) -> dict[str, Any]:
@@ -197,25 +174,4 @@ def _results(
         for name, t in traces.items()
     }
     findings = {picture.name: list(picture.caption) for picture in pictures}
-    versions = _versions()
-    return plain({**folder.settings, "versions": versions, "data": list(lead), "runs": runs, "findings": findings})  # type: ignore[no-any-return]
-
-
-def _versions() -> dict[str, str]:
-    import flatcore
-
-    return {
-        "flatcore": flatcore.__version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-    }
-
-
-def _footer(folder: StudyFolder) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
-    return f"Study digits, seed {folder.seed}. {versions}. Every number on this page was computed by the run."
-
-
-def _standalone(svg: str) -> str:
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + svg
+    return plain({**folder.settings, "versions": versions(), "data": list(lead), "runs": runs, "findings": findings})  # type: ignore[no-any-return]

@@ -19,6 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from flatcore.linear import LinearChain
 from flatcore.torch._device_chain import DeviceChain
+from flatcore.torch._wrappers import unwrapped
 
 _INSTEAD = "use flatcore.torch.Hessian(model, loss_fn, data) for the curvature of such a model"
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -96,7 +97,7 @@ def chain(module: nn.Module) -> LinearChain | DeviceChain:
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f"module is a {type(module).__name__}; expected a torch.nn.Module")
-    links = list(_links("", _unwrapped(module), _Start()))
+    links = list(_links("", unwrapped(module), _Start()))
     if not links:
         raise ValueError("module has no Linear layer; expected at least one")
     _check_untied(links)
@@ -114,14 +115,6 @@ def chain_of_tensors(
     """A LinearChain of tensors on the CPU, a DeviceChain of others."""
     kind = LinearChain if weights[0].device.type == "cpu" else DeviceChain
     return kind(weights, biases, skip)
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """The user's module inside DataParallel, DistributedDataParallel or a compiled one."""
-    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        return _unwrapped(module.module)
-    inner = getattr(module, "_orig_mod", None)
-    return _unwrapped(inner) if isinstance(inner, nn.Module) else module
 
 
 @dataclass

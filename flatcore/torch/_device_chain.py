@@ -11,8 +11,7 @@ from torch import Tensor
 
 from flatcore._checks import human
 from flatcore.linear import LinearChain, Loss
-from flatcore.torch._precision import exact_products
-from flatcore.torch._vectors import DeviceVectors
+from flatcore.torch._device import exact_products
 
 if TYPE_CHECKING:
     from flatcore.torch._device_hessian import DeviceHessian
@@ -155,11 +154,6 @@ class DeviceChain:
         extras = [name for name, on in (("biases", self.has_biases), ("skip links", any(self.skip))) if on]
         size = f"{human(self.num_parameters)} parameters"
         return f"DeviceChain({', '.join([widths, str(self.dtype), *extras, size, str(self.device)])})"
-
-
-def check_device_memory(what: str, needed: int, device: torch.device) -> None:
-    """Say how much memory is missing before an allocation that cannot succeed."""
-    DeviceVectors(1, np.float64, device).check_memory(what, needed)
 
 
 def _checked(name: str, value: Any, ndim: int) -> Tensor:

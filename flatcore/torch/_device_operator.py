@@ -10,9 +10,9 @@ from torch import Tensor
 
 from flatcore._checks import as_float_array, chunks, human, is_tensor
 from flatcore.spectral import OperatorCost
-from flatcore.torch._device_chain import DeviceChain, check_device_memory
+from flatcore.torch._device import check_memory, exact_products
+from flatcore.torch._device_chain import DeviceChain
 from flatcore.torch._device_products import DeviceProducts
-from flatcore.torch._precision import exact_products
 from flatcore.torch._vectors import DeviceVectors
 
 _DENSE_BLOCK = 64
@@ -66,7 +66,7 @@ class DeviceOperator:
     def dense(self) -> Tensor:
         """The whole matrix (N, N) in float64, on the device."""
         N = self.shape[0]
-        check_device_memory(f"a dense {N} × {N} matrix", 8 * N * N, self.device)
+        check_memory(f"a dense {N} × {N} matrix", 8 * N * N, self.device)
         out = torch.empty(N, N, dtype=torch.float64, device=self.device)
         for part in chunks(N, _DENSE_BLOCK):
             unit = torch.zeros(part.stop - part.start, N, dtype=torch.float64, device=self.device)

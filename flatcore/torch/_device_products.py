@@ -29,9 +29,9 @@ from torch import Tensor
 
 from flatcore.linear import Loss
 from flatcore.linear.products import NonFiniteLossError, StaleWeightsError
-from flatcore.torch._device_chain import DeviceChain, check_device_memory
+from flatcore.torch._device import check_memory, exact_products
+from flatcore.torch._device_chain import DeviceChain
 from flatcore.torch._device_loss import LossHessian, loss_on_device
-from flatcore.torch._precision import exact_products
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class DeviceProducts:
             start = self._start()
             self.narrow_width = m = len(start)
             what = f"sweeps of {m} rows through all levels of the chain"
-            check_device_memory(what, 3 * 8 * m * sum(chain.dims), chain.device)
+            check_memory(what, 3 * 8 * m * sum(chain.dims), chain.device)
             self.crossings = crossings(chain, self.narrow_output)
             self.fingerprint = chain.fingerprint()
             self._near = [start]

@@ -31,9 +31,9 @@ import torch
 from torch import Tensor
 
 from flatcore.spectral import OperatorCost
+from flatcore.torch._device import exact_products
 from flatcore.torch._device_operator import DeviceOperator
 from flatcore.torch._device_products import Crossing, DeviceProducts
-from flatcore.torch._precision import exact_products
 
 
 @dataclass(frozen=True)

@@ -30,14 +30,15 @@ from flatcore._checks import FloatArray, as_numpy, check_choice, check_count, ch
 from flatcore._memory import check_memory
 from flatcore.linear import StaleWeightsError
 from flatcore.spectral import OperatorCost
-from flatcore.spectral._vectors import BlockVectors, HostVectors
+from flatcore.spectral._vectors import BlockVectors
 from flatcore.torch._batches import Batches, Evaluated, Forward, cuda_devices, quiet
 from flatcore.torch._curvature import CURVATURES, HessianGraph, OutputGraph, linearised
+from flatcore.torch._device import free_memory
 from flatcore.torch._parameters import ParameterSet, shown, unit_blocks
-from flatcore.torch._preflight import check_modules, check_room, check_same_loss, counting, first_look, free_memory
-from flatcore.torch._reduce import Ranks, unwrapped
+from flatcore.torch._preflight import check_modules, check_room, check_same_loss, counting, first_look
+from flatcore.torch._reduce import Ranks, home_of
 from flatcore.torch._twice import explained, second_derivatives
-from flatcore.torch._vectors import DeviceVectors
+from flatcore.torch._wrappers import unwrapped
 
 _PRODUCT_PASSES = {"hessian": 6.0}  # forward passes a product; 4 for JᵀMJ
 _REBUILD_PASSES = {"hessian": 9.0}
@@ -259,9 +260,7 @@ class Hessian:
 
     def block_vectors(self, dtype: Any) -> BlockVectors:
         """Where the solvers keep their vectors: NumPy arrays for models on the CPU, else tensors on their device."""
-        if self.device.type == "cpu":
-            return HostVectors(self._params.total, dtype)
-        return DeviceVectors(self._params.total, dtype, self.device)
+        return home_of(self._params.total, dtype, self.device, self._ranks)
 
     def rows_product(self, rows: Any) -> Any:
         """Products with rows (k, P), an array in host memory or a tensor on the device, as new rows of their kind."""

@@ -36,7 +36,7 @@ from flatcore.spectral import eigsh
 from flatcore.torch._layer_graph import DTYPES, Graph, Normal, Product, recorded
 from flatcore.torch._preflight import check_modules
 from flatcore.torch._twice import explained
-from flatcore.torch._weights import unwrapped
+from flatcore.torch._wrappers import unwrapped
 
 _CUT = {torch.float32: 1e-3, torch.float64: 1e-8}  # rounding of M products against that of one, and room
 

@@ -1,4 +1,4 @@
-"""Data parallel: sums over the ranks of ``torch.distributed``, wrapped models, and the ones that are refused.
+"""Data parallel: sums over the ranks of ``torch.distributed``.
 
 Every rank holds its shard of the batches and calls the same products with the same vectors; weights, losses, gradients
 and products are summed over the ranks, so that all of them hold the answer for all data, in the same bits.
@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
+
+from flatcore.spectral._vectors import BlockVectors, HostVectors
+from flatcore.torch._vectors import DeviceVectors
 
 
 class Ranks:
@@ -45,6 +48,14 @@ class Ranks:
         dtype = torch.float64 if self._device.type != "mps" else torch.float32
         return [float(x) for x in self.sum(torch.tensor(values, dtype=dtype, device=self._device))]
 
+    def least(self, value: int | None) -> int | None:
+        """The least of the ranks' numbers; None where one of them has none."""
+        if self.size == 1:
+            return value
+        lowest = torch.tensor(-1 if value is None else value, dtype=torch.int64, device=self._device)
+        dist.all_reduce(lowest, op=dist.ReduceOp.MIN, group=self._group)
+        return None if int(lowest) < 0 else int(lowest)
+
     def check_same(self, what: str, rows: Tensor) -> None:
         """Refuse vectors that differ between ranks: the sum of their products would belong to neither."""
         if self.size == 1:
@@ -57,33 +68,28 @@ class Ranks:
             raise ValueError(f"{what} differs between the ranks (sums of entries by {spread:.3g}); expected the same")
 
 
-def unwrapped(model: Any) -> nn.Module:
-    """The module inside DistributedDataParallel, DataParallel and torch.compile; sharded models are refused."""
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    inner: nn.Module = model
-    while (deeper := _wrapped(inner)) is not None:
-        inner = deeper
-    _refuse_sharded(inner)
-    return inner
+class _Agreeing:
+    """A home whose free memory is the least of the ranks', so that solvers choose the same on all of them."""
+
+    ranks: Ranks
+
+    def available(self) -> int | None:
+        """Bytes free on the rank that has least."""
+        return self.ranks.least(super().available())  # type: ignore[misc]
 
 
-def _wrapped(model: nn.Module) -> nn.Module | None:
-    """What a wrapper holds; None where the module is none."""
-    parallel = isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel))
-    found = model.module if parallel else getattr(model, "_orig_mod", None)
-    return found if isinstance(found, nn.Module) else None
+class _AgreeingHost(_Agreeing, HostVectors):
+    pass
 
 
-def _refuse_sharded(model: nn.Module) -> None:
-    reason = (
-        "its parameters are sharded over ranks, and second derivatives through sharded parameters are not implemented; "
-        "expected whole parameters on every rank: load the full state dict (get_model_state_dict with "
-        "full_state_dict=True) into an unwrapped model, or wrap it in DistributedDataParallel"
-    )
-    for name, module in model.named_modules():
-        if type(module).__name__ == "FullyShardedDataParallel":
-            raise ValueError(f"model holds FullyShardedDataParallel at {name or 'its top'}: {reason}")
-    for name, p in model.named_parameters():
-        if hasattr(p, "placements") and hasattr(p, "device_mesh"):  # DTensor: FSDP2 and tensor parallelism
-            raise ValueError(f"{name} is a DTensor with placements {p.placements}: {reason}")
+class _AgreeingDevice(_Agreeing, DeviceVectors):
+    pass
+
+
+def home_of(length: int, dtype: Any, device: torch.device, ranks: Ranks) -> BlockVectors:
+    """Where the solvers keep vectors: NumPy arrays for models on the CPU, else tensors on their device."""
+    if ranks.size == 1:
+        return HostVectors(length, dtype) if device.type == "cpu" else DeviceVectors(length, dtype, device)
+    shared = _AgreeingHost(length, dtype) if device.type == "cpu" else _AgreeingDevice(length, dtype, device)
+    shared.ranks = ranks
+    return shared

@@ -18,7 +18,8 @@ from flatcore.linear.sharpness import Pairs
 from flatcore.results import EigenResult
 from flatcore.spectral import eigsh
 from flatcore.torch._chain import chain as chain_of
-from flatcore.torch._device_chain import DeviceChain, check_device_memory
+from flatcore.torch._device import check_memory
+from flatcore.torch._device_chain import DeviceChain
 from flatcore.torch._device_hessian import DeviceCurvature
 from flatcore.torch._device_reduced import DeviceReduced
 
@@ -116,7 +117,7 @@ class DevicePairs(Pairs):
         """All eigenvectors as rows (k, P)."""
         R, shape = self.R, (len(self.order), self.R.chain.num_parameters)
         what = f"the tensor of {shape[0]} eigenvectors of {shape[1]} entries (layers(i) gives one by layers)"
-        check_device_memory(what, shape[0] * shape[1] * R.dtype.itemsize, R.chain.device)
+        check_memory(what, shape[0] * shape[1] * R.dtype.itemsize, R.chain.device)
         out = torch.empty(shape, dtype=R.chain.torch_dtype, device=R.chain.device)
         for i, row in enumerate(out):
             for block, target in zip(self.layers(i), R.chain.blocks(row), strict=True):

@@ -17,21 +17,18 @@ cost    gram and update 2·a·b·N flops for a and b rows, combine 2·a·m·N fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
 from flatcore._checks import FloatArray, is_tensor
-from flatcore._memory import available_memory, check_memory
 from flatcore.spectral._vectors import checked_columns
+from flatcore.torch._device import check_memory, exact_products, free_memory
 
 _CHUNK = 4096  # columns of float32 products that are summed in float32
 _PANEL_ENTRIES = 1 << 24  # of temporary memory
 _LARGEST_BATCH = 1 << 15
-_FORESEEN = 1 << 24  # bytes from which on the device is asked for what is free
 _TYPES = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
 
 
@@ -134,7 +131,7 @@ class DeviceVectors:
             return np.zeros((len(V), len(W)))
         chunks = self.length // _CHUNK
         panel = max(1, min(_LARGEST_BATCH, _PANEL_ENTRIES // total.numel()))
-        with _full_precision(self.device):
+        with exact_products(self.device):
             for first in range(0, chunks, panel):
                 last = min(first + panel, chunks)
                 left, right = (_chunked(X, first, last) for X in (V, W))
@@ -146,7 +143,7 @@ class DeviceVectors:
     def update(self, W: torch.Tensor, V: torch.Tensor, C: FloatArray) -> None:
         """W -= Cᵀ V in place."""
         if len(V) and len(W):
-            with _full_precision(self.device):
+            with exact_products(self.device):
                 W.addmm_(self._coefficients(C.T), V, alpha=-1.0)
 
     def combine(self, V: torch.Tensor, C: FloatArray) -> None:
@@ -155,26 +152,18 @@ class DeviceVectors:
         if m == 0:
             return
         coefficients, width = self._coefficients(C.T), max(1, _PANEL_ENTRIES // (m * _CHUNK)) * _CHUNK
-        with _full_precision(self.device):
+        with exact_products(self.device):
             for first in range(0, self.length, width):
                 panel = V[:, first : first + width]
                 panel[:m] = coefficients @ panel
 
     def available(self) -> int | None:
-        """Bytes free on the device, those included that torch keeps for itself; None where it does not tell."""
-        if self.device.type == "cuda":
-            kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-            return int(torch.cuda.mem_get_info(self.device)[0] + kept)
-        return available_memory() if self.device.type == "cpu" else None
+        """Bytes free on the device; None where it does not tell."""
+        return free_memory(self.device)
 
     def check_memory(self, what: str, needed: int) -> None:
         """Refuse what the device's memory cannot hold."""
-        if self.device.type == "cpu":
-            check_memory(what, needed)
-        elif needed > _FORESEEN:
-            free = self.available()
-            if free is not None and needed > free:
-                raise MemoryError(f"{what} needs {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are free on {self.device}")
+        check_memory(what, needed, self.device)
 
     def _coefficients(self, C: FloatArray) -> torch.Tensor:
         return torch.from_numpy(np.array(C, dtype=self.dtype, order="C")).to(self.device)
@@ -183,30 +172,3 @@ class DeviceVectors:
 def _chunked(V: torch.Tensor, first: int, last: int) -> torch.Tensor:
     """Chunks of columns as a batch (last − first, rows, 4096), in V's own memory."""
     return V[:, first * _CHUNK : last * _CHUNK].view(len(V), last - first, _CHUNK).transpose(0, 1)
-
-
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Products of float32 numbers in float32: neither TF32 nor autocast; what was set before comes back."""
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        try:
-            before = torch.get_float32_matmul_precision()
-        except RuntimeError:  # set through torch.backends, which torch refuses to read by its older name
-            before = None
-        if before == "highest":
-            yield
-            return
-        backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-        own = [backend.fp32_precision for backend in backends] if before is None else []
-        try:
-            if before is None:
-                for backend in backends:
-                    backend.fp32_precision = "ieee"
-            else:
-                torch.set_float32_matmul_precision("highest")
-            yield
-        finally:
-            for backend, precision in zip(backends, own, strict=False):
-                backend.fp32_precision = precision
-            if before is not None:
-                torch.set_float32_matmul_precision(before)

@@ -27,6 +27,7 @@ from flatcore.linear import analyze as analyze_chain
 from flatcore.results import Analysis, ModuleAnalysis
 from flatcore.torch._chain import chain
 from flatcore.torch._convolution import circular_singular_values
+from flatcore.torch._wrappers import unwrapped
 from flatcore.weights.layers import Kernel, Layer, offsets_text
 from flatcore.weights.layerwise import analyze_layers
 
@@ -131,17 +132,6 @@ def analyze_module(
     if not isinstance(linear, LinearChain):  # on a device: the analysis is the host's
         linear = linear.cpu()
     return analyze_chain(linear, loss, k, tol=tol, seed=seed, threads=threads, progress=progress)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside DataParallel, DistributedDataParallel and torch.compile."""
-    while True:
-        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        elif isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        else:
-            return model
 
 
 def _layers(model: nn.Module, input_size: InputSize | None) -> tuple[list[Layer], list[str], list[str]]:

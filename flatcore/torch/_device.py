@@ -1,4 +1,7 @@
-"""Products in the precision that their tensors state: no autocast, no TF32 or bfloat16 inside float32 products."""
+"""What devices differ in: memory that is free, and products of float32 numbers that are none.
+
+TF32 (10 bits) and autocast would leave bases orthogonal to three digits.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,28 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+
+from flatcore import _memory
+
+_FORESEEN = 1 << 24  # bytes from which on the device is asked for what is free
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes free on the device, those included that torch keeps for itself; None where it does not tell."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + kept)
+    return _memory.available_memory() if device.type == "cpu" else None
+
+
+def check_memory(what: str, needed: float, device: torch.device) -> None:
+    """Say how much memory is missing before an allocation that cannot succeed."""
+    if device.type == "cpu":
+        _memory.check_memory(what, int(needed))
+    elif needed > _FORESEEN:
+        free = free_memory(device)
+        if free is not None and needed > free:
+            raise MemoryError(f"{what} needs {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are free on {device}")
 
 
 @contextmanager
