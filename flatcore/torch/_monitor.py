@@ -28,10 +28,10 @@ from flatcore.torch._callbacks import huggingface_callback, lightning_callback
 from flatcore.torch._consecutive import ConsecutiveLayers
 from flatcore.torch._follow import Follower
 from flatcore.torch._hessian import Hessian
-from flatcore.torch._reduce import unwrapped
 from flatcore.torch._row_files import CsvRows, TensorBoardRows
 from flatcore.torch._stability import stability_limit
 from flatcore.torch._untouched import untouched
+from flatcore.torch._wrappers import unwrapped
 
 Row = dict[str, Any]
 _NOISE_PRODUCTS = 4  # that measuring `Hessian.noise_floor` takes
