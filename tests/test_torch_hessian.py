@@ -247,7 +247,7 @@ def test_a_larger_budget_keeps_more_graphs():
     held = []
     for memory in range(0, 20_000, 500):
         H = fc.torch.Hessian(case.model, case.loss, parts, memory=memory)
-        held.append(sum(batch.graph is not None for batch in H._kept))
+        held.append(sum(batch.graph is not None for batch in H._graphs.kept))
     assert held == sorted(held)
     assert {held[0], *held, held[-1]} == {0, 1, 2, 3}
     assert "3 batches, 0 kept" in repr(fc.torch.Hessian(case.model, case.loss, parts, memory=0))

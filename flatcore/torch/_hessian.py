@@ -1,11 +1,7 @@
 r"""Hessian: the curvature of any model's loss, as an operator on its parameters.
 
 For batches b the matrix is Σ_b c_b C_b with C_b the batch's Hessian, Gauss–Newton or Fisher matrix and c_b = w_b/Σw for
-losses that are means, 1 for sums; over the ranks of torch.distributed where that runs.
-
-Setting up is one pass over the data: checks on the first batch, then each batch's graph (`_curvature.py`), its saved
-bytes counted. The graphs that fit into the budget stay, in order; the batches after them are evaluated again in every
-product.
+losses that are means, 1 for sums; over the ranks of torch.distributed where that runs. `_graphs.py` builds them.
 
 cost    `_curvature.py`; with F the flops of a forward pass over all data: 6F a product (4F for JᵀMJ), and 9F (6F) more
         for the share of batches whose graphs are built again.
@@ -16,8 +12,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -31,28 +25,21 @@ from flatcore._memory import check_memory
 from flatcore.linear import StaleWeightsError
 from flatcore.spectral import OperatorCost
 from flatcore.spectral._vectors import BlockVectors
-from flatcore.torch._batches import Batches, Evaluated, Forward, cuda_devices, quiet
-from flatcore.torch._curvature import CURVATURES, HessianGraph, OutputGraph, linearised
+from flatcore.torch._batches import Batches, Forward
+from flatcore.torch._curvature import CURVATURES
 from flatcore.torch._device import free_memory
+from flatcore.torch._graphs import Graph, Graphs
 from flatcore.torch._parameters import ParameterSet, shown, unit_blocks
-from flatcore.torch._preflight import check_modules, check_room, check_same_loss, counting, first_look
+from flatcore.torch._preflight import check_modules
 from flatcore.torch._reduce import Ranks, home_of
-from flatcore.torch._twice import explained, second_derivatives
+from flatcore.torch._twice import explained
 from flatcore.torch._wrappers import unwrapped
 
-_PRODUCT_PASSES = {"hessian": 6.0}  # forward passes a product; 4 for JᵀMJ
-_REBUILD_PASSES = {"hessian": 9.0}
+_PRODUCT_PASSES = (4.0, 6.0)  # flops of a product of JᵀMJ, and of the Hessian, in forward passes
+_REBUILD_PASSES = (6.0, 9.0)  # and of building a graph; counted as the bytes that take as long
 _DENSE_BLOCK = 64
 _TOGETHER = 32  # vectors that go through a graph together
 _SMALL_FLOPS = 2e8  # of a product below which the calls cost more than the arithmetic
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A batch: its weight, and its graph where that is kept."""
-
-    weight: float
-    graph: HessianGraph | OutputGraph | None
 
 
 class Hessian:
@@ -128,22 +115,29 @@ class Hessian:
         seed: int = 0,
         group: Any = None,
     ) -> None:
-        self._model = unwrapped(model)
-        self._params = ParameterSet(self._model, params)
+        inner = unwrapped(model)
+        self._params = ParameterSet(inner, params)
         self.curvature = check_choice("curvature", curvature, CURVATURES)
         check_choice("reduction", reduction, ("mean", "sum"))
-        self._loss_fn, self._mean = loss_fn, reduction == "mean"
-        self._batches = Batches(data, loss_fn, forward, reduction, self._params.device)
-        self._budget = _checked_budget(memory, self._params.device)
+        batches = Batches(data, loss_fn, forward, reduction, self._params.device)
+        budget = _checked_budget(memory, self._params.device)
         self._seed = check_count("seed", seed, 0)
         self._ranks = Ranks(group, self._params.device)
-        check_modules(self._model)
+        check_modules(inner)
         self._options = (model, loss_fn, data, reduction, forward, memory, seed, group)
         self._versions = self._params.versions()
-        self.notes: tuple[str, ...] = self._first_notes()
-        self._kept: list[_Kept] = []
-        self._flops, self._together = 0.0, True
-        self._set_up()
+        self._graphs = Graphs(
+            inner,
+            self._params,
+            batches,
+            loss_fn,
+            self.curvature,
+            budget=budget,
+            seed=self._seed,
+            ranks=self._ranks,
+        )
+        small = self._passes * self._graphs.flops < _SMALL_FLOPS
+        self._together = not self._graphs.convolved and (small or self.device.type == "cuda")
 
     # -- what it is ----------------------------------------------------------------------------------------------
 
@@ -175,11 +169,16 @@ class Hessian:
     @property
     def value(self) -> float:
         """The loss over all data."""
-        return self._value
+        return self._graphs.value
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth knowing: tied and frozen parameters, checks that could not be made."""
+        return (*self._params.notes(), *self._graphs.notes)
 
     def gradient(self) -> Tensor:
         """The loss's gradient (P,), on the parameters' device."""
-        return self._gradient.clone()
+        return self._graphs.gradient.clone()
 
     def blocks(self, vector: Any) -> dict[str, Any]:
         """Views of a vector (P,), or of columns (P, k), shaped like the parameters, by name."""
@@ -214,15 +213,17 @@ class Hessian:
     @property
     def cost(self) -> OperatorCost:
         """What a product costs, for the solvers' choice of block and basis."""
-        own, again = _PRODUCT_PASSES.get(self.curvature, 4.0), _REBUILD_PASSES.get(self.curvature, 6.0)
-        total = sum(batch.weight for batch in self._kept)
-        rebuilt = sum(batch.weight for batch in self._kept if batch.graph is None) / total
-        size = self.dtype.itemsize
+        size, flops = self.dtype.itemsize, self._graphs.flops
         return OperatorCost(
-            shared_bytes=again * rebuilt * self._flops * size / 8.0,  # as long as its flops take
+            shared_bytes=_REBUILD_PASSES[self.curvature == "hessian"] * self._graphs.rebuilt * flops * size / 8.0,
             bytes_per_vector=4.0 * self._params.total * size,
-            flops_per_vector=own * self._flops,
+            flops_per_vector=self._passes * flops,
         )
+
+    @property
+    def _passes(self) -> float:
+        """Flops of a product over those of a forward pass."""
+        return _PRODUCT_PASSES[self.curvature == "hessian"]
 
     @cached_property
     def noise_floor(self) -> float:
@@ -276,12 +277,12 @@ class Hessian:
             out = torch.zeros(rows.shape, dtype=self._params.torch_dtype, device=self.device)
             blocks = self._params.split(rows.detach())
 
-            def use(share: float, graph: HessianGraph | OutputGraph) -> None:
+            def use(share: float, graph: Graph) -> None:
                 for part in chunks(len(rows), _TOGETHER):
                     self._accumulate(out[part], share, graph, [block[part] for block in blocks])
 
             try:
-                self._visit(use)
+                self._graphs.visit(use)
             except RuntimeError as error:
                 raise explained(error) from error
             return self._ranks.sum(out)
@@ -302,8 +303,8 @@ class Hessian:
         return out
 
     def __repr__(self) -> str:
-        count, samples = len(self._kept), self._weight
-        held = sum(batch.graph is not None for batch in self._kept)
+        count, samples = len(self._graphs.kept), self._graphs.samples
+        held = sum(batch.graph is not None for batch in self._graphs.kept)
         batches = f"{count} batch{'es' * (count > 1)}" + (f", {held} kept" if held < count else "")
         what = "Hessian" if self.curvature == "hessian" else f"Hessian[{self.curvature}]"
         return (
@@ -313,111 +314,7 @@ class Hessian:
 
     # -- internals ---------------------------------------------------------------------------------------------------
 
-    def _first_notes(self) -> tuple[str, ...]:
-        notes = [
-            f"{name} is tied to {', '.join(others)} and counts once" for name, others in self._params.aliases.items()
-        ]
-        left = [name for name in self._params.frozen if name not in self.names]
-        return (*notes, *([f"frozen and left out: {shown(left)}"] if left else []))
-
-    def _set_up(self) -> None:
-        """One pass over the data: checks, losses and gradients, and the graphs that fit."""
-        P, used, seconds = self._params.total, 0, 0.0
-        total = torch.zeros(P, dtype=self._params.torch_dtype, device=self.device)
-        unused: set[int] | None = None
-        with self._quiet():
-            for number, batch in enumerate(self._batches, 1):
-                first = self._first_look(batch) if number == 1 else None
-                weight, loss, graph, size = self._build(batch, number, first)
-                if graph is None:
-                    self._kept.append(_Kept(weight, None))
-                    continue
-                factor = weight if self._mean else 1.0
-                seconds += factor * loss
-                total.add_(self._params.flat(graph.gradient), alpha=factor)
-                unused = graph.unused if unused is None else unused & graph.unused
-                used += size
-                self._kept.append(_Kept(weight, graph if used <= self._budget else None))
-                del graph
-        own = sum(batch.weight for batch in self._kept)
-        self._weight, value = self._ranks.sums(own, seconds)
-        if self._weight <= 0.0:
-            raise ValueError("all batches have weight 0; expected samples that count")
-        scale = 1.0 / self._weight if self._mean else 1.0
-        self._value, self._gradient = scale * value, self._ranks.sum(total).mul_(scale)
-        self._flops *= own / max(self._kept[0].weight, 1e-300)
-        if unused is not None and len(unused) == len(self.names):
-            raise ValueError(
-                f"the loss depends on none of {shown(self.names)}; expected a gradient through one at least"
-            )
-        if unused:
-            names = shown(self.names[i] for i in sorted(unused))
-            self.notes += (f"the loss does not depend on {names}",)
-            warnings.warn(f"the loss does not depend on {names}: their rows are zero", stacklevel=3)
-
-    def _first_look(self, batch: Any) -> float:
-        """Loss of the first batch, before anything is built: checks, flops, and whether vectors go together."""
-        evaluated: list[Evaluated] = []
-
-        def loss_of() -> Tensor:
-            evaluated.append(self._batches.evaluate(self._model, batch, 1))
-            return self._batches.loss(evaluated[0], 1)
-
-        with second_derivatives(self._model):
-            loss, self._flops = first_look(self._model, loss_of)
-            with torch.no_grad():
-                unclear = self._batches.check_reduction(evaluated[0])
-        if unclear is not None:
-            self.notes += (f"that the loss reduces by a {'mean' if self._mean else 'sum'} was not verified: {unclear}",)
-        return loss
-
-    def _build(
-        self, batch: Any, number: int, first: float | None
-    ) -> tuple[float, float, HessianGraph | OutputGraph | None, int]:
-        """Weight, loss, graph (None where the weight is 0) and bytes of the graph, of a batch."""
-        with second_derivatives(self._model) as mode, counting(self._model) as saved:
-            evaluated = self._batches.evaluate(self._model, batch, number)
-            if evaluated.weight == 0.0:
-                return 0.0, 0.0, None, 0
-            if first is not None:
-                check_same_loss(first, float(self._batches.loss(evaluated, number).detach()))
-                check_room(saved.total, self._params.total * self.dtype.itemsize, self.device)
-            try:
-                loss, graph = linearised(
-                    self.curvature,
-                    evaluated,
-                    lambda at: self._batches.loss(at, number),
-                    self._params.tensors,
-                    loss_fn=self._loss_fn,
-                    mean=self._mean,
-                    seed=self._seed + 7919 * number + 104_729 * self._ranks.rank,
-                )
-            except RuntimeError as error:
-                raise explained(error) from error
-        small = _PRODUCT_PASSES.get(self.curvature, 4.0) * self._flops < _SMALL_FLOPS
-        self._together = self._together and not mode.convolved and (small or self.device.type == "cuda")
-        return evaluated.weight, loss, graph, saved.total
-
-    def _visit(self, use: Callable[[float, HessianGraph | OutputGraph], None]) -> None:
-        """Call `use` with c_b and the graph of every batch, building those that were not kept."""
-        for batch in self._kept:
-            if batch.graph is not None:
-                use(self._share(batch.weight), batch.graph)
-        if all(batch.graph is not None or batch.weight == 0.0 for batch in self._kept):
-            return
-        with self._quiet():
-            for number, content in enumerate(self._batches, 1):
-                old = self._kept[number - 1]
-                if old.graph is None and old.weight > 0.0:
-                    weight, _, graph, _ = self._build(content, number, None)
-                    if graph is not None:
-                        use(self._share(weight), graph)
-                    del graph
-
-    def _quiet(self) -> AbstractContextManager[None]:
-        return quiet(self._batches.source, cuda_devices(self.device), self._seed)
-
-    def _accumulate(self, out: Tensor, share: float, graph: HessianGraph | OutputGraph, v: Sequence[Tensor]) -> None:
+    def _accumulate(self, out: Tensor, share: float, graph: Graph, v: Sequence[Tensor]) -> None:
         """Add share·C v for rows v of a batch's matrix C, the rows together where that works."""
         if self._together and len(out) > 1:
             try:
@@ -429,12 +326,9 @@ class Hessian:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 self._together = False
-                self.notes += (f"vectors are multiplied one after the other: {str(error).splitlines()[0]}",)
+                self._graphs.notes.append(f"vectors are multiplied one by one: {str(error).splitlines()[0]}")
         for i, row in enumerate(out):
             row.add_(self._params.flat(graph.product([block[i] for block in v])), alpha=share)
-
-    def _share(self, weight: float) -> float:
-        return weight / self._weight if self._mean else 1.0
 
     def _check_fresh(self) -> None:
         if self._params.versions() != self._versions:

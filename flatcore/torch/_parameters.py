@@ -56,6 +56,12 @@ class ParameterSet:
         self.torch_dtype = _widest(p.dtype for p in self.tensors)
         self.dtype = np.dtype(np.float64 if self.torch_dtype == torch.float64 else np.float32)
 
+    def notes(self) -> tuple[str, ...]:
+        """Which parameters are tied, and which were left out."""
+        tied = [f"{name} is tied to {', '.join(others)} and counts once" for name, others in self.aliases.items()]
+        left = [name for name in self.frozen if name not in self.names]
+        return (*tied, *([f"frozen and left out: {shown(left)}"] if left else []))
+
     def versions(self) -> tuple[tuple[Any, ...], ...]:
         """What changes when a parameter does: torch's counter, its place, on the CPU a sum of some entries."""
         values = [p.detach() for p in self.tensors]
