@@ -7,6 +7,7 @@ from flatcore.torch._device_hessian import DeviceGaussNewton, DeviceHessian
 from flatcore.torch._device_reduced import DeviceReduced
 from flatcore.torch._hessian import Hessian
 from flatcore.torch._jacobian import jacobian_path
+from flatcore.torch._monitor import FlatnessMonitor
 from flatcore.torch._product_search import Product
 from flatcore.torch._products import Products, products
 from flatcore.torch._sharpness import sharpness
@@ -17,6 +18,7 @@ __all__ = [
     "DeviceGaussNewton",
     "DeviceHessian",
     "DeviceReduced",
+    "FlatnessMonitor",
     "Hessian",
     "Product",
     "Products",
