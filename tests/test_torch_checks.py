@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
 import random
 import re
+import warnings
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import flatcore as fc
 from flatcore.linear import StaleWeightsError
@@ -62,7 +70,60 @@ def test_randomness_inside_forward_is_noticed():
         def forward(self, x):
             return self.linear(functional.dropout(x, 0.5, training=True))
 
-    refused("loss of the first batch was .* and then .* not deterministic", Noisy(), LOSS, batch())
+    refused("the forward pass draws random numbers", Noisy(), LOSS, batch())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_randomness_that_the_loss_does_not_show_is_noticed(seed):
+    """Outputs of a last layer of zeros are zero whatever comes before."""
+
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 5).double(), nn.Linear(5, 3).double()
+            nn.init.zeros_(self.last.weight)
+            nn.init.zeros_(self.last.bias)
+
+        def forward(self, x):
+            return self.last(functional.dropout(self.first(x), 0.5, training=True))
+
+    torch.manual_seed(seed)
+    refused("draws random numbers", Noisy(), LOSS, batch())
+
+
+def test_outputs_that_differ_from_call_to_call_are_noticed():
+    class Alternating(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.calls = nn.Linear(4, 3).double(), 0
+
+        def forward(self, x):
+            self.calls += 1
+            return self.linear(x) * self.calls
+
+    refused("the output of the first batch came out differently the second time", Alternating(), LOSS, batch())
+
+
+def test_buffers_that_are_replaced_are_noticed_and_restored():
+    class Replacing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3).double()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls = self.calls + 1
+            return self.linear(x)
+
+    replacing = Replacing()
+    refused("the forward pass changes calls", replacing, LOSS, batch())
+    assert replacing.calls == 0
+
+
+def test_embeddings_that_shorten_their_rows_are_refused():
+    data = torch.randint(5, (6,)), torch.randint(3, (6,))
+    refused("max_norm to None", nn.Embedding(5, 3, max_norm=0.1), LOSS, data)
+    refused("sparse to False", nn.Embedding(5, 3, sparse=True), LOSS, data)
 
 
 def test_buffers_that_change_are_noticed_and_restored():
@@ -77,7 +138,7 @@ def test_buffers_that_change_are_noticed_and_restored():
             return self.linear(x)
 
     counting = Counting()
-    refused("changes the buffers calls", counting, LOSS, batch())
+    refused("the forward pass changes calls", counting, LOSS, batch())
     assert counting.calls == 0
 
 
@@ -93,8 +154,12 @@ def test_a_reduction_other_than_said_is_noticed(reduction, said, hint):
 
 
 def test_a_loss_that_couples_samples_is_noticed():
-    coupled = lambda z, y: z.sum(0).square().sum() / len(z)  # noqa: E731
-    refused("couples samples|pass reduction", model(), lambda z, y: coupled(z, y) ** 2, batch())
+    def coupled(z, y):
+        return (z.sum(0).square().sum() / len(z)) ** 2
+
+    refused("couples its samples", model(), coupled, [batch(), batch()])
+    H = fc.torch.Hessian(model(), coupled, batch())  # of one batch there is a Hessian all the same
+    assert "couples its samples" in H.notes[-1]
 
 
 def test_means_that_are_not_over_samples_need_forward():
@@ -105,6 +170,26 @@ def test_means_that_are_not_over_samples_need_forward():
     wide = nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (3, 2))).double()
     parts = [(batch()[0], torch.randint(3, (6, 2))), (batch()[0], torch.randint(3, (6, 1)))]
     refused("different numbers of entries", wide, lambda z, y: LOSS(z[..., : y.shape[1]], y), parts)
+
+
+@pytest.mark.parametrize(
+    ("loss", "text"),
+    [
+        (functional.cross_entropy, "has targets -100, which loss_fn ignores"),
+        (lambda z, y: functional.cross_entropy(z, y), "has targets -100, which loss_fn ignores"),
+        (lambda z, y: functional.cross_entropy(z, y, ignore_index=1), "by two pieces of it: it is not the mean"),
+        (
+            lambda z, y: functional.cross_entropy(z, y, weight=torch.tensor([1.0, 5.0, 20.0]).double()),
+            "by two pieces of it: it is not the mean",
+        ),
+    ],
+)
+def test_means_over_something_else_inside_a_function_are_noticed(loss, text):
+    (x, y), other = batch(9), batch(9)
+    y[:] = torch.arange(9) % 3
+    y[0] = -100 if "ignores" in text else 1
+    y[1:3] = 1
+    refused(f"{text}.*pass forward=", model(), loss, [(x, y), other])
 
 
 def test_a_loss_that_is_no_scalar():
@@ -338,6 +423,253 @@ def test_a_stale_operator_says_so(change):
             m[0].weight.data = torch.zeros(5, 4).double()
     with pytest.raises(StaleWeightsError, match=r"0\.weight changed since this operator was built"):
         H @ np.ones(H.shape[0])
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+@pytest.mark.parametrize("what", ["data", "frozen weight", "other weight", "buffer"])
+def test_whatever_else_changes_in_place_is_noticed(what, memory):
+    m = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).double().eval()
+    x, y = batch()
+    if what == "frozen weight":
+        m[3].weight.requires_grad_(False)
+    H = fc.torch.Hessian(m, LOSS, [(x, y)], "0" if what == "other weight" else None, memory=memory)
+    with torch.no_grad():
+        changed = {"data": x, "buffer": m[1].running_var}.get(what, m[3].weight)
+        changed.mul_(1.5)
+    error, text = (
+        (ValueError, "differs from that of the first pass")
+        if what == "data" and memory == 0
+        else (StaleWeightsError, "changed")
+    )
+    with pytest.raises(error, match=text):
+        H @ np.ones(H.shape[0])
+
+
+def test_a_buffer_that_a_loader_refills_is_noticed():
+    class Refilling:
+        held = torch.zeros(3, 4).double()
+
+        def __iter__(self):
+            for number in range(2):
+                yield self.held.copy_(torch.full((3, 4), 1.0 + number)), torch.tensor([0, 1, 2])
+
+    H = fc.torch.Hessian(model(), LOSS, Refilling())
+    with pytest.raises(StaleWeightsError, match="changed in place since"):
+        H @ np.ones(H.shape[0])
+
+
+def test_values_changed_inside_forward_are_refused_as_torch_does():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3).double()
+
+        def forward(self, x):
+            y = self.linear(x).exp()
+            y.add_(1.0)
+            return y
+
+    refused("write it out of place", InPlace(), LOSS, batch(), error=StaleWeightsError)
+
+
+def test_modes_that_change_are_noticed_where_graphs_are_built_again():
+    m = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).double().eval()
+    H = fc.torch.Hessian(m, LOSS, batch(), memory=0)
+    before = m[1].running_mean.clone()
+    m.train()
+    with pytest.raises(StaleWeightsError, match=r"the model.*training mode"):
+        H @ np.ones(H.shape[0])
+    assert torch.equal(before, m[1].running_mean)
+
+
+@pytest.mark.parametrize("memory", [None, 0])
+def test_graphs_are_freed(memory):
+    """A kept one with its operator, others after each product."""
+    m = nn.Sequential(nn.Linear(4, 50), nn.Tanh(), nn.Linear(50, 3)).double()
+    refs = []
+    for _ in range(3):
+        H = fc.torch.Hessian(m, LOSS, batch(20), memory=memory)
+        H._graphs.visit(lambda share, graph: refs.append(weakref.ref(graph)))
+        H @ np.ones(H.shape[0])
+    gc.collect()
+    assert [ref() is not None for ref in refs] == [False, False, memory is None]
+
+
+def test_memory_does_not_grow():
+    """A hundred operators whose graphs save half a megabyte each leave no more than a few of them behind."""
+    m = nn.Sequential(nn.Linear(16, 256), nn.Tanh(), nn.Linear(256, 4)).double()
+    data = torch.randn(128, 16).double(), torch.randint(4, (128,))
+
+    def resident():
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    for _ in range(20):
+        fc.torch.Hessian(m, LOSS, data)
+    before = resident()
+    for _ in range(100):
+        fc.torch.Hessian(m, LOSS, data)
+    assert resident() - before < 15e6
+
+
+def test_the_callers_contexts_do_not_reach_the_products():
+    m, (x, y) = model().float(), batch()
+    H = fc.torch.Hessian(m, LOSS, (x.float(), y))
+    v = torch.randn(H.shape[0])
+    exact = H @ v
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(H @ v, exact)
+    with torch.no_grad():
+        assert torch.equal(H @ v, exact)
+    with torch.inference_mode():
+        assert torch.equal(H @ torch.clone(v), exact)
+        assert torch.equal(fc.torch.Hessian(m, LOSS, (x.float(), y)) @ v, exact)
+        made = torch.ones(3, 4), torch.tensor([0, 1, 2])
+    fc.torch.Hessian(m, LOSS, made)
+
+
+def test_integer_vectors_are_numbers():
+    H = fc.torch.Hessian(model(), LOSS, batch())
+    exact = H @ np.ones(H.shape[0])
+    for v in (torch.ones(H.shape[0], dtype=torch.long), torch.ones(H.shape[0], dtype=torch.bool)):
+        assert (H @ v).dtype == torch.float64
+        assert np.array_equal((H @ v).numpy(), exact)
+    with pytest.raises(ValueError, match="v is complex"):
+        H @ torch.ones(H.shape[0], dtype=torch.complex64)
+    frozen = np.ones(H.shape[0])
+    frozen.flags.writeable = False
+    assert np.array_equal(H @ frozen, exact)
+
+
+def test_blocks_come_back_in_their_own_precision():
+    H = fc.torch.Hessian(model().float(), LOSS, (batch()[0].float(), batch()[1]))
+    blocks = H @ H.blocks(torch.ones(H.shape[0]).double())
+    assert all(block.dtype == torch.float64 for block in blocks.values())
+
+
+def test_an_operator_is_not_copied():
+    H = fc.torch.Hessian(model(), LOSS, batch())
+    for make in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="cannot be copied or pickled"):
+            make(H)
+
+
+def test_models_that_differentiate_inside_forward():
+    """A gradient penalty: the oracle differentiates the same module three times."""
+
+    class Penalised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+
+        def forward(self, x):
+            x = x.clone().requires_grad_()
+            (g,) = torch.autograd.grad(self.net(x).sum(), x, create_graph=True)
+            return g.square().sum(1)
+
+    m, x, y = Penalised(), batch()[0], torch.randn(6).double()
+    with pytest.warns(UserWarning, match=r"does not depend on net\.2\.bias"):
+        H = fc.torch.Hessian(m, nn.MSELoss(), (x, y))
+    params = list(m.parameters())
+    g = torch.cat([p.reshape(-1) for p in torch.autograd.grad(nn.MSELoss()(m(x), y), params[:3], create_graph=True)])
+    v = torch.randn(len(g)).double()
+    exact = torch.cat([h.reshape(-1) for h in torch.autograd.grad(g @ v, params[:3])])
+    chosen = fc.torch.Hessian(m, nn.MSELoss(), (x, y), params[:3])
+    assert (chosen @ v - exact).abs().max() <= 1e-12 * exact.abs().max()
+    assert H.cost.flops_per_vector > 0.0
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointed_activations(reentrant):
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = model()
+
+        def forward(self, x):
+            return checkpoint(self.net, x.clone().requires_grad_(), use_reentrant=reentrant)
+
+    m, data = Checkpointed(), batch()
+    if reentrant:
+        refused("use_reentrant=False", m, LOSS, data)
+        return
+    exact = fc.torch.Hessian(m.net, LOSS, data).dense()
+    assert np.abs(fc.torch.Hessian(m, LOSS, data).dense() - exact).max() <= 1e-12
+
+
+def test_an_empty_first_batch_changes_nothing():
+    m, (x, y) = model(), batch()
+    ignored = torch.full_like(y, -100)
+
+    def forward(m, b):
+        return m(b[0]), b[1], (b[1] != -100).sum()
+
+    first = fc.torch.Hessian(m, LOSS, [(x, ignored), (x, y)], forward=forward)
+    last = fc.torch.Hessian(m, LOSS, [(x, y), (x, ignored)], forward=forward)
+    assert np.array_equal(first.dense(), last.dense())
+    assert first.cost == last.cost
+
+
+def test_layers_of_parametrized_modules_are_whole():
+    m = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))).double()
+    H = fc.torch.Hessian(m, LOSS, batch())
+    assert [name for name, _ in H.layers()] == ["0"]
+
+
+def test_dictionaries_as_batches():
+    m, (x, y) = model(), batch(8)
+    exact = fc.torch.Hessian(m, LOSS, (x, y)).dense()
+
+    def forward(m, b):
+        return {"logits": m(b["inputs"])}, b["labels"], len(b["labels"])
+
+    parts = [{"inputs": x[:3], "labels": y[:3]}, {"inputs": x[3:], "labels": y[3:]}]
+    H = fc.torch.Hessian(m, lambda z, y: LOSS(z["logits"], y), parts, forward=forward)
+    assert np.abs(H.dense() - exact).max() <= 1e-12
+    assert "was not verified" in H.notes[-1]
+
+
+def test_threads_leave_the_settings_as_they_were():
+    m, data = model(), batch()
+    exact, filters = fc.torch.Hessian(m, LOSS, data, memory=0).dense(), list(warnings.filters)
+    state = torch.get_rng_state()
+
+    def work(_):
+        return fc.torch.Hessian(m, LOSS, data, memory=0).dense()
+
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(work, range(12)):
+            assert np.array_equal(found, exact)
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled()
+    assert torch.equal(state, torch.get_rng_state())
+    assert list(warnings.filters) == filters
+
+
+def test_an_interrupt_in_the_middle_restores_everything():
+    class Interrupting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.calls = nn.Linear(4, 3).double(), 0
+
+        def forward(self, x):
+            self.calls += 1
+            if self.calls == 3:
+                raise KeyboardInterrupt
+            return self.linear(x)
+
+    state = torch.get_rng_state()
+    refused(None, Interrupting(), LOSS, [batch(), batch()], error=KeyboardInterrupt)
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert torch.is_grad_enabled()
+    fc.torch.Hessian(model(), LOSS, batch())
+
+
+def test_samples_that_a_sampler_doubles_are_named():
+    data = TensorDataset(*batch(9))
+    loader = DataLoader(data, batch_size=4, sampler=DistributedSampler(data, num_replicas=2, rank=0))
+    assert "1 of 9 samples to two ranks" in fc.torch.Hessian(model(), LOSS, loader).notes[-1]
 
 
 def test_memory_that_is_missing_is_foreseen(monkeypatch):

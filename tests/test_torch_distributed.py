@@ -50,6 +50,25 @@ def test_a_rank_by_itself_sees_its_own_shard(found):
         assert found["alone"] == pytest.approx(float(nn.functional.cross_entropy(model(x[::2]), y[::2])), rel=1e-12)
 
 
+def test_ranks_choose_the_same_however_uneven_their_shards(found):
+    model, x, y = problem()
+    exact = fc.eigsh(fc.torch.Hessian(model, nn.CrossEntropyLoss(), (x, y)), 2).values
+    assert np.abs(found["uneven"] - exact).max() <= 1e-6 * exact[0]
+
+
+def test_a_rank_may_have_no_data(found):
+    model, x, y = problem()
+    assert found["empty"] == pytest.approx(fc.torch.Hessian(model, nn.CrossEntropyLoss(), (x[1::2], y[1::2])).value)
+
+
+def test_what_fails_on_one_rank_fails_on_all(found):
+    assert "failed on another rank" in str(found["broken-refusal"])
+
+
+def test_parameters_that_differ_between_ranks_are_refused(found):
+    assert "the model's parameters differs between the ranks" in str(found["parameters-refusal"])
+
+
 def test_vectors_that_differ_between_ranks_are_refused(found):
     assert "v differs between the ranks" in str(found["refusal"])
 

@@ -66,6 +66,19 @@ def main(out: str) -> None:
         )
     except ValueError as error:
         found["refusal"] = np.array(str(error))
+    cut = (2, 23) if rank else (0, 2)  # two samples on rank 0, the others on rank 1
+    uneven = fc.torch.Hessian(model, nn.CrossEntropyLoss(), [(x[slice(*cut)], y[slice(*cut)])], memory=rank * 10**9)
+    found["uneven"] = fc.eigsh(uneven, 2, tol=1e-10).values
+    found["empty"] = np.array(fc.torch.Hessian(model, nn.CrossEntropyLoss(), mine if rank else []).value)
+    broken = [(x * float("nan") if rank else x, y)]
+    for name, given in (("broken", broken), ("parameters", mine)):
+        other = problem()[0]
+        with torch.no_grad():
+            other[0].weight[0, 0] += rank * (name == "parameters")
+        try:
+            fc.torch.Hessian(other, nn.CrossEntropyLoss(), given)
+        except (ValueError, RuntimeError) as error:
+            found[f"{name}-refusal"] = np.array(str(error))
     for name, sharded in (("fsdp", fully_sharded()), ("tensor", tensor_parallel(size))):
         try:
             fc.torch.Hessian(sharded, nn.CrossEntropyLoss(), mine)

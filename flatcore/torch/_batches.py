@@ -19,11 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import DistributedSampler
 
 Forward = Callable[[nn.Module, Any], tuple[Any, Any, Any]]
 _SAMPLED = 256  # entries of a tensor that its fingerprint reads
 # Relative difference of the losses of a batch and of the batch twice that is rounding, in full and half precision.
 _SAME, _SAME_IN_HALF = 1e-3, 0.05
+_PIECES = 1e-4  # and of a batch's loss and the mean over two pieces of it
+_IGNORED = -100  # the target that torch's losses ignore unless told otherwise
+_HINT = "pass forward=, which returns (outputs, targets, weight) with what the batch's mean was divided by"
 
 
 class Evaluated(NamedTuple):
@@ -47,10 +51,21 @@ class Batches:
         None for batches (x, y) and loss_fn(model(x), y); else (model, batch) → (outputs, targets, weight).
     reduction
         How loss_fn reduces: "mean" or "sum".
+    shard
+        Whether other ranks hold data too: this one may then have none.
 
     """
 
-    def __init__(self, data: Any, loss_fn: Any, forward: Forward | None, reduction: str, device: Any) -> None:
+    def __init__(
+        self,
+        data: Any,
+        loss_fn: Any,
+        forward: Forward | None,
+        reduction: str,
+        device: Any,
+        *,
+        shard: bool = False,
+    ) -> None:
         if isinstance(data, Iterator):
             raise ValueError(
                 f"data is a {type(data).__name__}, which can be read once; expected a batch (a tuple), or something to "
@@ -66,9 +81,11 @@ class Batches:
         if isinstance(data, Mapping) and forward is None:
             raise ValueError("data is a dictionary; expected forward=, which says what the model makes of it")
         self._data: Iterable[Any] = (data,) if single else data
+        self._shard, self.single = shard, single and not shard
         self.source = data
         self._loss_fn, self._forward, self.mean = loss_fn, forward, reduction == "mean"
         self._device = device
+        self.notes = _padding(data)
         self._known: list[tuple[Any, ...]] | None = None  # fingerprints of the first pass
         self._tail: tuple[int, ...] | None = None
 
@@ -82,8 +99,8 @@ class Batches:
                 raise ValueError(
                     f"batch {len(met)} of data differs from that of the first pass; expected the same batches each time"
                 )
-            yield tree_map(lambda x: x.to(self._device) if isinstance(x, Tensor) else x, batch)
-        if not met:
+            yield tree_map(self._brought, batch)
+        if not met and not self._shard:
             raise ValueError("data has no batches; expected at least one")
         if known is not None and len(met) != len(known):
             raise ValueError(f"data gave {len(met)} batches; expected the {len(known)} of the first pass")
@@ -120,23 +137,51 @@ class Batches:
         outputs, targets, _ = evaluated
         if not all(isinstance(part, Tensor) and part.ndim for part in (outputs, targets)):
             return "outputs or targets are no tensors"
-        once = float(self._loss_fn(outputs, targets))
+        z = outputs.detach()
+        once = float(self._loss_fn(z.clone(), targets))
         try:
-            twice = float(self._loss_fn(torch.cat([outputs, outputs]), torch.cat([targets, targets])))
+            twice = float(self._loss_fn(torch.cat([z, z]), torch.cat([targets, targets])))
         except (RuntimeError, ValueError, IndexError) as error:
             return f"the loss of a batch taken twice along the first axis failed ({str(error).splitlines()[0]})"
         ratio = 1.0 if once == twice else twice / once if once else float("inf")
-        same = _SAME if outputs.dtype in (torch.float32, torch.float64) else _SAME_IN_HALF
+        same = _SAME if z.dtype in (torch.float32, torch.float64) else _SAME_IN_HALF
         if once == 0.0 or abs(ratio - (1.0 if self.mean else 2.0)) <= same:
             return None
-        other = "sum" if self.mean else "mean"
-        given = "mean" if self.mean else "sum"
-        hint = (
-            f"pass reduction={other!r}"
-            if abs(ratio - (2.0 if self.mean else 1.0)) <= same
-            else "expected 1 for a mean over samples, 2 for a sum: a loss that couples samples has no such Hessian"
+        given, other = ("mean", "sum") if self.mean else ("sum", "mean")
+        found = f"a batch taken twice has {ratio:.4g} times the loss"
+        if abs(ratio - (2.0 if self.mean else 1.0)) <= same:
+            raise ValueError(f"reduction is {given!r}, but {found}; pass reduction={other!r}")
+        if self.single:
+            return f"{found}, which couples its samples"
+        raise ValueError(
+            f"reduction is {given!r}, but {found}, which couples its samples; expected 1 for a mean, 2 for a "
+            "sum, or all data as one batch (a tuple)"
         )
-        raise ValueError(f"reduction is {given!r}, but a batch taken twice has {ratio:.4g} times the loss; {hint}")
+
+    def check_pieces(self, evaluated: Evaluated, number: int) -> None:
+        """Compare the loss of a batch (x, y) with those of two unequal pieces of it."""
+        outputs, y, _ = evaluated
+        if self._forward is not None or self.single or not isinstance(outputs, Tensor) or len(y) < 2:
+            return
+        z, n, cut = outputs.detach(), len(y), max(1, len(y) // 3)
+        whole, one, two = (
+            float(self._loss_fn(z[part].clone(), y[part])) for part in (slice(None), slice(cut), slice(cut, None))
+        )
+        expected = (cut * one + (n - cut) * two) / n if self.mean else one + two
+        same = _PIECES if z.dtype in (torch.float32, torch.float64) else _SAME_IN_HALF
+        if not abs(whole - expected) <= same * max(abs(whole), abs(one), abs(two)):
+            how = "the mean over its samples" if self.mean else "the sum of them"
+            raise ValueError(
+                f"the loss of batch {number} is {whole:.6g}, but {expected:.6g} by two pieces of it: it is not {how} "
+                f"(weights, ignored targets, coupled samples?); {_HINT}"
+            )
+
+    def _brought(self, leaf: Any) -> Any:
+        """A tensor of a batch on the device, out of inference mode."""
+        if not isinstance(leaf, Tensor):
+            return leaf
+        with torch.inference_mode(False):
+            return (leaf.clone() if leaf.is_inference() else leaf).to(self._device)
 
     def _plain(self, model: nn.Module, batch: Any, number: int) -> tuple[Any, Any, float]:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
@@ -152,12 +197,11 @@ class Batches:
 
     def _check_plain_mean(self, outputs: Any, y: Tensor, number: int) -> None:
         """Refuse means that are not over the samples of (x, y)."""
-        hint = "pass forward=, which returns (outputs, targets, weight) with what the batch's mean was divided by"
         if getattr(self._loss_fn, "weight", None) is not None:
-            raise ValueError(f"loss_fn weighs its classes, so its mean is not over samples; {hint}")
-        ignored = getattr(self._loss_fn, "ignore_index", None)
-        if ignored is not None and not y.dtype.is_floating_point and bool((y == ignored).any()):
-            raise ValueError(f"batch {number} has targets {ignored}, which loss_fn ignores; {hint}")
+            raise ValueError(f"loss_fn weighs its classes, so its mean is not over samples; {_HINT}")
+        ignored = getattr(self._loss_fn, "ignore_index", _IGNORED)
+        if not y.dtype.is_floating_point and bool((y == ignored).any()):
+            raise ValueError(f"batch {number} has targets {ignored}, which loss_fn ignores; {_HINT}")
         if isinstance(outputs, Tensor) and outputs.ndim and len(outputs) != len(y):
             raise ValueError(f"batch {number} has {len(outputs)} outputs for {len(y)} targets; expected as many")
         tail = tuple(y.shape[1:])
@@ -166,8 +210,17 @@ class Batches:
         if tail != self._tail:
             raise ValueError(
                 f"batch {number} has targets of shape {tuple(y.shape)} where the first has (…, {self._tail}): their "
-                f"means are over different numbers of entries; {hint}"
+                f"means are over different numbers of entries; {_HINT}"
             )
+
+
+def _padding(data: Any) -> tuple[str, ...]:
+    """Says where a DistributedSampler gives some samples to two ranks."""
+    sampler = getattr(data, "sampler", None)
+    if not isinstance(sampler, DistributedSampler) or sampler.total_size <= (size := len(data.dataset)):
+        return ()
+    extra = sampler.total_size - size
+    return (f"the DistributedSampler gives {extra} of {size} samples to two ranks, where they count twice",)
 
 
 def _fingerprint(batch: Any) -> tuple[Any, ...]:
@@ -193,7 +246,9 @@ def quiet(source: Any, devices: Sequence[int], seed: int | None) -> Iterator[Non
     with torch.random.fork_rng(devices=devices):
         try:
             if seed is not None:
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)
+                for index in devices:
+                    torch.cuda.default_generators[index].manual_seed(seed)
                 random.seed(seed)
                 np.random.seed(seed % 2**32)  # noqa: NPY002
                 for generator in generators:

@@ -51,7 +51,7 @@ class HessianGraph:
         self.gradient = [g.detach() for g in gradient]
         self._curved = [i for i, g in enumerate(gradient) if g.requires_grad]
         self._gradient = [gradient[i] for i in self._curved]
-        if not check_differentiable(self._gradient):  # on a path that may lead to other parameters alone
+        if not check_differentiable([loss, *self._gradient]):  # on a path that may lead to other parameters alone
             self.product([torch.zeros_like(p) for p in params])
 
     def product(self, v: Blocks, *, batched: bool = False) -> list[Tensor]:
@@ -71,7 +71,7 @@ class OutputGraph:
         pulled = _gradient([outputs], params, [self._u], create_graph=True)
         self._moving = [i for i, g in enumerate(pulled) if g.requires_grad]
         self._pulled = [pulled[i] for i in self._moving]
-        check_differentiable(self._pulled)
+        check_differentiable([outputs, *self._pulled])
 
     def product(self, v: Blocks, *, batched: bool = False) -> list[Tensor]:
         """JᵀMJ v in blocks shaped like the parameters, with a first axis of vectors where `batched`."""

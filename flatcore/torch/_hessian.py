@@ -29,10 +29,10 @@ from flatcore.torch._batches import Batches, Forward
 from flatcore.torch._curvature import CURVATURES
 from flatcore.torch._device import free_memory
 from flatcore.torch._graphs import Graph, Graphs
-from flatcore.torch._parameters import ParameterSet, shown, unit_blocks
+from flatcore.torch._parameters import ParameterSet, unit_blocks
 from flatcore.torch._preflight import check_modules
 from flatcore.torch._reduce import Ranks, home_of
-from flatcore.torch._twice import explained
+from flatcore.torch._twice import SWITCHES, explained
 from flatcore.torch._wrappers import unwrapped
 
 _PRODUCT_PASSES = (4.0, 6.0)  # flops of a product of JᵀMJ, and of the Hessian, in forward passes
@@ -67,6 +67,7 @@ class Hessian:
     forward
         None where batches are (x, y) and their loss is loss_fn(model(x), y). Else a function (model, batch) → (outputs,
         targets, weight), weight being what the batch's mean was divided by: samples, or tokens that count.
+        ``"fisher_empirical"`` takes an index of the outputs' first axis for a sample: flatten tokens into it.
     memory
         Bytes of the graphs that may be kept; None means half of the memory that is free.
     seed
@@ -119,17 +120,16 @@ class Hessian:
         self._params = ParameterSet(inner, params)
         self.curvature = check_choice("curvature", curvature, CURVATURES)
         check_choice("reduction", reduction, ("mean", "sum"))
-        batches = Batches(data, loss_fn, forward, reduction, self._params.device)
+        self._ranks = Ranks(group, self._params.device)
+        self._batches = Batches(data, loss_fn, forward, reduction, self._params.device, shard=self._ranks.size > 1)
         budget = _checked_budget(memory, self._params.device)
         self._seed = check_count("seed", seed, 0)
-        self._ranks = Ranks(group, self._params.device)
         check_modules(inner)
         self._options = (model, loss_fn, data, reduction, forward, memory, seed, group)
-        self._versions = self._params.versions()
         self._graphs = Graphs(
             inner,
             self._params,
-            batches,
+            self._batches,
             loss_fn,
             self.curvature,
             budget=budget,
@@ -137,6 +137,7 @@ class Hessian:
             ranks=self._ranks,
         )
         small = self._passes * self._graphs.flops < _SMALL_FLOPS
+        self._tried = False
         self._together = not self._graphs.convolved and (small or self.device.type == "cuda")
 
     # -- what it is ----------------------------------------------------------------------------------------------
@@ -174,7 +175,7 @@ class Hessian:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is worth knowing: tied and frozen parameters, checks that could not be made."""
-        return (*self._params.notes(), *self._graphs.notes)
+        return (*self._params.notes(), *self._batches.notes, *self._graphs.notes)
 
     def gradient(self) -> Tensor:
         """The loss's gradient (P,), on the parameters' device."""
@@ -229,9 +230,10 @@ class Hessian:
     def noise_floor(self) -> float:
         """Relative rounding of products, measured: ‖H(a + b) − Ha − Hb‖/‖H(a + b)‖ for two halves of a vector Hx."""
         generator = torch.Generator().manual_seed(self._seed)
-        x = torch.randn(1, self._params.total, generator=generator).to(self.device, self._params.torch_dtype)
+        x = torch.randn(1, self._params.total, generator=generator, device="cpu")
+        x = x.to(self.device, self._params.torch_dtype)
         w = self._products_of(x)
-        first = (torch.rand(w.shape, generator=generator) < 0.5).to(self.device)
+        first = (torch.rand(w.shape, generator=generator, device="cpu") < 0.5).to(self.device)
         whole = self._products_of(w)
         defect = whole - self._products_of(w * first) - self._products_of(w * ~first)
         size = float(torch.linalg.vector_norm(whole))
@@ -246,8 +248,10 @@ class Hessian:
             out = self._products_of(rows if rows.ndim == 2 else rows[None])
             return self._params.to_blocks(out if rows.ndim == 2 else out[0], v)
         if isinstance(v, Tensor):
+            if v.is_complex():
+                raise ValueError(f"v is complex ({v.dtype}); expected real numbers")
             self._check_shape(v)
-            given = v.detach()
+            given = v.detach() if v.is_floating_point() else v.double()
             rows = given.reshape(self._params.total, -1).T.to(self.device, self._params.torch_dtype)
             out = self._products_of(rows).to(given.device, given.dtype)
             return out[0] if v.ndim == 1 else out.T
@@ -267,25 +271,35 @@ class Hessian:
         """Products with rows (k, P), an array in host memory or a tensor on the device, as new rows of their kind."""
         if isinstance(rows, Tensor):
             return self._products_of(rows.to(self._params.torch_dtype)).to(rows.dtype)
-        given = torch.from_numpy(np.ascontiguousarray(rows, dtype=self.dtype))
+        host = np.require(rows, dtype=self.dtype, requirements=["C", "W"])
+        given = torch.from_numpy(host)
         return self._products_of(given.to(self.device)).cpu().numpy().astype(rows.dtype, copy=False)
 
     def _products_of(self, rows: Tensor) -> Tensor:
-        self._check_fresh()
+        """Products with rows (k, P) on the device, summed over ranks."""
         self._ranks.check_same("v", rows)
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             out = torch.zeros(rows.shape, dtype=self._params.torch_dtype, device=self.device)
-            blocks = self._params.split(rows.detach())
-
-            def use(share: float, graph: Graph) -> None:
-                for part in chunks(len(rows), _TOGETHER):
-                    self._accumulate(out[part], share, graph, [block[part] for block in blocks])
-
-            try:
-                self._graphs.visit(use)
-            except RuntimeError as error:
-                raise explained(error) from error
+            with self._ranks.together("a product"):
+                self._add_products(
+                    out, self._params.split(rows.detach().clone() if rows.is_inference() else rows.detach())
+                )
             return self._ranks.sum(out)
+
+    def _add_products(self, out: Tensor, blocks: Sequence[Tensor]) -> None:
+        """Add this rank's products with the rows in `blocks`."""
+
+        def use(share: float, graph: Graph) -> None:
+            for part in chunks(len(out), _TOGETHER):
+                self._accumulate(out[part], share, graph, [block[part] for block in blocks])
+
+        self._graphs.check_fresh()
+        try:
+            self._graphs.visit(use)
+        except RuntimeError as error:
+            if (told := explained(error)) is error:
+                raise
+            raise told from error
 
     def to_scipy(self) -> LinearOperator:
         """A SciPy ``LinearOperator`` on NumPy arrays, in the model's precision."""
@@ -302,6 +316,9 @@ class Hessian:
             out[part] = self._products_of(unit).cpu().numpy()
         return out
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a Hessian holds autograd's graphs, which cannot be copied or pickled; build it again instead")
+
     def __repr__(self) -> str:
         count, samples = len(self._graphs.kept), self._graphs.samples
         held = sum(batch.graph is not None for batch in self._graphs.kept)
@@ -316,26 +333,25 @@ class Hessian:
 
     def _accumulate(self, out: Tensor, share: float, graph: Graph, v: Sequence[Tensor]) -> None:
         """Add share·C v for rows v of a batch's matrix C, the rows together where that works."""
-        if self._together and len(out) > 1:
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("error")  # about operators that have no rule for batches of vectors
-                    out.add_(self._params.flat(graph.product(v, batched=True), out.shape[:1]), alpha=share)
-                return
-            except (RuntimeError, UserWarning) as error:
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise
-                self._together = False
-                self._graphs.notes.append(f"vectors are multiplied one by one: {str(error).splitlines()[0]}")
+        if self._together and len(out) > 1 and (self._tried or self._try_together(graph, v)):
+            out.add_(self._params.flat(graph.product(v, batched=True), out.shape[:1]), alpha=share)
+            return
         for i, row in enumerate(out):
             row.add_(self._params.flat(graph.product([block[i] for block in v])), alpha=share)
 
-    def _check_fresh(self) -> None:
-        if self._params.versions() != self._versions:
-            changed = [
-                name for name, a, b in zip(self.names, self._versions, self._params.versions(), strict=True) if a != b
-            ]
-            raise StaleWeightsError(f"{shown(changed)} changed since this operator was built; build a new one")
+    def _try_together(self, graph: Graph, v: Sequence[Tensor]) -> bool:
+        """Whether all operators have rules for batches of vectors; those without warn or fail."""
+        with SWITCHES, warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                graph.product([block[:2] for block in v], batched=True)
+            except (RuntimeError, Warning) as error:
+                if isinstance(error, (torch.OutOfMemoryError, StaleWeightsError)):
+                    raise
+                self._together = False
+                self._graphs.notes.append(f"vectors are multiplied one by one: {str(error).splitlines()[0]}")
+        self._tried = True
+        return self._together
 
     def _check_shape(self, v: Any) -> None:
         P = self._params.total

@@ -18,7 +18,6 @@ from flatcore._checks import check_finite
 
 Choice = "str | re.Pattern[str] | nn.Module | nn.Parameter | Iterable[Any] | None"
 _SHOWN = 8  # names in a message
-_SAMPLED = 64  # entries of a parameter that are read to see whether it changed
 
 
 class ParameterSet:
@@ -60,16 +59,15 @@ class ParameterSet:
         """Which parameters are tied, and which were left out."""
         tied = [f"{name} is tied to {', '.join(others)} and counts once" for name, others in self.aliases.items()]
         left = [name for name in self.frozen if name not in self.names]
-        return (*tied, *([f"frozen and left out: {shown(left)}"] if left else []))
+        places: dict[int, list[str]] = {}
+        for name, p in zip(self.names, self.tensors, strict=True):
+            places.setdefault(p.untyped_storage().data_ptr(), []).append(name)
+        shared = [f"{shown(names)} share memory and count one by one" for names in places.values() if len(names) > 1]
+        return (*tied, *shared, *([f"frozen and left out: {shown(left)}"] if left else []))
 
-    def versions(self) -> tuple[tuple[Any, ...], ...]:
-        """What changes when a parameter does: torch's counter, its place, on the CPU a sum of some entries."""
-        values = [p.detach() for p in self.tensors]
-        sums = [0.0] * len(values)
-        if self.device.type == "cpu":
-            some = [v.reshape(-1)[:: max(1, v.numel() // _SAMPLED)].double().sum() for v in values]
-            sums = torch.stack(some).tolist()
-        return tuple((v._version, v.data_ptr(), v.dtype, s) for v, s in zip(values, sums, strict=True))
+    def sums(self) -> Tensor:
+        """The sum of each parameter's entries, in float64."""
+        return torch.stack([p.detach().sum(dtype=torch.float64) for p in self.tensors])
 
     def split(self, rows: Tensor) -> list[Tensor]:
         """Blocks (…, *shape) of vectors (…, P), in each parameter's precision."""
@@ -91,7 +89,7 @@ class ParameterSet:
             if not isinstance(block, Tensor) or tuple(block.shape) != expected:
                 got = f"shape {tuple(block.shape)}" if isinstance(block, Tensor) else f"a {type(block).__name__}"
                 raise ValueError(f"v[{name!r}] has {got}; expected a tensor of shape {expected}")
-            rows.append(block if k is None else block.movedim(-1, 0))
+            rows.append((block if k is None else block.movedim(-1, 0)).to(self.device))
         return self.flat(rows, () if k is None else (k,))
 
     def to_blocks(self, rows: Tensor, like: Mapping[str, Tensor] | Sequence[Tensor]) -> Any:
@@ -99,13 +97,17 @@ class ParameterSet:
         blocks = self.split(rows)
         if rows.ndim == 2:
             blocks = [block.movedim(0, -1) for block in blocks]
+        given = self._ordered(like)
+        blocks = [block.to(g.device, g.dtype) for block, g in zip(blocks, given, strict=True)]
         return dict(zip(self.names, blocks, strict=True)) if isinstance(like, Mapping) else blocks
 
     def layers(self) -> dict[str, tuple[str, ...]]:
         """Parameter names by the module that holds them, in order."""
         found: dict[str, list[str]] = {}
         for name in self.names:
-            found.setdefault(name.rpartition(".")[0], []).append(name)
+            parametrized, _, _ = f".{name}".partition(".parametrizations.")
+            owner = parametrized if ".parametrizations." in f".{name}" else f".{name}".rpartition(".")[0]
+            found.setdefault(owner.removeprefix("."), []).append(name)
         return {layer: tuple(names) for layer, names in found.items()}
 
     def _ordered(self, value: Mapping[str, Tensor] | Sequence[Tensor]) -> list[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +13,23 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.flop_counter import FlopCounterMode
 
+from flatcore.linear import StaleWeightsError
 from flatcore.torch._device import check_memory
 from flatcore.torch._parameters import shown
 
-_SAME = 1e-3  # relative difference of two losses of one batch that rounding of any precision explains
+_SAME = 100.0  # units of rounding by which two passes over one batch may differ
 _GRAPH_OVER_FORWARD = 3.0  # bytes that building a graph takes over those the forward pass saves; 1.9 to 2.3 stay
+_SAMPLED = 64  # entries of a parameter that are read to see whether it changed
 
 
 def check_modules(model: nn.Module) -> None:
-    """Refuse modules that draw random numbers or update statistics in training mode."""
-    random, statistics = [], []
+    """Refuse modules that draw random numbers, update statistics, or change their weights while they compute."""
+    random, statistics, renormed, sparse = [], [], [], []
     for name, module in model.named_modules():
         label = f"{name or 'the model'} ({type(module).__name__})"
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            renormed += [label] * (module.max_norm is not None)
+            sparse += [label] * module.sparse
         if not module.training:
             continue
         dropped = module.p if isinstance(module, _DropoutNd) else 0.0
@@ -39,57 +45,161 @@ def check_modules(model: nn.Module) -> None:
         raise ValueError(
             f"{shown(statistics)} would update running statistics with every pass; call model.eval() first"
         )
+    if renormed:
+        raise ValueError(f"{shown(renormed)} shortens its rows in every pass (max_norm); set max_norm to None")
+    if sparse:
+        raise ValueError(f"{shown(sparse)} has sparse gradients; set sparse to False")
 
 
-def first_look(model: nn.Module, loss_of: Callable[[], Tensor]) -> tuple[float, float]:
-    """Loss and flops of a forward pass; refuses one that changes buffers, which get their values back."""
-    buffers = dict(model.named_buffers())
-    before = {name: (b._version, b.detach().clone()) for name, b in buffers.items()}
+class Snapshot:
+    """A model's parameters and buffers as they were: what they were, and whether they still are.
+
+    For each tensor: torch's version counter, its place, on the CPU a sum of some entries.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._marks = self._taken()
+        self._modes = self._training()
+
+    def changed(self) -> list[str]:
+        """Names of tensors that are not what they were."""
+        now = self._taken()
+        return [name for name, mark in self._marks.items() if now.get(name) != mark]
+
+    def changed_modes(self) -> list[str]:
+        """Names of modules that went from evaluation to training or back."""
+        now = self._training()
+        return [name or "the model" for name, flag in self._modes.items() if now.get(name) != flag]
+
+    def _taken(self) -> dict[str, tuple[Any, ...]]:
+        tensors = dict(self._model.named_parameters()) | dict(self._model.named_buffers())
+        values = {name: t.detach() for name, t in tensors.items()}
+        some = [_some(v) for v in values.values() if v.device.type == "cpu" and not v.is_complex() and v.numel()]
+        sums = iter(torch.stack(some).tolist() if some else [])
+        return {
+            name: (
+                0 if v.is_inference() else v._version,
+                v.data_ptr(),
+                v.dtype,
+                next(sums) if v.device.type == "cpu" and not v.is_complex() and v.numel() else 0.0,
+            )
+            for name, v in values.items()
+        }
+
+    def _training(self) -> dict[str, bool]:
+        return {name: module.training for name, module in self._model.named_modules()}
+
+
+def _some(value: Tensor) -> Tensor:
+    return torch.nan_to_num(value.reshape(-1)[:: max(1, value.numel() // _SAMPLED)].double()).sum()
+
+
+Seen = TypeVar("Seen")
+
+
+def first_look(model: nn.Module, run: Callable[[], Seen], device: torch.device) -> tuple[Seen, float]:
+    """What a first pass gives and its flops (0 where they cannot be counted).
+
+    Refuses a pass that draws random numbers or changes parameters or buffers; the buffers get their values back.
+    """
+    before, kept = Snapshot(model), _Buffers(model)
+    random = _random_state(device)
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        loss = float(loss_of())
-    changed = [name for name, b in buffers.items() if b._version != before[name][0]]
+    try:
+        with counter:
+            seen = run()
+    except RuntimeError:  # models that differentiate while they compute: torch's counter gets in their way
+        kept.restore()
+        counter, seen = FlopCounterMode(display=False), run()
+    drawn = any(not torch.equal(a, b) for a, b in zip(random, _random_state(device), strict=True))
+    changed = sorted({*before.changed(), *kept.replaced()})
+    kept.restore()
+    if drawn:
+        raise ValueError(
+            "the forward pass draws random numbers: the loss is random; call model.eval(), and take them out of forward"
+        )
     if changed:
-        with torch.no_grad():
-            for name in changed:
-                buffers[name].copy_(before[name][1])
         raise ValueError(
-            f"the forward pass changes the buffers {shown(changed)} (they have their values back); expected a model "
-            "that computes the same every time: call model.eval() first"
+            f"the forward pass changes {shown(changed)} (buffers have their values back); expected a model that "
+            "computes the same every time: call model.eval() first"
         )
-    return loss, float(counter.get_total_flops())
+    return seen, float(counter.get_total_flops())
 
 
-def check_same_loss(first: float, second: float) -> None:
-    """Refuse a model whose loss on one batch came out differently the second time."""
-    if not abs(first - second) <= _SAME * max(abs(first), abs(second)):
-        raise ValueError(
-            f"the loss of the first batch was {first:.6g} and then {second:.6g}: the forward pass is not "
-            "deterministic; call model.eval(), and take random numbers out of forward"
-        )
+class _Buffers:
+    """The model's buffers with copies of their values."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._held = [
+            (f"{path}.{name}".lstrip("."), module, name, buffer, buffer.detach().clone(), buffer._version)
+            for path, module in model.named_modules()
+            for name, buffer in module.named_buffers(recurse=False)
+        ]
+
+    def replaced(self) -> list[str]:
+        """Names whose tensor is another one now."""
+        return [label for label, module, name, buffer, _, _ in self._held if module._buffers.get(name) is not buffer]
+
+    def restore(self) -> None:
+        """The same tensors with the same values again."""
+        for _, module, name, buffer, value, version in self._held:
+            module._buffers[name] = buffer
+            if buffer._version != version:
+                with torch.no_grad():
+                    buffer.copy_(value)
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    """States of the generators that a pass on the device may draw from."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def check_same(first: Tensor, second: Tensor, what: str) -> None:
+    """Refuse a model that gave something else for the first batch the second time."""
+    if first.shape == second.shape:
+        size = float(first.double().abs().max()) if first.numel() else 0.0
+        difference = float((first.double() - second.double()).abs().max()) if first.numel() else 0.0
+        if difference <= _SAME * torch.finfo(first.dtype).eps * size:
+            return
+    raise ValueError(
+        f"{what} of the first batch came out differently the second time: the forward pass is not deterministic; call "
+        "model.eval(), and take out of forward what changes from call to call"
+    )
 
 
 @dataclass
-class SavedBytes:
-    """Bytes that graphs built inside `counting` keep, each storage once, the parameters' own left out."""
+class Saved:
+    """What graphs built inside `counting` keep: bytes, each storage once, the parameters' own left out."""
 
     known: set[int]
     total: int = 0
 
-    def pack(self, tensor: Tensor) -> Tensor:
-        """Count a tensor that is being saved."""
+    def pack(self, tensor: Tensor) -> tuple[Tensor, int]:
+        """Count a tensor that is being saved. Its graph stays out of the pair, which would be a cycle for ever."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self.known:
             self.known.add(storage.data_ptr())
             self.total += storage.nbytes()
+        return tensor.detach(), tensor._version
+
+    @staticmethod
+    def unpack(saved: tuple[Tensor, int]) -> Tensor:
+        """The tensor again, unless it has changed: torch checks only what it saves itself."""
+        tensor, version = saved
+        if tensor._version != version:
+            raise StaleWeightsError(
+                f"a tensor of shape {tuple(tensor.shape)} that the graph needs was changed in place since: data, a "
+                "buffer or a parameter (build a new operator), or a value inside forward (write it out of place)"
+            )
         return tensor
 
 
 @contextmanager
-def counting(model: nn.Module) -> Iterator[SavedBytes]:
-    """Count what is saved for backward passes inside."""
-    saved = SavedBytes({p.untyped_storage().data_ptr() for p in model.parameters()})
-    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
+def counting(model: nn.Module) -> Iterator[Saved]:
+    """Count, and watch, what is saved for backward passes inside."""
+    saved = Saved({p.untyped_storage().data_ptr() for p in model.parameters()})
+    with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
         yield saved
 
 

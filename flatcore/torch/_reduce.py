@@ -6,6 +6,8 @@ and products are summed over the ranks, so that all of them hold the answer for 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from torch import Tensor
 
 from flatcore.spectral._vectors import BlockVectors, HostVectors
 from flatcore.torch._vectors import DeviceVectors
+
+_SAME = 1e-9  # of a vector's norm: sums of its entries that ranks with other threads may round to
 
 
 class Ranks:
@@ -60,12 +64,28 @@ class Ranks:
         """Refuse vectors that differ between ranks: the sum of their products would belong to neither."""
         if self.size == 1:
             return
-        mark = rows.double().sum(dtype=torch.float64)
-        both = torch.stack([mark, -mark])
+        x = rows.detach().reshape(-1)
+        marks = torch.stack([x.sum(dtype=torch.float64), x[::2].sum(dtype=torch.float64), x.double().norm()])
+        both = torch.cat([marks, -marks])
         dist.all_reduce(both, op=dist.ReduceOp.MAX, group=self._group)
-        spread = float(both[0] + both[1])
-        if not spread <= 0.0:
-            raise ValueError(f"{what} differs between the ranks (sums of entries by {spread:.3g}); expected the same")
+        spread = float((both[:3] + both[3:]).max())
+        if not spread <= _SAME * float(both[2]):
+            raise ValueError(f"{what} differs between the ranks (by {spread:.3g}); expected the same")
+
+    @contextmanager
+    def together(self, what: str) -> Iterator[None]:
+        """A block that fails on all ranks where it fails on one; nothing in it may wait for other ranks."""
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        if self.size > 1:
+            (failures,) = self.sums(float(failure is not None))
+            if failures and failure is None:
+                raise RuntimeError(f"{what} failed on another rank, whose own message says why")
+        if failure is not None:
+            raise failure
 
 
 class _Agreeing:

@@ -17,6 +17,7 @@ cost    a product through the kept graph of a convolution: two convolutions, two
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -120,7 +121,12 @@ def _plain_call(
     call: dict[str, Any] = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
     call |= dict(zip(names, args, strict=False)) | dict(given)
     x, w = call["input"], call["weight"]
-    if x.ndim != dimensions + 2 or not (x.requires_grad or w.requires_grad) or not w.dtype.is_floating_point:
+    if (
+        _transformed()
+        or x.ndim != dimensions + 2
+        or not (x.requires_grad or w.requires_grad)
+        or not w.dtype.is_floating_point
+    ):
         return None
     stride, dilation = _each(call["stride"], dimensions), _each(call["dilation"], dimensions)
     padding = call["padding"]
@@ -134,18 +140,29 @@ def _plain_call(
     return x, w, call["bias"], (stride, _each(padding, dimensions), dilation, call["groups"])
 
 
+def _transformed() -> bool:
+    """Whether torch.func is at work: its transforms differentiate convolutions in their own way."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def _each(value: Any, dimensions: int) -> list[int]:
     values = [value] if isinstance(value, int) else list(value)
     return values * dimensions if len(values) == 1 else values
 
 
+SWITCHES = threading.RLock()  # the settings below and random generators belong to the process
+
+
 @contextmanager
 def second_derivatives(model: nn.Module) -> Iterator[_TwiceDifferentiable]:
-    """Inside, what the model computes has second derivatives, in its own precision and with gradients recorded."""
+    """Inside, what the model computes has second derivatives, in its own precision and with gradients recorded.
+
+    One thread at a time: the settings are the process's.
+    """
     modules = list(model.modules())
     device = next((p.device.type for p in model.parameters()), "cpu")
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    with ExitStack() as stack:
+    with SWITCHES, ExitStack() as stack:
+        fast_path = torch.backends.mha.get_fastpath_enabled()
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.autocast(device, enabled=False))
@@ -175,6 +192,8 @@ def check_differentiable(outputs: Sequence[Tensor]) -> bool:
         kind = node.name().rpartition("::")[2]
         if kind in ("Error", "DelayedError"):
             raise RuntimeError("a function marked with @once_differentiable was called")
+        if kind == "CheckpointFunctionBackward":
+            raise RuntimeError("Checkpointing is not compatible with .grad()")
         missing = missing or kind == "NotImplemented"
         waiting += [following for following, _ in node.next_functions]
     return not missing
@@ -183,6 +202,8 @@ def check_differentiable(outputs: Sequence[Tensor]) -> bool:
 def explained(error: RuntimeError) -> Exception:
     """What autograd's error about a missing derivative means here; any other error as it came."""
     text = str(error)
+    if "Checkpointing is not compatible with .grad()" in text:
+        return ValueError("the model checkpoints activations reentrantly; expected checkpoint(…, use_reentrant=False)")
     if "derivative for" in text or "double backward" in text or "once_differentiable" in text:
         first = text.splitlines()[0].rstrip(".")
         return ValueError(
