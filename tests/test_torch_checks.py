@@ -658,8 +658,9 @@ def test_an_interrupt_in_the_middle_restores_everything():
                 raise KeyboardInterrupt
             return self.linear(x)
 
+    interrupting, data = Interrupting(), [batch(), batch()]
     state = torch.get_rng_state()
-    refused(None, Interrupting(), LOSS, [batch(), batch()], error=KeyboardInterrupt)
+    refused(None, interrupting, LOSS, data, error=KeyboardInterrupt)
     assert torch.equal(state, torch.get_rng_state())
     assert torch.backends.mha.get_fastpath_enabled()
     assert torch.is_grad_enabled()
