@@ -39,11 +39,13 @@ _CHECKED = 5  # every so many states
 
 @dataclass
 class Measured:
-    """Values and products of the measurements after the first."""
+    """Values, products and seconds of the measurements after the first."""
 
     values: list[float] = field(default_factory=list)
     products: list[int] = field(default_factory=list)
     probing: list[int] = field(default_factory=list)  # those that only looked for missed eigenvalues
+    seconds: list[float] = field(default_factory=list)
+    every: int = 1  # states from one to the next
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,13 @@ class MonitorProblem:
         }
 
     def quality(self, answer: Measured) -> dict[str, float]:
-        """Products a measurement."""
+        """Products and seconds a measurement; seconds include building the Hessian."""
         products = np.array(answer.products)
         found = {
             "products, median": float(np.median(products)),
             "products, mean": float(products.mean()),
             "products, most": float(products.max()),
+            "seconds, median": float(np.median(answer.seconds)),
         }
         if any(answer.probing):
             found["products but the probe's, median"] = float(np.median(products - answer.probing))
@@ -124,7 +127,7 @@ class MonitorProblem:
 
     def agreements(self, answer: Measured) -> list[Agreement]:
         """The largest relative difference from ARPACK."""
-        values = np.array(answer.values)[::_CHECKED]
+        values = np.array(answer.values)[:: _CHECKED // answer.every]
         difference = float(np.max(np.abs(values / self._references - 1.0)))
         return [Agreement("SciPy eigsh on double backward", difference, self.tol)]
 

@@ -76,6 +76,12 @@ def same(a, b):
     return a == b
 
 
+def seed_generators():
+    torch.manual_seed(3)
+    random.seed(3)
+    np.random.seed(3)  # noqa: NPY002
+
+
 def generators():
     return torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
 
@@ -343,9 +349,7 @@ def test_training_is_the_same_to_the_bit(loader):
         model = network(extras=True)
         model[0].weight.grad = None
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-        torch.manual_seed(3)
-        random.seed(3)
-        np.random.seed(3)  # noqa: NPY002
+        seed_generators()
         monitor = FlatnessMonitor(model, CROSS_ENTROPY, source, every=5, optimizer=optimizer, certify_every=3)
         train(model, optimizer, data, 30, monitor.step if monitored else lambda step: None)
         assert len(monitor.rows) == 6 * monitored
@@ -391,6 +395,41 @@ def test_surrounding_contexts_do_not_matter(context):
         "seconds": 0,
         "followed": 0,
     } | {"limit": 0, "ratio": 0}
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch is built without torch.distributed")
+def test_a_model_in_distributed_data_parallel():
+    """One process of gloo: the wrapped model trains as without a monitor, and is measured as the bare one is."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        data, ends = classes(128), []
+        for monitored in (False, True):
+            model = nn.parallel.DistributedDataParallel(network())
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+            seed_generators()
+            monitor = FlatnessMonitor(model, CROSS_ENTROPY, data, every=2)
+            train(model, optimizer, data, 4, monitor.step if monitored else lambda step: None)
+            ends.append(model.state_dict())
+        bare = FlatnessMonitor(model.module, CROSS_ENTROPY, data).measure()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert same(*ends)
+    assert monitor.rows[-1]["sharpness"] == pytest.approx(bare["sharpness"], rel=1e-2)  # the tolerance of both
+    assert monitor.rows[-1]["loss"] == bare["loss"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_cuda_device():
+    """The row measured on the CPU, and the device's generator where it was."""
+    model, data = network(), classes(64)
+    expected = FlatnessMonitor(model, CROSS_ENTROPY, data).measure()
+    monitor = FlatnessMonitor(model.cuda(), CROSS_ENTROPY, data, certify_every=3)
+    before = torch.cuda.get_rng_state()
+    rows = [monitor.measure() for _ in range(4)]
+    assert torch.equal(before, torch.cuda.get_rng_state())
+    for row in rows:
+        assert row["sharpness"] == pytest.approx(expected["sharpness"], rel=1e-2)
+        assert row["coupling"] == pytest.approx(expected["coupling"], rel=0.1)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
