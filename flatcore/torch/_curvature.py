@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flatcore.torch._batches import Evaluated
-from flatcore.torch._twice import check_differentiable
+from flatcore.torch._twice import check_differentiable, linear_in_cotangents
 
 Blocks = Sequence[Tensor]
 CURVATURES = ("hessian", "ggn", "fisher_mc", "fisher_empirical")
@@ -68,7 +68,8 @@ class OutputGraph:
         self._params, self._outputs, self._M = params, outputs, M
         self.gradient, self.unused = _loss_gradient(loss, params)
         self._u = torch.zeros_like(outputs, requires_grad=True)
-        pulled = _gradient([outputs], params, [self._u], create_graph=True)
+        with linear_in_cotangents():
+            pulled = _gradient([outputs], params, [self._u], create_graph=True)
         self._moving = [i for i, g in enumerate(pulled) if g.requires_grad]
         self._pulled = [pulled[i] for i in self._moving]
         check_differentiable([outputs, *self._pulled])

@@ -30,6 +30,7 @@ from torch.overrides import TorchFunctionMode
 _Geometry = tuple[list[int], list[int], list[int], int]  # stride, padding, dilation, groups
 _backward = torch.ops.aten.convolution_backward
 _DIMENSIONS: dict[Callable[..., Any], int] = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
+SWITCHES = threading.RLock()  # settings of torch and random generators belong to the process
 _NATIVE_LAYOUT = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -49,6 +50,23 @@ def _applied(function: type[torch.autograd.Function], *args: Any) -> Any:
     return function.apply(*args)  # type: ignore[no-untyped-call]
 
 
+class _Graphs:
+    """Whether graphs that are being built are for derivatives in the cotangents alone."""
+
+    linear = False
+
+
+@contextmanager
+def linear_in_cotangents() -> Iterator[None]:
+    """Inside, graphs of backward passes need no derivatives in inputs and weights: convolutions leave them out."""
+    with SWITCHES:
+        _Graphs.linear = True
+        try:
+            yield
+        finally:
+            _Graphs.linear = False
+
+
 class _Convolution(torch.autograd.Function):
     """conv(x, w) + b, whose backward pass is differentiated by `_ConvolutionBackward`."""
 
@@ -64,6 +82,8 @@ class _Convolution(torch.autograd.Function):
         if g is None:
             return None, None, None, None
         x, w = ctx.saved_tensors
+        if _Graphs.linear:
+            x, w = x.detach(), w.detach()
         wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
         gx, gw = _applied(_ConvolutionBackward, g, x, w, ctx.geometry, wanted) if any(wanted) else (None, None)
         gb = g.sum([0, *range(2, g.ndim)]) if ctx.needs_input_grad[2] else None
@@ -148,9 +168,6 @@ def _transformed() -> bool:
 def _each(value: Any, dimensions: int) -> list[int]:
     values = [value] if isinstance(value, int) else list(value)
     return values * dimensions if len(values) == 1 else values
-
-
-SWITCHES = threading.RLock()  # the settings below and random generators belong to the process
 
 
 @contextmanager
