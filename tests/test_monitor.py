@@ -524,6 +524,79 @@ def test_csv_is_continued_and_another_header_refused(tmp_path):
         FlatnessMonitor(model, CROSS_ENTROPY, data, csv=tmp_path / "none" / "rows.csv")
 
 
+def test_a_file_that_is_no_table_is_refused_and_kept(tmp_path):
+    notes = tmp_path / "notes.txt"
+    notes.write_text("my only line of notes")
+    with pytest.raises(ValueError, match="has the columns my only line of notes; expected step"):
+        FlatnessMonitor(network(), CROSS_ENTROPY, classes(64), csv=notes)
+    assert notes.read_text() == "my only line of notes"
+    with pytest.raises(ValueError, match="expected the name of a file"):
+        FlatnessMonitor(network(), CROSS_ENTROPY, classes(64), csv="/dev/null")
+
+
+def test_rows_that_found_no_room_are_written_later(tmp_path, monkeypatch):
+    path, model = tmp_path / "rows.csv", network()
+    monitor = FlatnessMonitor(model, CROSS_ENTROPY, classes(64), csv=path, coupling=0)
+    monitor.measure(1)
+    line = type(monitor._csv)._line
+
+    def too_long(values):
+        return line(values) if values[0] == "step" else line(values)[:5] + "\udc80"  # what cannot be encoded
+
+    def full(*given, **options):
+        raise OSError(28, "No space left on device")
+
+    before = path.read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.open", full)
+        with pytest.warns(UserWarning, match="could not be written, and wait: .*No space left"):
+            monitor.measure(2)
+    assert path.read_text() == before
+    monitor.measure(3)
+    with path.open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["1", "2", "3"]
+
+
+def test_a_training_that_diverges_goes_on(tmp_path):
+    path, model = tmp_path / "rows.csv", network()
+    monitor = FlatnessMonitor(model, CROSS_ENTROPY, classes(64), csv=path)
+    monitor.measure(1)
+    kept = {name: p.clone() for name, p in model.state_dict().items()}
+    with torch.no_grad():
+        model[0].weight.fill_(float("nan"))
+    with pytest.warns(UserWarning, match=r"step 2 was not measured: 0\.weight contains nan"):
+        row = monitor.measure(2)
+    assert row["status"].startswith("not measured: 0.weight contains nan")
+    assert np.isnan(row["sharpness"])
+    model.load_state_dict(kept)
+    assert monitor.measure(3)["status"] == "certified"
+    with path.open() as file:
+        assert len(list(csv.DictReader(file))) == 3
+    broken = network()
+    torch.nn.init.constant_(broken[0].weight, float("nan"))
+    first = FlatnessMonitor(broken, CROSS_ENTROPY, classes(64))
+    with pytest.raises(ValueError, match="contains nan"):
+        first.measure(1)
+
+
+def test_layers_may_be_frozen_and_let_go():
+    model = network()
+    model[0].requires_grad_(False)
+    monitor = FlatnessMonitor(model, CROSS_ENTROPY, classes(64))
+    monitor.measure(1)
+    model[0].requires_grad_(True)
+    row = monitor.measure(2)
+    assert row["status"] == "certified"
+    H = fc.torch.Hessian(model, CROSS_ENTROPY, classes(64))
+    assert row["sharpness"] == pytest.approx(fc.eigsh(H, 1).values[0], rel=1e-3)
+
+
+def test_an_optimizer_whose_gradient_is_damped_away_has_no_limit():
+    for dampening in (1.0, 1.5):
+        sgd = torch.optim.SGD([torch.zeros(1)], lr=0.1, momentum=0.9, dampening=dampening)
+        assert np.isnan(stability_limit(sgd))
+
+
 def test_scalars_reach_a_summary_writer():
     written = []
 

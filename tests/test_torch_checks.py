@@ -667,6 +667,18 @@ def test_an_interrupt_in_the_middle_restores_everything():
     fc.torch.Hessian(model(), LOSS, batch())
 
 
+@pytest.mark.parametrize("memory", [None, 0])
+def test_hooks_on_gradients_do_not_run(memory):
+    m, data, calls = model(), batch(), []
+    exact = fc.torch.Hessian(m, LOSS, data).dense()
+    m[0].weight.register_hook(lambda g: (calls.append(1), 0.5 * g)[1])
+    m[2].register_full_backward_hook(lambda *given: calls.append(2))
+    assert np.array_equal(fc.torch.Hessian(m, LOSS, data, memory=memory).dense(), exact)
+    assert calls == []
+    LOSS(m(data[0]), data[1]).backward()
+    assert sorted(calls) == [1, 2]
+
+
 def test_samples_that_a_sampler_doubles_are_named():
     data = TensorDataset(*batch(9))
     loader = DataLoader(data, batch_size=4, sampler=DistributedSampler(data, num_replicas=2, rank=0))

@@ -24,6 +24,7 @@ from flatcore.torch._parameters import ParameterSet, shown
 from flatcore.torch._preflight import Snapshot, check_room, check_same, counting, first_look
 from flatcore.torch._reduce import Ranks
 from flatcore.torch._twice import SWITCHES, explained, second_derivatives
+from flatcore.torch._wrappers import without_hooks
 
 Graph = HessianGraph | OutputGraph
 
@@ -107,6 +108,10 @@ class Graphs:
 
     def visit(self, use: Callable[[float, Graph], None]) -> None:
         """Call `use` with c_b and the graph of every batch, building those that were not kept."""
+        with without_hooks(self._model):
+            self._visit(use)
+
+    def _visit(self, use: Callable[[float, Graph], None]) -> None:
         for batch in self.kept:
             if batch.graph is not None:
                 use(self._share(batch.weight), batch.graph)
@@ -134,7 +139,7 @@ class Graphs:
         self._ranks.check_same("the model's parameters", self._params.sums())
         value, used = 0.0, torch.zeros(len(self._params.names), device=self._params.device)
         gradient = torch.zeros(self._params.total, dtype=self._params.torch_dtype, device=self._params.device)
-        with self._ranks.together("setting up the Hessian"), self._quiet():
+        with self._ranks.together("setting up the Hessian"), self._quiet(), without_hooks(self._model):
             value = self._passed(budget, gradient, used)
         mean, own = self._batches.mean, sum(batch.weight for batch in self.kept)
         rebuilt = sum(batch.weight for batch in self.kept if batch.graph is None)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -72,10 +73,12 @@ class FlatnessMonitor:
     ----------
     rows
         One dictionary a measurement: ``step``; ``loss`` on the monitor's data; ``sharpness`` (and ``sharpness_2`` …);
-        ``residual``, the largest relative one; ``status``: followed, certified, or why not; ``followed``, what
-        following alone gave; ``limit``, 2/lr for SGD, 2(1 + β)/lr with momentum, NaN for others, whose limit is one of
-        a preconditioned Hessian; ``ratio``, sharpness over limit; ``coupling``, the largest overlap of consecutive
-        layers' singular vectors over chance; ``balance``, the largest relative gap; ``products``; ``seconds``.
+        ``residual``, the largest relative one; ``status``: followed, certified, or why neither ("not measured: …" in a
+        row of NaN: only the first measurement raises what it meets); ``followed``, what following alone gave;
+        ``limit``, 2/lr for SGD, 2(1 + β)/lr with momentum, NaN for others, whose limit is one of a preconditioned
+        Hessian; ``ratio``, sharpness over limit; ``coupling``, the largest overlap of consecutive layers' singular
+        vectors over chance, and ``balance``, the largest relative gap, of Linear layers that were registered one after
+        the other with matching widths; ``products``; ``seconds``.
 
     Raises
     ------
@@ -87,12 +90,11 @@ class FlatnessMonitor:
     Examples
     --------
     >>> import torch, flatcore as fc
-    >>> from flatcore.torch._monitor import FlatnessMonitor
     >>> _ = torch.manual_seed(0)
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
     >>> data = torch.randn(64, 4), torch.randint(2, (64,))
     >>> loss_fn, sgd = torch.nn.CrossEntropyLoss(), torch.optim.SGD(model.parameters(), lr=0.1)
-    >>> monitor = FlatnessMonitor(model, loss_fn, data, every=10, optimizer=sgd)
+    >>> monitor = fc.torch.FlatnessMonitor(model, loss_fn, data, every=10, optimizer=sgd)
     >>> for _ in range(20):
     ...     sgd.zero_grad()
     ...     loss_fn(model(data[0]), data[1]).backward()
@@ -146,12 +148,15 @@ class FlatnessMonitor:
         self._optimizer = optimizer
         self._layers = ConsecutiveLayers(self._model, vectors, seed) if vectors else None
         self._follower = self._new_follower()
+        self._parameters = 0  # of the last measurement
         self._since = 0  # measurements since the last certified one
         self._step = 0
         self.rows: list[Row] = []
-        writes = group is False or not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+        alone = group is False or not (dist.is_available() and dist.is_initialized())
+        writes = alone or dist.get_rank(group) == 0
         self._csv = CsvRows(csv, self.columns) if csv is not None and writes else None
         self._board = TensorBoardRows(tensorboard) if tensorboard is not None and writes else None
+        self._written = {target: 0 for target in (self._csv, self._board) if target is not None}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -192,17 +197,33 @@ class FlatnessMonitor:
         try:
             with untouched(self._model, self._data):
                 row = self._measured(number, self._optimizer if optimizer is None else optimizer)
-        except BaseException:
+        except BaseException as error:
             self._follower = self._new_follower()  # it may have been interrupted half-way
-            raise
+            if not self.rows or not isinstance(error, (ValueError, ArithmeticError, MemoryError)):
+                raise
+            row = self._not_measured(number, error)
         row["seconds"] = time.perf_counter() - begin
         row = {name: row[name] for name in self.columns}
         self._step = number
         self.rows.append(row)
-        for target in (self._csv, self._board):
-            if target is not None:
-                target.write(row)
+        self._write()
         return row
+
+    def _not_measured(self, number: int, error: Exception) -> Row:
+        """A row of NaN that says why: a training that diverges, or changes its model, goes on all the same."""
+        warnings.warn(f"step {number} was not measured: {error}", stacklevel=4)
+        row: Row = dict.fromkeys(self.columns, math.nan)
+        return row | {"step": number, "status": f"not measured: {error}", "products": 0}
+
+    def _write(self) -> None:
+        """Write the rows that have not been written; what fails is tried again with the next one."""
+        for target in self._written:
+            try:
+                for row in self.rows[self._written[target] :]:
+                    target.write(row)
+                    self._written[target] += 1
+            except OSError as error:
+                warnings.warn(f"rows of the monitor could not be written, and wait: {error}", stacklevel=4)
 
     def close(self) -> None:
         """Close TensorBoard's files, where the monitor opened them; also done at the end of a ``with`` block."""
@@ -230,6 +251,8 @@ class FlatnessMonitor:
 
     def _measured(self, step: int, optimizer: Any) -> Row:
         H = Hessian(self._model, self._loss_fn, self._data, **self._options)
+        if H.shape[0] != self._parameters:  # the first measurement, or a layer was frozen or let go
+            self._follower, self._parameters = self._new_follower(), H.shape[0]
         if self._k > H.shape[0]:
             raise ValueError(f"k is {self._k}; expected at most {H.shape[0]}, the number of parameters")
         values, residual, status, followed, products = self._eigenvalues(H)

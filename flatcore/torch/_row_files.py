@@ -11,7 +11,7 @@ from typing import Any
 
 
 class CsvRows:
-    """Rows appended to a file one by one, each on the disk when `write` returns.
+    """Rows appended to a file one by one; a row that could not be written whole leaves nothing of itself.
 
     A file that is there is continued; a last line without an end, left by a run that was killed, is dropped.
 
@@ -31,14 +31,16 @@ class CsvRows:
 
     def __init__(self, path: str | os.PathLike[str], columns: Sequence[str]) -> None:
         self._path, self._columns = Path(path), tuple(columns)
-        if self._path.is_dir() or not self._path.parent.is_dir():
+        wrong = self._path.exists() and not self._path.is_file()  # a folder, a device
+        if wrong or not self._path.parent.is_dir():
             raise ValueError(f"csv is {str(path)!r}; expected the name of a file in a folder that exists")
         text = self._path.read_bytes() if self._path.exists() else b""
         complete = text[: text.rfind(b"\n") + 1]
-        if not complete:
-            self._path.write_text(self._line(self._columns), encoding="utf-8", newline="")
+        first = self._line(self._columns)
+        if not complete and first.encode().startswith(text):  # new, or killed while its header was written
+            self._path.write_text(first, encoding="utf-8", newline="")
             return
-        header = next(csv.reader([complete.decode("utf-8").splitlines()[0]]))
+        header = next(csv.reader([(complete or text).decode("utf-8", "replace").splitlines()[0]]))
         if tuple(header) != self._columns:
             raise ValueError(
                 f"csv {str(path)!r} has the columns {', '.join(header)}; expected {', '.join(self._columns)} "
@@ -49,8 +51,13 @@ class CsvRows:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row."""
-        with self._path.open("a", encoding="utf-8", newline="") as file:
-            file.write(self._line([row[name] for name in self._columns]))
+        before = self._path.stat().st_size
+        try:
+            with self._path.open("a", encoding="utf-8", newline="") as file:
+                file.write(self._line([row[name] for name in self._columns]))
+        except OSError:
+            os.truncate(self._path, before)
+            raise
 
     @staticmethod
     def _line(values: Sequence[Any]) -> str:

@@ -27,7 +27,7 @@ def stability_limit(optimizer: Any) -> float:
     optimizer
         A ``torch.optim.SGD``, or something that wraps one in an attribute ``optimizer``. NaN is returned for None, for
         optimizers that scale coordinates (Adam: the limit is one of the preconditioned Hessian, not of the sharpness),
-        for parameter groups with different limits, for lr = 0 and for ascent.
+        for parameter groups with different limits, for lr = 0, a dampening of 1 or more, and for ascent.
 
     Examples
     --------
@@ -54,4 +54,5 @@ def _group_limit(group: dict[str, Any]) -> float:
         return 2.0 / lr
     if group["nesterov"]:
         return 2.0 * (1.0 + beta) / (lr * (1.0 + 2.0 * beta))
-    return 2.0 * (1.0 + beta) / (lr * (1.0 - float(group["dampening"])))
+    damped = 1.0 - float(group["dampening"])
+    return 2.0 * (1.0 + beta) / (lr * damped) if damped > 0.0 else math.nan  # nothing of the gradient is left, or less

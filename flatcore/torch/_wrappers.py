@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -23,6 +25,22 @@ def _wrapped(model: nn.Module) -> nn.Module | None:
     parallel = isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel))
     found = model.module if parallel else getattr(model, "_orig_mod", None)
     return found if isinstance(found, nn.Module) else None
+
+
+@contextmanager
+def without_hooks(model: nn.Module) -> Iterator[None]:
+    """Hooks on gradients, of parameters and of modules, neither run nor change anything inside."""
+    dicts = [p._backward_hooks for p in model.parameters() if p._backward_hooks]
+    for module in model.modules():
+        dicts += [hooks for hooks in (module._backward_hooks, module._backward_pre_hooks) if hooks]
+    held = [dict(hooks) for hooks in dicts]
+    try:
+        for hooks in dicts:
+            hooks.clear()
+        yield
+    finally:
+        for hooks, kept in zip(dicts, held, strict=True):
+            hooks.update(kept)
 
 
 def _refuse_sharded(model: nn.Module) -> None:
