@@ -228,6 +228,27 @@ def test_refused(module, message):
         chain(module)
 
 
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize(
+    "how", [torch.relu, lambda y: y.clamp(-1e5, 1e5), lambda y: nn.functional.softshrink(y, 1e-5), torch.zeros_like]
+)
+@pytest.mark.parametrize(("weight", "bias"), [(0.0, 0.0), (0.0, 1e6), (1.0, 1e6), (1e-9, 0.0)])
+def test_weights_that_hide_a_nonlinearity(how, skip, weight, bias):
+    """Zero weights make any f(Wx) with f(0) = 0 vanish, large biases keep relu(Wx + b) on one side of its kink."""
+    block = Block(lambda x, y: x + how(y) if skip else how(y))
+    with torch.no_grad():
+        block.inner.weight.mul_(weight)
+        block.inner.bias.fill_(bias)
+    before = copy.deepcopy(block.state_dict())
+    with pytest.raises(ValueError, match="neither"):
+        chain(block)
+    linear_block = Block(lambda x, y: x + y if skip else y)
+    linear_block.load_state_dict(before)
+    assert chain(linear_block).skip == (skip,)
+    for name, p in linear_block.state_dict().items():
+        assert torch.equal(p, before[name])  # the test's weights went into a copy
+
+
 def test_a_block_in_training_mode_is_told_so():
     class Dropping(Block):
         def __init__(self):
