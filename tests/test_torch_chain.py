@@ -170,6 +170,13 @@ def hooked():
     return layer
 
 
+def replaced(module):
+    """The module with another forward on the instance."""
+    original = module.forward
+    module.forward = lambda x: 3 * original(x)
+    return module
+
+
 class Two(nn.Module):
     def __init__(self):
         super().__init__()
@@ -217,6 +224,13 @@ class OwnLinear(nn.Linear):
         (nn.Sequential(linear(4, 3), linear(4, 2)), "1 takes 4 inputs but 0 gives 3"),
         (nn.Sequential(), "no Linear layer"),
         (hooked(), "has forward hooks"),
+        (nn.Sequential(linear(4, 4), replaced(linear(4, 4))), rf"^1 \(Linear\) has a forward of its own.*{INSTEAD}"),
+        (nn.Sequential(replaced(nn.Sequential(linear(4, 4)))), r"^0 \(Sequential\) has a forward of its own"),
+        (nn.Sequential(replaced(nn.Identity()), linear(4, 4)), r"^0 \(Identity\) has a forward of its own"),
+        (nn.Sequential(replaced(nn.Flatten()), linear(4, 4)), r"^0 \(Flatten\) has a forward of its own"),
+        (nn.Sequential(replaced(nn.Dropout(0.0)), linear(4, 4)), r"^0 \(Dropout\) has a forward of its own"),
+        (replaced(Residual(linear(4, 4))), r"^module \(Residual\) has a forward of its own"),
+        (Residual(replaced(linear(4, 4))), r"^module \(Linear\) has a forward of its own"),
         (nn.utils.parametrizations.weight_norm(linear(4, 4)), "is parametrized"),
         (nn.LazyLinear(3), "has no weights yet"),
         (torch.zeros(3), "module is a Tensor; expected a torch.nn.Module"),

@@ -133,6 +133,11 @@ def _links(name: str, module: nn.Module, start: _Start) -> Iterator[Link]:
         raise ValueError(f"{label} has no weights yet; run the model once")
     if module._forward_hooks or module._forward_pre_hooks:
         raise ValueError(f"{label} has forward hooks, which may change what it computes; remove them, or {_INSTEAD}")
+    if "forward" in vars(module):
+        raise ValueError(
+            f"{label} has a forward of its own, set on the instance, so its class does not say what it computes; "
+            f"remove it, or {_INSTEAD}"
+        )
     forward = type(module).forward
     if isinstance(module, nn.Linear) and forward is nn.Linear.forward:
         yield _plain(name, module)
