@@ -170,6 +170,13 @@ def hooked():
     return layer
 
 
+def replaced(module):
+    """The module with another forward on the instance."""
+    original = module.forward
+    module.forward = lambda x: 3 * original(x)
+    return module
+
+
 class Two(nn.Module):
     def __init__(self):
         super().__init__()
@@ -217,6 +224,13 @@ class OwnLinear(nn.Linear):
         (nn.Sequential(linear(4, 3), linear(4, 2)), "1 takes 4 inputs but 0 gives 3"),
         (nn.Sequential(), "no Linear layer"),
         (hooked(), "has forward hooks"),
+        (nn.Sequential(linear(4, 4), replaced(linear(4, 4))), rf"^1 \(Linear\) has a forward of its own.*{INSTEAD}"),
+        (nn.Sequential(replaced(nn.Sequential(linear(4, 4)))), r"^0 \(Sequential\) has a forward of its own"),
+        (nn.Sequential(replaced(nn.Identity()), linear(4, 4)), r"^0 \(Identity\) has a forward of its own"),
+        (nn.Sequential(replaced(nn.Flatten()), linear(4, 4)), r"^0 \(Flatten\) has a forward of its own"),
+        (nn.Sequential(replaced(nn.Dropout(0.0)), linear(4, 4)), r"^0 \(Dropout\) has a forward of its own"),
+        (replaced(Residual(linear(4, 4))), r"^module \(Residual\) has a forward of its own"),
+        (Residual(replaced(linear(4, 4))), r"^module \(Linear\) has a forward of its own"),
         (nn.utils.parametrizations.weight_norm(linear(4, 4)), "is parametrized"),
         (nn.LazyLinear(3), "has no weights yet"),
         (torch.zeros(3), "module is a Tensor; expected a torch.nn.Module"),
@@ -226,6 +240,27 @@ class OwnLinear(nn.Linear):
 def test_refused(module, message):
     with pytest.raises(ValueError, match=message):
         chain(module)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize(
+    "how", [torch.relu, lambda y: y.clamp(-1e5, 1e5), lambda y: nn.functional.softshrink(y, 1e-5), torch.zeros_like]
+)
+@pytest.mark.parametrize(("weight", "bias"), [(0.0, 0.0), (0.0, 1e6), (1.0, 1e6), (1e-9, 0.0)])
+def test_weights_that_hide_a_nonlinearity(how, skip, weight, bias):
+    """Zero weights make any f(Wx) with f(0) = 0 vanish, large biases keep relu(Wx + b) on one side of its kink."""
+    block = Block(lambda x, y: x + how(y) if skip else how(y))
+    with torch.no_grad():
+        block.inner.weight.mul_(weight)
+        block.inner.bias.fill_(bias)
+    before = copy.deepcopy(block.state_dict())
+    with pytest.raises(ValueError, match="neither"):
+        chain(block)
+    linear_block = Block(lambda x, y: x + y if skip else y)
+    linear_block.load_state_dict(before)
+    assert chain(linear_block).skip == (skip,)
+    for name, p in linear_block.state_dict().items():
+        assert torch.equal(p, before[name])  # the test's weights went into a copy
 
 
 def test_a_block_in_training_mode_is_told_so():

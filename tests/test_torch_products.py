@@ -239,6 +239,81 @@ def test_loralib_and_torchtune():
     assert found.unrecognised == ("a",)
 
 
+class Bare(nn.Module):
+    """x·A·B with parameters (inputs, r) and (r, outputs)."""
+
+    def __init__(self, ins, rank, outs):
+        super().__init__()
+        self.lora_A = nn.Parameter(torch.randn(ins, rank, dtype=torch.float64))
+        self.lora_B = nn.Parameter(torch.randn(rank, outs, dtype=torch.float64))
+        self.scaling = 1.0
+
+    def forward(self, x):
+        return x @ self.lora_A @ self.lora_B
+
+
+@pytest.mark.parametrize("hosted", [False, True])
+@pytest.mark.parametrize("outs", [8, 6])
+def test_parameters_stored_the_other_way_round(outs, hosted):
+    layer = Bare(8, 2, outs)
+    if hosted:
+        layer.linear = linear(8, outs)
+        packed = torch.ones(4 * outs, 1, dtype=torch.uint8)  # as 4-bit layers hold it
+        layer.linear.weight = nn.Parameter(packed, requires_grad=False)
+    entry = products(layer)["model lora"]
+    x = inputs(8)
+    assert entry.dims == (8, 2, outs)
+    assert close(x @ torch.tensor(entry.product()).T, layer(x))
+    assert np.shares_memory(entry.chain.weights[0], layer.lora_A.detach().numpy())
+
+
+def test_the_host_decides_which_way_round():
+    """A rank above the width: (16, 8) and (8, 16) are r × inputs and outputs × r beside an 8 × 8 weight."""
+    layer = Bare(16, 8, 16)
+    layer.base_layer = linear(8, 8)
+    assert close(products(layer)["model lora"].product(), layer.lora_B @ layer.lora_A)
+    layer.base_layer = linear(8, 6)
+    found = products(layer)
+    assert len(found) == 0
+    assert "(8, 16) and (16, 8): no product either way round is a product of the layer's shape (6, 8)" in str(found)
+    layer.lora_A = nn.Parameter(torch.ones(3, 16, 8))
+    assert "have 2 and 3 axes; expected 2" in str(products(layer))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "scale"),
+    [
+        ({"scaling": torch.tensor(0.5)}, 0.5),
+        ({"scaling": np.float32(0.5), "alpha": 3}, 0.5),
+        ({"lora_alpha": 16, "r": 4}, 4.0),
+        ({"alpha": torch.tensor(16.0), "lora_rank": torch.tensor(4)}, 4.0),
+        ({"alpha": 16.0, "rank": 4}, 4.0),
+        ({"lora_alpha": 16}, 8.0),  # by A's own rank, 2
+        ({"scaling": {None: 3.0}}, 3.0),
+        ({}, None),
+        ({"scaling": True, "r": 2}, None),
+    ],
+)
+def test_scale(attributes, scale):
+    layer = Bare(8, 2, 6)
+    del layer.scaling
+    for name, value in attributes.items():
+        setattr(layer, name, value)
+    entry = products(layer)["model lora"]
+    assert entry.scale_known == (scale is not None)
+    assert entry.scale == (1.0 if scale is None else scale)
+    assert ("not known, taken as 1" in str(entry)) == (scale is None)
+    assert close(entry.product(), entry.scale * (layer.lora_A @ layer.lora_B).T)
+
+
+def test_head_counts_in_tensors():
+    attention = Attention(("q_proj", "k_proj", "v_proj", "o_proj"), 3)
+    attention.num_heads = torch.tensor(3)
+    assert len(products(attention)) == 6
+    attention.num_heads = True
+    assert "how many heads" in str(products(attention))
+
+
 def test_adapters_inside_attention():
     """A projection that peft has wrapped is its base layer."""
     attention = Attention(("q_proj", "k_proj", "v_proj", "o_proj"), 3)
@@ -312,7 +387,10 @@ def test_what_cannot_be_read_is_said():
     assert len(found) == 0
     reasons = dict(found.unread)
     assert "neither it nor its config says how many heads" in reasons["a"]
-    assert "have shapes (6, 2) and (4, 8): no product" in reasons["b"]
+    assert (
+        "have shapes (6, 2) and (4, 8): no product either way round is a product of the layer's shape (6, 8)"
+        in reasons["b"]
+    )
     assert "c.qkv.weight is torch.uint8" in reasons["c"]
     assert "d.c_attn.weight has 20 rows; expected three times the output's 12" in reasons["d"]
     assert "12 queries do not divide into 5 heads" in reasons["e"]
@@ -339,6 +417,7 @@ def test_records():
         "head": 1,
         "parameters": ["layer.self_attn.in_proj_weight"] * 2,
         "scale": 1.0,
+        "scale_known": True,
     }
     assert [e.name for e in found] == [e.name for e in found.entries]
     assert entry in found.of_kind("query-key")

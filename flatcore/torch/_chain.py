@@ -3,7 +3,8 @@
 What is known by its class is read: ``Linear``, ``Sequential``, ``Identity``, ``Flatten`` in front, dropout that is
 switched off, and :class:`Residual`. What a module of another class computes cannot be read from its code. A block with
 exactly one ``Linear`` inside and no other parameters is *tested*: a float64 copy is run on random inputs of several
-sizes, and the block counts as x ↦ Wx + b or x ↦ x + Wx + b where its outputs are that to rounding on all of them.
+sizes, with its own W and b and with random ones of several sizes (which its own may hide: relu(Wx + b) is linear while
+W = 0), and the block counts as x ↦ Wx + b or x ↦ x + Wx + b where its outputs are that to rounding on all of them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _INSTEAD = "use flatcore.torch.Hessian(model, loss_fn, data) for the curvature o
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _TEST_SIZES = (1e-3, 1.0, 1e3)  # of random inputs
 _TEST_INPUTS = 4  # of each size
+_TEST_WEIGHTS = (1e-4, 1.0, 1.0, 1e4)  # sizes of random weights and biases, tested beside the layer's own
 _TEST_ROUNDING = 1e-12  # relative: sums of up to 1e6 float64 products, each rounding at 1e-16
 
 
@@ -131,6 +133,11 @@ def _links(name: str, module: nn.Module, start: _Start) -> Iterator[Link]:
         raise ValueError(f"{label} has no weights yet; run the model once")
     if module._forward_hooks or module._forward_pre_hooks:
         raise ValueError(f"{label} has forward hooks, which may change what it computes; remove them, or {_INSTEAD}")
+    if "forward" in vars(module):
+        raise ValueError(
+            f"{label} has a forward of its own, set on the instance, so its class does not say what it computes; "
+            f"remove it, or {_INSTEAD}"
+        )
     forward = type(module).forward
     if isinstance(module, nn.Linear) and forward is nn.Linear.forward:
         yield _plain(name, module)
@@ -200,37 +207,53 @@ def _verified(name: str, block: nn.Module) -> Link:
     others = [n for n, p in block.named_parameters() if id(p) not in own]
     if others:
         raise ValueError(f"{label} has parameters beside its Linear layer ({', '.join(others)}); {_INSTEAD}")
-    skip = _adds_inputs(label, block, linear)
+    skip = _adds_inputs(label, block, inner)
     return _plain(link.name, linear, skip)
 
 
-def _adds_inputs(label: str, block: nn.Module, linear: nn.Linear) -> bool:
+def _adds_inputs(label: str, block: nn.Module, inner: str) -> bool:
     """False where the block computes its Linear layer, True where it adds its inputs; anything else is refused."""
-    device, width = linear.weight.device, linear.in_features
+    layer = block.get_submodule(inner)
+    assert isinstance(layer, nn.Linear)
+    device = layer.weight.device
     generator = torch.Generator().manual_seed(0)
-    sizes = torch.tensor(_TEST_SIZES, dtype=torch.float64).repeat_interleave(_TEST_INPUTS)
-    inputs = torch.randn(len(sizes), width, dtype=torch.float64, generator=generator) * sizes[:, None]
-    inputs = torch.cat([inputs, torch.zeros(1, width, dtype=torch.float64)]).to(device)
-    devices = [device] if device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        plain = nn.functional.linear(
-            inputs, linear.weight.double(), None if linear.bias is None else linear.bias.double()
-        )
+    inputs = _test_inputs(layer.in_features, generator).to(device)
+    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
-            outputs = copy.deepcopy(block).double()(inputs.clone())
+            double = copy.deepcopy(block).double()
+            linear = double.get_submodule(inner)
+            assert isinstance(linear, nn.Linear)
+            possible = [False, True] if linear.in_features == linear.out_features else [False]
+            for size in (None, *_TEST_WEIGHTS):
+                if size is not None:
+                    _randomise(linear, size, generator)
+                plain = nn.functional.linear(inputs, linear.weight, linear.bias)
+                outputs = double(inputs.clone())
+                possible = [skip for skip in possible if _equal(outputs, inputs + plain if skip else plain)]
         except Exception as error:
             raise ValueError(
                 f"{label} could not be run on inputs of shape {tuple(inputs.shape)}, which would show whether it is "
                 f"linear: {error}"
             ) from error
-    expected = {False: plain} | ({True: inputs + plain} if plain.shape == inputs.shape else {})
-    for skip, wanted in expected.items():
-        if _equal(outputs, wanted):
-            return skip
-    raise ValueError(
-        f"{label} computes neither Linear(x) nor x + Linear(x) (it was tested on {len(inputs)} random inputs in "
-        f"float64{', in training mode' if block.training else ''}); {_INSTEAD}"
-    )
+    if not possible:
+        raise ValueError(
+            f"{label} computes neither Linear(x) nor x + Linear(x) (it was tested on {len(inputs)} random inputs and "
+            f"with random weights in float64{', in training mode' if block.training else ''}); {_INSTEAD}"
+        )
+    return possible[0]
+
+
+def _test_inputs(width: int, generator: torch.Generator) -> Tensor:
+    """Random rows of several sizes, and zero."""
+    sizes = torch.tensor(_TEST_SIZES, dtype=torch.float64).repeat_interleave(_TEST_INPUTS)
+    rows = torch.randn(len(sizes), width, dtype=torch.float64, generator=generator) * sizes[:, None]
+    return torch.cat([rows, torch.zeros(1, width, dtype=torch.float64)])
+
+
+def _randomise(linear: nn.Linear, size: float, generator: torch.Generator) -> None:
+    """Normal weights and biases of this size in place of the layer's own."""
+    for p in linear.parameters():
+        p.copy_(size * torch.randn(p.shape, dtype=torch.float64, generator=generator))
 
 
 def _equal(outputs: object, wanted: Tensor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from flatcore.torch._chain import join
 
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 _HEAD_WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim")
+_HOSTS = ("base_layer", "original_layer", "original", "linear", "base", "layer")  # what an adapter is added to
 
 
 @dataclass(frozen=True)
@@ -95,18 +97,61 @@ def _number(module: nn.Module, names: tuple[str, ...]) -> int | None:
     """The first of these attributes of a module or of its config that is a positive integer."""
     for holder in (module, getattr(module, "config", None)):
         for name in names:
-            value = getattr(holder, name, None)
-            if isinstance(value, int) and value > 0:
-                return value
+            value = _item(getattr(holder, name, None))
+            if isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0:
+                return int(value)
     return None
 
 
-def scaling(module: nn.Module, adapter: str | None) -> float:
-    """What the model multiplies B·A by: `scaling` (peft: one an adapter), alpha/rank, or 1."""
-    given = getattr(module, "scaling", None)
-    if isinstance(given, dict):
-        given = given.get(adapter)
-    if isinstance(given, (int, float)):
-        return float(given)
-    alpha, rank = getattr(module, "alpha", None), getattr(module, "rank", None)
-    return float(alpha) / float(rank) if isinstance(alpha, (int, float)) and isinstance(rank, int) and rank else 1.0
+def _item(value: Any) -> Any:
+    """The number in a tensor of one element; anything else as it is."""
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta else value
+
+
+def _real(module: nn.Module, names: tuple[str, ...], adapter: str | None) -> float | None:
+    """The first of these attributes that is a number, or holds one for the adapter."""
+    for name in names:
+        value = getattr(module, name, None)
+        value = _item(value.get(adapter) if isinstance(value, dict) else value)
+        if isinstance(value, Real) and not isinstance(value, bool):
+            return float(value)
+    return None
+
+
+def scaling(module: nn.Module, adapter: str | None, A: Matrix) -> float | None:
+    """What the model multiplies B·A by: `scaling` (peft: one an adapter) or alpha/rank; None where it does not say."""
+    given = _real(module, ("scaling",), adapter)
+    alpha = _real(module, ("lora_alpha", "alpha"), adapter)
+    if given is not None or alpha is None:
+        return given
+    return alpha / (_real(module, ("r", "rank", "lora_rank"), adapter) or A.tensor.shape[0])
+
+
+def host_shape(module: nn.Module) -> tuple[int, ...] | None:
+    """Shape (outputs, inputs) of the weight that bare adapter matrices are added to, where it can be seen."""
+    for layer in (module, *(getattr(module, name, None) for name in _HOSTS)):
+        layer = _base("", layer)[1]
+        if is_layer(layer):
+            if isinstance(layer, nn.Linear):
+                return layer.out_features, layer.in_features  # a quantised weight is packed into another shape
+            return tuple(_weight(layer).mT.shape)
+    return None
+
+
+def low_rank_pair(A: Matrix, B: Matrix, host: tuple[int, ...] | None) -> tuple[Matrix, Matrix]:
+    """A (r, inputs) and B (outputs, r) from parameters stored so, or as (inputs, r) and (r, outputs) for x·A·B.
+
+    The product has the host's shape; without a host, the inner width r does not exceed both outer ones.
+    """
+    if A.tensor.ndim != 2 or B.tensor.ndim != 2:
+        raise UnreadError(f"{B.parameter} and {A.parameter} have {B.tensor.ndim} and {A.tensor.ndim} axes; expected 2")
+    turned = Matrix(A.tensor.mT, A.parameter, A.owner), Matrix(B.tensor.mT, B.parameter, B.owner)
+    for low, high in ((A, B), turned):
+        (rank, width), (outputs, inner) = low.tensor.shape, high.tensor.shape
+        if rank == inner and ((outputs, width) == host if host else rank <= max(width, outputs)):
+            return low, high
+    expected = f"a product of the layer's shape {host}" if host else "a product of lower rank"
+    shapes = f"{tuple(B.tensor.shape)} and {tuple(A.tensor.shape)}"
+    raise UnreadError(
+        f"{B.parameter} and {A.parameter} have shapes {shapes}: no product either way round is {expected}"
+    )

@@ -23,7 +23,9 @@ from flatcore.torch._product_matrices import (
     UnreadError,
     has_layer,
     head_counts,
+    host_shape,
     is_layer,
+    low_rank_pair,
     matrix,
     part,
     scaling,
@@ -46,7 +48,7 @@ class Product(Record):
 
     ``name``: the module's name, what is multiplied and, in attention, the head; ``kind``: one of lora, query-key,
     value-output, linear; ``parameters``: names of the parameters in the order of the chain, ``scale``: what the model
-    multiplies the product by (LoRA).
+    multiplies the product by (LoRA); ``scale_known``: False where the module does not say, and 1 is taken.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Product(Record):
     head: int | None
     parameters: tuple[str, ...]
     scale: float
+    scale_known: bool
     matrices: tuple[Tensor, ...] = field(repr=False)
 
     @cached_property
@@ -79,7 +82,9 @@ class Product(Record):
         yield "kind", self.kind
         yield "widths", " → ".join(str(d) for d in self.dims)
         yield "parameters", ", ".join(self.parameters)
-        if self.scale != 1.0:
+        if not self.scale_known:
+            yield "scale", "not known, taken as 1"
+        elif self.scale != 1.0:
             yield "scale", f"{self.scale:g}"
 
     def __repr__(self) -> str:
@@ -113,18 +118,19 @@ class Search:
         for low, high in _LORA:
             A, B = getattr(module, low, None), getattr(module, high, None)
             if isinstance(A, Tensor) and isinstance(B, Tensor):
-                pair = (Matrix(A, join(name, low), None), Matrix(B, join(name, high), None))
-                self._add_lora(name, "", pair, scaling(module, None))
+                bare = (Matrix(A, join(name, low), None), Matrix(B, join(name, high), None))
+                pair = low_rank_pair(*bare, host_shape(module))
+                self._add_lora(name, "", pair, scaling(module, None, pair[0]))
             elif isinstance(A, nn.ModuleDict) and isinstance(B, nn.ModuleDict):
                 for adapter in A:
                     down, up = join(name, low, adapter), join(name, high, adapter)
                     pair = (matrix(down, A[adapter]), matrix(up, B[adapter]))
-                    self._add_lora(name, adapter, pair, scaling(module, adapter))
+                    self._add_lora(name, adapter, pair, scaling(module, adapter, pair[0]))
             elif isinstance(A, nn.Module) and isinstance(B, nn.Module) and is_layer(A) and is_layer(B):
                 pair = (matrix(join(name, low), A), matrix(join(name, high), B))
-                self._add_lora(name, "", pair, scaling(module, None))
+                self._add_lora(name, "", pair, scaling(module, None, pair[0]))
 
-    def _add_lora(self, name: str, adapter: str, pair: tuple[Matrix, Matrix], scale: float) -> None:
+    def _add_lora(self, name: str, adapter: str, pair: tuple[Matrix, Matrix], scale: float | None) -> None:
         self._add(f"{name or 'model'} lora {adapter}".rstrip(), "lora", name, None, pair, scale)
 
     # -- attention -------------------------------------------------------------------------------------------------
@@ -236,14 +242,16 @@ class Search:
         module: str,
         head: int | None,
         matrices: Sequence[Matrix],
-        scale: float = 1.0,
+        scale: float | None = 1.0,
     ) -> None:
         for below, above in itertools.pairwise(matrices):
             if above.tensor.ndim != 2 or below.tensor.ndim != 2 or above.tensor.shape[1] != below.tensor.shape[0]:
                 shapes = f"{tuple(above.tensor.shape)} and {tuple(below.tensor.shape)}"
                 raise UnreadError(f"{above.parameter} and {below.parameter} have shapes {shapes}: no product")
         tensors = tuple(one.tensor.detach() for one in matrices)
-        self.entries.append(Product(name, kind, module, head, tuple(m.parameter for m in matrices), scale, tensors))
+        parameters = tuple(m.parameter for m in matrices)
+        known, factor = scale is not None, 1.0 if scale is None else scale
+        self.entries.append(Product(name, kind, module, head, parameters, factor, known, tensors))
         self.used.update(one.owner for one in matrices if one.owner is not None)
 
 
