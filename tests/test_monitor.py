@@ -579,6 +579,17 @@ def test_a_training_that_diverges_goes_on(tmp_path):
         first.measure(1)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_followed(dtype):
+    """Products round by some 2⁻⁸ of their entries; residuals to 5e-2 hold all the same."""
+    x, y = classes(64)
+    model = network(width=8).to(dtype)
+    monitor = FlatnessMonitor(model, CROSS_ENTROPY, (x.to(dtype), y), tol=5e-2, coupling=0)
+    exact = fc.eigsh(fc.torch.Hessian(copy.deepcopy(model).double(), CROSS_ENTROPY, (x.to(dtype).double(), y)), 1)
+    for step in range(3):
+        assert monitor.measure(step)["sharpness"] == pytest.approx(exact.values[0], rel=0.1)
+
+
 def test_layers_may_be_frozen_and_let_go():
     model = network()
     model[0].requires_grad_(False)

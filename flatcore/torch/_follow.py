@@ -42,6 +42,7 @@ from flatcore.spectral._tolerance import checked_tol, seeds
 from flatcore.spectral._vectors import BlockVectors
 
 _COLD_STEPS = 300
+_UNSEEN = 0.01  # of the tolerance: products may round that much, half precision does, and residuals hold all the same
 _NEGLIGIBLE = 1e-4  # of a direction outside the span multiplied: rounding in float32 leaves it no meaning
 _order = order_of("LA")
 
@@ -107,7 +108,9 @@ class Follower:
         home = self._home = wrapped.vectors(wrapped.dtype)
         capacity = min(home.length, max(self.keep + self.most, 3 * self.k + 16))
         self._Q = home.empty(capacity)
-        process = BlockLanczos(wrapped, home, capacity=capacity, block=1, seeds=seeds(self._seed), storage=self._Q)
+        process = BlockLanczos(
+            wrapped, home, capacity=capacity, block=1, seeds=seeds(self._seed), storage=self._Q, noise=_UNSEEN * tol
+        )
         while True:
             process.step()
             best = _order(process.values)[: self.k]
@@ -132,7 +135,7 @@ class Follower:
         directions = np.eye(m)[: self.k]
         while True:
             known = self._multiplied(wrapped, known, directions)
-            values, Y = _ritz(known, self.k, wrapped.dtype)
+            values, Y = _ritz(known, self.k, wrapped.dtype, tol)
             R = Y @ known.W - values[:, None] * (Y @ known.S)
             residuals = np.linalg.norm(R, axis=1)
             limit = tol * float(np.abs(values).max())
@@ -206,10 +209,10 @@ class Follower:
         self._theta = values[:count]
 
 
-def _ritz(known: _Known, k: int, dtype: np.dtype[Any]) -> tuple[FloatArray, FloatArray]:
+def _ritz(known: _Known, k: int, dtype: np.dtype[Any], tol: float) -> tuple[FloatArray, FloatArray]:
     """The k largest Ritz values on S, descending, and rows Y with the Ritz vectors Y·S."""
     T = known.S @ known.W.T
-    check_symmetric(float(np.abs(T - T.T).max()), float(np.abs(T).max()), dtype)
+    check_symmetric(float(np.abs(T - T.T).max()), float(np.abs(T).max()), dtype, _UNSEEN * tol)
     values, vectors = eigh((T + T.T) / 2)
     return values[::-1][:k], vectors[:, ::-1][:, :k].T
 
