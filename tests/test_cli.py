@@ -258,6 +258,28 @@ def test_tied_weights_are_counted_once(tmp_path):
     assert content["tied"] == ["c.weight is b.weight"]
 
 
+def test_parametrized_weights_of_a_state_dict_are_neither_layers_nor_between_pairs(tmp_path):
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Sequential(*[torch.nn.Linear(4, 4) for _ in range(4)])
+    torch.nn.utils.parametrizations.weight_norm(net[1])
+    torch.save(net.state_dict(), tmp_path / "m.pt")
+    result = run("analyze", tmp_path / "m.pt", "--json", "-")
+    assert result.exit_code == 0
+    content = parsed(result.stdout)["analysis"]
+    assert [layer["name"] for layer in content["layers"]] == ["0.weight", "2.weight", "3.weight"]
+    assert [(p["lower"], p["upper"]) for p in content["pairs"]] == [("2.weight", "3.weight")]
+    assert content["not_consecutive"] == ["0.weight → 2.weight: 1.weight between, not analysed"]
+    (left_out,) = content["not_analysed"]
+    assert left_out.startswith("1.weight: parametrized, ")
+    for layer in net:
+        if not hasattr(layer, "parametrizations"):
+            torch.nn.utils.parametrizations.weight_norm(layer)
+    torch.save(net.state_dict(), tmp_path / "all.pt")
+    refused = run("analyze", tmp_path / "all.pt")
+    assert refused.exit_code == 2
+    assert "0.weight: parametrized" in refused.stderr
+
+
 def test_a_module_by_name(torch_files, monkeypatch):
     monkeypatch.chdir(torch_files)
     monkeypatch.delitem(sys.modules, "my_models", raising=False)
