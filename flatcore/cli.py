@@ -18,7 +18,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -234,8 +234,9 @@ def _analyze_arrays(read: NamedArrays, why: str, loss: None, k: int, **options: 
 
 
 def _read_target(target: str, stream: TextIO) -> tuple[dict[str, Any], Callable[..., Any]]:
-    """A torch.nn.Module by name, and its analysis."""
-    module = importlib.import_module("flatcore.torch._targets").module_named(target)
+    """A torch.nn.Module by name, and its analysis. What its code prints goes where the other text goes."""
+    with redirect_stdout(stream):
+        module = importlib.import_module("flatcore.torch._targets").module_named(target)
     about = {
         "target": target,
         "class": f"{type(module).__module__}.{type(module).__qualname__}",

@@ -183,6 +183,11 @@ def torch_files(tmp_path, rng):
         "    raise RuntimeError('no data here')\n"
         "def leaves():\n"
         "    raise SystemExit(0)\n"
+        "def lazy():\n"
+        "    return nn.Sequential(nn.LazyLinear(3))\n"
+        "def talks():\n"
+        "    print('hello')\n"
+        "    return linear\n"
         "width = 4\n"
     )
     return tmp_path
@@ -300,13 +305,23 @@ def test_a_module_by_name(torch_files, monkeypatch):
     sys.modules.pop("my_models", None)
 
 
+def test_what_a_module_prints_is_not_among_the_json(torch_files, monkeypatch):
+    monkeypatch.chdir(torch_files)
+    result = run("analyze", "my_models:talks", "--json", "-")
+    sys.modules.pop("my_models", None)
+    assert result.exit_code == 0
+    assert parsed(result.stdout)["analysis"]["dims"] == [4, 5, 3]
+    assert "hello" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("my_models:linears", "my_models has no linears; it has torch, nn, linear, relu, broken, leaves, width"),
+        ("my_models:linears", "my_models has no linears; it has torch, nn, linear, relu, broken, leaves, lazy, talks"),
         ("my_models:width", "gives a int; expected a torch.nn.Module"),
         ("my_models:broken", "calling broken() failed (RuntimeError: no data here)"),
         ("my_models:leaves", "calling leaves() failed (SystemExit: 0)"),
+        ("my_models:lazy", "my_models:lazy: 0.weight has no shape yet; run the model once"),
         ("no_models:net", "importing no_models failed (ModuleNotFoundError: No module named 'no_models')"),
         ("my_models:relu --data", "flatcore.torch.Hessian"),
     ],
