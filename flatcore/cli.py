@@ -7,6 +7,7 @@ Results go to standard output, everything else to standard error; with ``--json 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import importlib.metadata
@@ -17,8 +18,8 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from itertools import groupby
+from contextlib import contextmanager, redirect_stdout
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -41,6 +42,7 @@ from flatcore.io import (
     NotAChainError,
     bias_name,
     check_target,
+    natural_key,
     read_arrays,
     read_data,
     read_model,
@@ -216,19 +218,25 @@ def _read_file(path: Path, with_data: bool, stream: TextIO) -> tuple[dict[str, A
 
 
 def _analyze_arrays(read: NamedArrays, why: str, loss: None, k: int, **options: Any) -> ModuleAnalysis:
-    """Layer by layer: each array of two to five dimensions, tied ones once."""
+    """Layer by layer: each array of two to five dimensions, tied ones once; no pair across a parametrized weight."""
     once = {name: array for name, array in read.arrays.items() if name not in read.tied}
     layers, others = array_layers(once, {name: bias_name(name) for name in once})
     if not layers:
         raise ValueError(why)
+    for index, (lower, upper) in enumerate(pairwise(layers), 1):
+        first, last = natural_key(lower.name), natural_key(upper.name)
+        parted = tuple(name for name in read.parametrized if first < natural_key(name) < last)
+        layers[index] = dataclasses.replace(upper, parted=parted)
+    others += read.set_aside()
     tied = [f"{name} is {other}" for name, other in read.tied.items()]
     order = "of the names; kernels are taken as convolutions without groups"
     return analyze_layers(str(read.path), layers, k, order=order, not_analysed=others, tied=tied, **options)
 
 
 def _read_target(target: str, stream: TextIO) -> tuple[dict[str, Any], Callable[..., Any]]:
-    """A torch.nn.Module by name, and its analysis."""
-    module = importlib.import_module("flatcore.torch._targets").module_named(target)
+    """A torch.nn.Module by name, and its analysis. What its code prints goes where the other text goes."""
+    with redirect_stdout(stream):
+        module = importlib.import_module("flatcore.torch._targets").module_named(target)
     about = {
         "target": target,
         "class": f"{type(module).__module__}.{type(module).__qualname__}",

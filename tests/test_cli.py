@@ -183,6 +183,11 @@ def torch_files(tmp_path, rng):
         "    raise RuntimeError('no data here')\n"
         "def leaves():\n"
         "    raise SystemExit(0)\n"
+        "def lazy():\n"
+        "    return nn.Sequential(nn.LazyLinear(3))\n"
+        "def talks():\n"
+        "    print('hello')\n"
+        "    return linear\n"
         "width = 4\n"
     )
     return tmp_path
@@ -258,6 +263,28 @@ def test_tied_weights_are_counted_once(tmp_path):
     assert content["tied"] == ["c.weight is b.weight"]
 
 
+def test_parametrized_weights_of_a_state_dict_are_neither_layers_nor_between_pairs(tmp_path):
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Sequential(*[torch.nn.Linear(4, 4) for _ in range(4)])
+    torch.nn.utils.parametrizations.weight_norm(net[1])
+    torch.save(net.state_dict(), tmp_path / "m.pt")
+    result = run("analyze", tmp_path / "m.pt", "--json", "-")
+    assert result.exit_code == 0
+    content = parsed(result.stdout)["analysis"]
+    assert [layer["name"] for layer in content["layers"]] == ["0.weight", "2.weight", "3.weight"]
+    assert [(p["lower"], p["upper"]) for p in content["pairs"]] == [("2.weight", "3.weight")]
+    assert content["not_consecutive"] == ["0.weight → 2.weight: 1.weight between, not analysed"]
+    (left_out,) = content["not_analysed"]
+    assert left_out.startswith("1.weight: parametrized, ")
+    for layer in net:
+        if not hasattr(layer, "parametrizations"):
+            torch.nn.utils.parametrizations.weight_norm(layer)
+    torch.save(net.state_dict(), tmp_path / "all.pt")
+    refused = run("analyze", tmp_path / "all.pt")
+    assert refused.exit_code == 2
+    assert "0.weight: parametrized" in refused.stderr
+
+
 def test_a_module_by_name(torch_files, monkeypatch):
     monkeypatch.chdir(torch_files)
     monkeypatch.delitem(sys.modules, "my_models", raising=False)
@@ -278,13 +305,23 @@ def test_a_module_by_name(torch_files, monkeypatch):
     sys.modules.pop("my_models", None)
 
 
+def test_what_a_module_prints_is_not_among_the_json(torch_files, monkeypatch):
+    monkeypatch.chdir(torch_files)
+    result = run("analyze", "my_models:talks", "--json", "-")
+    sys.modules.pop("my_models", None)
+    assert result.exit_code == 0
+    assert parsed(result.stdout)["analysis"]["dims"] == [4, 5, 3]
+    assert "hello" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("my_models:linears", "my_models has no linears; it has torch, nn, linear, relu, broken, leaves, width"),
+        ("my_models:linears", "my_models has no linears; it has torch, nn, linear, relu, broken, leaves, lazy, talks"),
         ("my_models:width", "gives a int; expected a torch.nn.Module"),
         ("my_models:broken", "calling broken() failed (RuntimeError: no data here)"),
         ("my_models:leaves", "calling leaves() failed (SystemExit: 0)"),
+        ("my_models:lazy", "my_models:lazy: 0.weight has no shape yet; run the model once"),
         ("no_models:net", "importing no_models failed (ModuleNotFoundError: No module named 'no_models')"),
         ("my_models:relu --data", "flatcore.torch.Hessian"),
     ],

@@ -206,8 +206,13 @@ def vector(*shape):
         (Pair, vector(3), {"layers": ["layer"]}, "layer layer returns tuple; expected a tensor"),
         (Pair, vector(3), {"layers": []}, "model returns a tuple; expected a tensor"),
         (Detached, vector(3), {"layers": []}, "does not depend on its input"),
-        (Noise, vector(3), {"layers": []}, "two forward passes at one input differ"),
-        (lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)).train(), vector(3), {}, "dropout is active in 1"),
+        (Noise, vector(3), {"layers": []}, "the forward pass draws random numbers: outputs are random"),
+        (
+            lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)).train(),
+            vector(3),
+            {},
+            "dropout is active in 1 .* outputs",
+        ),
         (lambda: nn.Sequential(nn.BatchNorm1d(3)).train(), vector(3), {}, "update running statistics"),
         (lambda: nn.BatchNorm1d(3, track_running_stats=False), vector(3), {"layers": []}, "normalises over the batch"),
         (lambda: nn.Sequential(nn.Linear(3, 3)), vector(3), {"k": 0}, "k is 0"),
@@ -262,6 +267,81 @@ def test_the_model_and_the_random_numbers_are_left_alone():
     assert all(not module._forward_hooks for module in model.modules())
     with pytest.raises(ValueError, match="information passes around"):
         jacobian_path(seeded(Named), vector(4), ["block.inner", "leave"])
+
+
+@pytest.mark.parametrize("spectral_norm", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm])
+def test_spectral_norm_in_training_is_taken_as_stored_and_left_alone(spectral_norm):
+    model = seeded(lambda: nn.Sequential(spectral_norm(nn.Linear(4, 6)), nn.Tanh(), spectral_norm(nn.Linear(6, 3))))
+    before = {name: tensor.clone() for name, tensor in model.train().state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    inputs = torch.linspace(-1, 1, 8, dtype=torch.float64).reshape(2, 4)
+    path = jacobian_path(model, inputs)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    model.eval()
+    for x, sigma in zip(inputs, path.sigma[:, 0], strict=True):
+        exact = np.linalg.norm(dense(model, x[None]), 2)
+        np.testing.assert_allclose(sigma, exact, rtol=1e-8)  # eigsh in float64
+
+
+class Counts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        return x.tanh()
+
+
+def test_a_model_that_changes_its_buffers_is_refused_by_name_and_gets_them_back():
+    model = nn.Sequential(nn.Linear(3, 3), Counts()).double()
+    with pytest.raises(ValueError, match=r"the forward pass changes 1\.calls"):
+        jacobian_path(model, vector(3))
+    assert model[1].calls.item() == 0
+
+
+class DetachedBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g.detach()
+
+
+class OnceBackward(DetachedBackward):
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        return 2 * g
+
+
+class Custom(nn.Module):
+    def __init__(self, function, skip):
+        super().__init__()
+        self.function, self.skip = function, skip
+
+    def forward(self, x):
+        return self.function.apply(x) + self.skip * x
+
+
+@pytest.mark.parametrize("function", [DetachedBackward, OnceBackward])
+@pytest.mark.parametrize("skip", [0.0, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_operators_that_are_differentiable_once_are_refused(function, skip, dtype):
+    model = seeded(lambda: nn.Sequential(nn.Linear(5, 5), Custom(function, skip), nn.Linear(5, 3)), dtype)
+    with pytest.raises(ValueError, match="no second derivative"):
+        jacobian_path(model, torch.ones(1, 5, dtype=dtype))
+
+
+def test_autocast_around_the_call_makes_no_difference():
+    model = seeded(NETWORKS["tanh"][0], torch.float32)
+    inputs = torch.linspace(-1, 1, 5).reshape(1, 5)
+    path = jacobian_path(model, inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        np.testing.assert_array_equal(jacobian_path(model, inputs).gains, path.gains)
 
 
 def test_operators_in_place_leave_the_inputs_alone():

@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import nn
 
 from flatcore import io as fio
@@ -64,6 +65,10 @@ def test_layers_are_in_natural_order(tmp_path):
         (lambda s: {"state_dict": s, "epoch": 3}, "the state dict is that under 'state_dict', beside epoch"),
         (lambda s: {"model": s, "optimizer": {"state": {}}}, "that under 'model', beside optimizer"),
         (lambda s: {"model": {"state_dict": s}}, "that under 'state_dict'"),
+        (
+            lambda s: {"epoch": torch.tensor(3), "loss": torch.tensor(0.3), "model_state_dict": s},
+            "that under 'model_state_dict', beside epoch, loss",
+        ),
         (lambda s: {f"module.{name}": value for name, value in s.items()}, "without the prefix module."),
         (lambda s: {f"_orig_mod.{name}": value for name, value in s.items()}, "without the prefix _orig_mod."),
     ],
@@ -74,6 +79,46 @@ def test_containers_and_prefixes_are_taken_off_and_it_is_said(tmp_path, wrap, no
     assert any(note in text for text in read.notes)
     assert note in read.describe()
     assert read.to_dict()["notes"] == list(read.notes)
+
+
+def test_a_matrix_beside_a_container_is_a_layer(tmp_path):
+    path = saved(tmp_path / "m.pt", {"weight": torch.ones(2, 2), "model": {"a": torch.ones(3, 3)}})
+    assert list(read_state_dict(path).arrays) == ["weight"]
+
+
+def pruned(layer):
+    return nn.utils.prune.l1_unstructured(layer, "weight", 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("parametrize", "parts"),
+    [
+        (nn.utils.parametrizations.weight_norm, 2),
+        (nn.utils.parametrizations.spectral_norm, 3),
+        (nn.utils.parametrizations.orthogonal, 2),
+        (nn.utils.weight_norm, 2),
+        (nn.utils.spectral_norm, 3),
+        (pruned, 2),
+    ],
+)
+def test_parametrized_weights_are_told_and_no_arrays(tmp_path, parametrize, parts):
+    net = nn.Sequential(nn.Linear(4, 4), parametrize(nn.Linear(4, 4)), nn.Linear(4, 4))
+    path = saved(tmp_path / "m.pt", net.state_dict())
+    read = read_state_dict(path)
+    assert list(read.arrays) == ["0.bias", "0.weight", "1.bias", "2.bias", "2.weight"]
+    assert list(read.parametrized) == ["1.weight"]
+    assert len(read.parametrized["1.weight"]) == parts
+    assert read.ignored == ()
+    assert "1.weight: parametrized, computed by its module from 1." in read.describe()
+    assert list(read.to_dict()["parametrized"]) == ["1.weight"]
+    with pytest.raises(fio.NotAChainError, match=r"1\.weight: parametrized, .* as package\.module:name"):
+        fio.read_model(path)
+
+
+def test_names_that_only_look_parametrized_are_arrays(tmp_path):
+    state = {"a_g": torch.ones(3, 2), "a_v": torch.ones(2, 2), "b_orig": torch.ones(2, 2)}
+    assert list(read_state_dict(saved(tmp_path / "m.pt", state)).arrays) == list(state)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -27,6 +27,8 @@ class NamedArrays:
         What else is to be said about how the file was read.
     tied
         Names of arrays that are the same memory as one before, with its name.
+    parametrized
+        Names of weights that the file holds only as what they are computed from, with the names of that.
 
     """
 
@@ -35,6 +37,7 @@ class NamedArrays:
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
+    parametrized: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def describe(self) -> str:
         """Say in words what was read, and in which order."""
@@ -43,7 +46,15 @@ class NamedArrays:
         width = max((len(name) for name, _ in weights), default=0)
         lines = [f"{name:<{width}}  {' × '.join(map(str, array.shape))} {array.dtype}" for name, array in weights]
         ignored = [f"ignored: {', '.join(self.ignored)}"] if self.ignored else []
-        return "\n".join([head, *(f"  {text}" for text in (*lines, *ignored, *self.notes))])
+        return "\n".join([head, *(f"  {text}" for text in (*lines, *self.set_aside(), *ignored, *self.notes))])
+
+    def set_aside(self) -> list[str]:
+        """The parametrized weights, and why they are not analysed."""
+        return [
+            f"{name}: parametrized, computed by its module from {', '.join(parts)}; give the module as "
+            "package.module:name"
+            for name, parts in self.parametrized.items()
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain strings and lists, ready for JSON."""
@@ -55,6 +66,7 @@ class NamedArrays:
             "ignored": list(self.ignored),
             "notes": list(self.notes),
             "tied": dict(self.tied),
+            "parametrized": {name: list(parts) for name, parts in self.parametrized.items()},
         }
 
 

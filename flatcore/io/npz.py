@@ -17,7 +17,7 @@ from flatcore._checks import FloatArray
 from flatcore._memory import check_memory
 from flatcore.io.arrays import NamedArrays, reader_of
 from flatcore.io.atomic import PathLike
-from flatcore.io.model import ModelFile, assign_names, natural_key
+from flatcore.io.model import ModelFile, NotAChainError, assign_names, natural_key
 from flatcore.linear.losses import CrossEntropyLoss, Loss, QuadraticLoss
 
 INPUT_NAMES = ("inputs", "X", "x")
@@ -193,7 +193,9 @@ def _assigned(
 
 
 def _model_of(named: NamedArrays) -> ModelFile:
-    """The chain's layers among named arrays."""
+    """The chain's layers among named arrays; none where the file does not hold the weights themselves."""
+    if named.parametrized:
+        raise NotAChainError(f"{named.path}: {'; '.join(named.set_aside())}")
     weights, biases, ignored = _assigned(named.path, {name: array.shape for name, array in named.arrays.items()})
     tied = [
         f"{name} is the same tensor as {other}: the chain counts them as two"

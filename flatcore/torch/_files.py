@@ -66,13 +66,18 @@ def read_state_dict(path: Path) -> NamedArrays:
     dense = {str(name): value for name, value in state.items() if _is_dense(value)}
     if not dense:
         raise ValueError(f"{place} holds no dense tensors of floating-point numbers; {_SAFE}")
+    ignored = tuple(name for name in map(str, names) if name not in dense)
+    parametrized = _parametrized(dense)
+    for name in {part for parts in parametrized.values() for part in parts}:
+        del dense[name]
     ordered = sorted(dense, key=natural_key)
     return NamedArrays(
         place,
         {name: as_numpy(name, dense[name], keep_half=True) for name in ordered},
-        ignored=tuple(name for name in names if name not in dense),
+        ignored=ignored,
         notes=(*notes, "a state dict tells neither activations nor the order of layers: names in natural order"),
         tied=_tied({name: dense[name] for name in ordered}),
+        parametrized=parametrized,
     )
 
 
@@ -109,9 +114,10 @@ def _state_dict(place: Path, loaded: Any) -> tuple[Mapping[Any, Any], tuple[str,
     while True:
         if not isinstance(loaded, Mapping):
             raise ValueError(f"{place} holds a {type(loaded).__name__}; {_SAFE}")
-        if any(isinstance(value, Tensor) for value in loaded.values()):
-            return loaded, notes
         inner = [key for key, value in loaded.items() if key in CONTAINERS and isinstance(value, Mapping)]
+        tensors = [value for value in loaded.values() if isinstance(value, Tensor)]
+        if tensors and (not inner or any(_is_dense(value) and value.dim() > 1 for value in tensors)):
+            return loaded, notes  # beside a container numbers and vectors, a step or a loss, are no layers
         if len(inner) != 1:
             known = f"several state dicts ({', '.join(inner)})" if inner else "no state dict"
             keys = ", ".join(str(key) for key in list(loaded)[:8]) or "nothing"
@@ -129,6 +135,30 @@ def _is_dense(value: Any) -> bool:
         and not value.is_quantized
         and value.numel() > 0
     )
+
+
+def _parametrized(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    """Names of weights that are computed from others of the file, with the names of these.
+
+    ``torch.nn.utils.parametrize`` calls them ``parametrizations.weight.…``, the hooks before it ``weight_g`` and
+    ``weight_v`` (weight_norm), ``weight_orig`` and ``weight_u`` (spectral_norm) or ``weight_mask`` (pruning).
+    """
+    found: dict[str, list[str]] = {}
+    for name, tensor in tensors.items():
+        if match := re.match(r"((?:.+\.)?)parametrizations\.([^.]+)\.", name):
+            found.setdefault(match[1] + match[2], []).append(name)
+        elif name.endswith("_g") and _is_norm(tensor, tensors.get(f"{name[:-2]}_v")):
+            found[name[:-2]] = [name, f"{name[:-2]}_v"]
+        elif name.endswith("_orig") and any(f"{name[:-5]}_{end}" in tensors for end in ("u", "mask")):
+            found[name[:-5]] = [part for end in ("orig", "u", "v", "mask") if (part := f"{name[:-5]}_{end}") in tensors]
+    return {name: tuple(found[name]) for name in sorted(found, key=natural_key)}
+
+
+def _is_norm(g: Tensor, v: Tensor | None) -> bool:
+    """Whether g can hold norms of v: one number, or of each axis one number or all."""
+    if v is None or v.dim() < 2:
+        return False
+    return g.numel() == 1 or (g.dim() == v.dim() and all(a in (1, b) for a, b in zip(g.shape, v.shape, strict=True)))
 
 
 def _tied(tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -11,7 +11,7 @@ passes around the cut they fail, which is checked.
 
 Products with J and its transpose are those of `_layer_graph.py`, each about a backward pass. σ² and the vectors come
 from `flatcore.eigsh` on JᵀJ or JJᵀ, the smaller side, two products each; a path costs one product with each J_j and one
-with its transpose, together about two passes through the network.
+with its transpose, together about two passes through the network, and as much again for the check in `_layer_graph.py`.
 
 Inputs are independent: J of a batch is block-diagonal, and each input is taken by itself, in a graph of its own.
 
@@ -34,8 +34,9 @@ from flatcore._checks import FloatArray, check_count
 from flatcore.results import JacobianPath, read_only
 from flatcore.spectral import eigsh
 from flatcore.torch._layer_graph import DTYPES, Graph, Normal, Product, recorded
-from flatcore.torch._preflight import check_modules
+from flatcore.torch._preflight import check_modules, first_look
 from flatcore.torch._twice import explained
+from flatcore.torch._weights import quiet_parametrizations
 from flatcore.torch._wrappers import unwrapped
 
 _CUT = {torch.float32: 1e-3, torch.float64: 1e-8}  # rounding of M products against that of one, and room
@@ -56,7 +57,7 @@ def jacobian_path(
     ----------
     model
         A module that maps a batch to a tensor, the first axis of which counts the inputs; in evaluation mode. Nothing
-        in it changes.
+        in it changes: parametrized weights are those of evaluation, spectral_norm's estimate as stored.
     inputs
         (inputs, …), floating point, on the model's device; for one input ``x[None]``. Each is taken by itself.
     layers
@@ -101,12 +102,14 @@ def jacobian_path(
     cuts = _checked_layers(network, layers)
     check_count("k", k)
     found = []
-    for index in range(len(inputs)):
-        try:
-            with recorded(network, inputs[index : index + 1], cuts) as graph:
-                found.append(_at_input(graph, k, tol, seed))
-        except RuntimeError as error:
-            raise explained(error) from error
+    with quiet_parametrizations(network):
+        _check_first_pass(network, inputs[:1])
+        for index in range(len(inputs)):
+            try:
+                with recorded(network, inputs[index : index + 1], cuts) as graph:
+                    found.append(_at_input(graph, k, tol, seed))
+            except RuntimeError as error:
+                raise explained(error) from error
     return _record(found, seed)
 
 
@@ -193,6 +196,12 @@ def _check_batch_statistics(network: nn.Module) -> None:
                 f"{name or 'the model'} ({type(module).__name__}) normalises over the batch, so no input has a "
                 "Jacobian of its own; call model.eval(), with running statistics"
             )
+
+
+def _check_first_pass(network: nn.Module, x: Tensor) -> None:
+    """Refuse a model that draws random numbers or changes its buffers, which get their values back."""
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        first_look(network, lambda: network(x.clone()), x.device)
 
 
 def _check_inputs(network: nn.Module, inputs: Any) -> None:

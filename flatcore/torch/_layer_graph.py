@@ -2,9 +2,12 @@
 
 In a kept graph with tensors x (n entries) and y (m), Jᵀu for J = ∂y/∂x is a backward pass. It is linear in u, so its
 own graph, built once with u as a variable, gives Jv as the derivative of u ↦ Jᵀu along v: no forward-mode rules are
-needed, only second derivatives (`_twice.py`).
+needed, only second derivatives (`_twice.py`). An operator whose backward pass autograd cannot follow would drop out of
+Jv without a word, not out of Jᵀu; so the adjoint identity ⟨u, Jv⟩ = ⟨Jᵀu, v⟩ is checked once, for a random u and
+v = Jᵀu, where the right side is ‖Jᵀu‖².
 
-Cost: two backward passes for J, kept; then one for each product. Memory: the forward pass and these graphs.
+Cost: two backward passes for J, kept, and two for the check; then one for each product.
+Memory: the forward pass and these graphs.
 
 Source: Pearlmutter (1994) for derivatives of gradients along a direction.
 """
@@ -21,11 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from flatcore._checks import FloatArray
-from flatcore.torch._twice import second_derivatives
+from flatcore.torch._twice import check_differentiable, second_derivatives
 
 OUTPUT = "(output)"  # the part of the network above the last layer named
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 _SAME = 1e-3  # relative difference of two outputs at one input that rounding of any precision explains
+# Of max(‖u‖‖Jv‖, ‖Jᵀu‖‖v‖): rounding through a deep network, n·eps with room; an operator left out is of order one.
+_ADJOINT = {torch.float32: 1e-3, torch.float64: 1e-8}
 
 
 @dataclass
@@ -45,6 +50,9 @@ class Product:
         self.u = torch.zeros_like(y, requires_grad=True)
         (g,) = torch.autograd.grad(y, x, self.u, create_graph=True, allow_unused=True)
         self.transposed: Tensor | None = g if g is not None and g.requires_grad else None  # None: the Jacobian is zero
+        if g is not None:
+            check_differentiable([g])
+            self._check_adjoint()
 
     def forward(self, v: Tensor) -> Tensor:
         """Jv (m,): the derivative of u ↦ Jᵀu along v."""
@@ -61,6 +69,20 @@ class Product:
         self.graph.products += 1
         (out,) = torch.autograd.grad(self.y, self.x, u.reshape(self.y.shape), retain_graph=True, allow_unused=True)
         return (torch.zeros_like(self.x) if out is None else out).detach().reshape(-1)
+
+    def _check_adjoint(self) -> None:
+        """Refuse J whose products forward are not those of its transpose. NaN is left to who takes products."""
+        random = torch.randn(self.y.numel(), generator=torch.Generator().manual_seed(0), dtype=self.y.dtype)
+        u = random.to(self.y.device)
+        v = self.backward(u)
+        image = self.forward(v)
+        left, right = float(u.double() @ image.double()), float(v.double() @ v.double())
+        size = max(float(torch.linalg.vector_norm(u.double()) * torch.linalg.vector_norm(image.double())), right)
+        if abs(left - right) > _ADJOINT[self.y.dtype] * size:
+            raise ValueError(
+                f"an operator of the model has no second derivative: ⟨u, Jv⟩ is {left:.3g}, ⟨Jᵀu, v⟩ is "
+                f"{right:.3g}; expected custom functions whose backward pass consists of differentiable operators"
+            )
 
 
 class Normal:
@@ -107,7 +129,7 @@ def recorded(network: nn.Module, x: Tensor, cuts: Sequence[str]) -> Iterator[Gra
 
         return hook
 
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         plain = network(x.clone())
     with second_derivatives(network):
         start = x.detach().clone().requires_grad_(True)

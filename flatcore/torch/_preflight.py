@@ -40,7 +40,7 @@ def check_modules(model: nn.Module) -> None:
         elif isinstance(module, _NormBase) and module.track_running_stats:
             statistics.append(label)
     if random:
-        raise ValueError(f"dropout is active in {shown(random)}: the loss is random; call model.eval() first")
+        raise ValueError(f"dropout is active in {shown(random)}: outputs are random; call model.eval() first")
     if statistics:
         raise ValueError(
             f"{shown(statistics)} would update running statistics with every pass; call model.eval() first"
@@ -119,7 +119,7 @@ def first_look(model: nn.Module, run: Callable[[], Seen], device: torch.device) 
     kept.restore()
     if drawn:
         raise ValueError(
-            "the forward pass draws random numbers: the loss is random; call model.eval(), and take them out of forward"
+            "the forward pass draws random numbers: outputs are random; call model.eval(), and take them out of forward"
         )
     if changed:
         raise ValueError(

@@ -28,7 +28,7 @@ def module_named(target: str) -> nn.Module:
     Raises
     ------
     ValueError
-        There is no such thing, importing or calling it fails, or it is something else.
+        There is no such thing, importing or calling it fails, it is something else, or lazy and not yet run.
 
     """
     source, _, name = target.partition(":")
@@ -49,6 +49,9 @@ def module_named(target: str) -> nn.Module:
                 raise ValueError(f"{target}: calling {name}() failed ({type(error).__name__}: {error})") from error
     if not isinstance(found, nn.Module):
         raise ValueError(f"{target} gives a {type(found).__name__}; expected a torch.nn.Module")
+    lazy = [name for name, parameter in found.named_parameters() if nn.parameter.is_lazy(parameter)]
+    if lazy:
+        raise ValueError(f"{target}: {lazy[0]} has no shape yet; run the model once")
     return found
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from flatcore._checks import FloatArray, as_float_array, check_count
 from flatcore.linear import LinearChain
@@ -141,7 +142,7 @@ def _layers(model: nn.Module, input_size: InputSize | None) -> tuple[list[Layer]
     others: list[tuple[int, str]] = []
     tied: list[str] = []
     between: list[str] = []
-    with _quiet_parametrizations(model):
+    with quiet_parametrizations(model):
         for name, module in _modules(model):
             if isinstance(module, _LAYERS):
                 weight = module.weight
@@ -187,10 +188,14 @@ def _others(name: str, module: nn.Module) -> Iterator[tuple[int, str]]:
 
 
 @contextmanager
-def _quiet_parametrizations(model: nn.Module) -> Iterator[None]:
-    """Parametrized weights computed as in evaluation: spectral_norm's buffers stay as they are."""
+def quiet_parametrizations(model: nn.Module) -> Iterator[None]:
+    """Parametrized weights computed as in evaluation: spectral_norm's buffers stay as they are.
+
+    The older spectral_norm is a hook that asks whether the module itself is in training.
+    """
     lists = [m for m in model.modules() if isinstance(m, parametrize.ParametrizationList)]
-    training = [m for part in lists for m in part.modules() if m.training]
+    hooked = [m for m in model.modules() if any(isinstance(h, SpectralNorm) for h in m._forward_pre_hooks.values())]
+    training = [m for m in (*hooked, *(m for part in lists for m in part.modules())) if m.training]
     try:
         for m in training:
             m.training = False

@@ -48,6 +48,8 @@ class Layer:
         Whether it is a transposed convolution.
     convolution
         Gives a text and all singular values of the whole convolution map, where these are known.
+    parted
+        Weights that are not analysed between the layer before and this one, which then are no pair.
 
     """
 
@@ -61,6 +63,7 @@ class Layer:
     between: tuple[str, ...] = ()
     transposed: bool = False
     convolution: Callable[[], tuple[str, FloatArray]] | None = None
+    parted: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> int:

@@ -99,7 +99,9 @@ def analyze_layers(
             kernel = _checked(layer)
             top = _top_triplets(kernel_rows(kernel.weight), k, tol, seed)
             spectra.append(_spectrum(layer, kernel, top, k))
-            if before is not None and (positions := _positions(before[0], layer)) is None:
+            if before is not None and layer.parted:
+                apart.append(f"{before[0].name} → {layer.name}: {', '.join(layer.parted)} between, not analysed")
+            elif before is not None and (positions := _positions(before[0], layer)) is None:
                 apart.append(f"{before[0].name} → {layer.name}: {before[0].outputs} go out, {layer.inputs} come in")
             elif before is not None:
                 pairs.append(_pair(before, (layer, kernel, top), positions or 1, k, tol, seed))
