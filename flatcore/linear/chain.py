@@ -21,7 +21,34 @@ from flatcore._checks import (
 )
 
 
-class LinearChain:
+class ChainShape:
+    """Depth and widths of a chain, wherever its weights live: ``weights[j]`` (d_{j+1}, d_j), ``biases[j]`` or None."""
+
+    weights: tuple[Any, ...]
+    biases: tuple[Any, ...]
+
+    @property
+    def depth(self) -> int:
+        """Number of layers M."""
+        return len(self.weights)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Widths (d_0, …, d_M)."""
+        return (self.weights[0].shape[1], *(W.shape[0] for W in self.weights))
+
+    @property
+    def has_biases(self) -> bool:
+        """Whether any layer has a bias; the end-to-end matrix then has a column for the constant input 1."""
+        return any(b is not None for b in self.biases)
+
+    @property
+    def num_inputs(self) -> int:
+        """Columns of the end-to-end matrix: d_0, or d_0 + 1 with biases."""
+        return self.dims[0] + self.has_biases
+
+
+class LinearChain(ChainShape):
     """A deep linear network, its layers applied first to last.
 
     The chain holds read-only views of the arrays it is given. They are copied only where their data type or strides
@@ -78,26 +105,6 @@ class LinearChain:
         )
         given = [*weights, *(biases or ())]
         self._tensors = [value for value in given if is_tensor(value) and not value.is_inference()]
-
-    @property
-    def depth(self) -> int:
-        """Number of layers M."""
-        return len(self.weights)
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """Widths (d_0, …, d_M)."""
-        return (self.weights[0].shape[1], *(W.shape[0] for W in self.weights))
-
-    @property
-    def has_biases(self) -> bool:
-        """Whether any layer has a bias; the end-to-end matrix then has a column for the constant input 1."""
-        return any(b is not None for b in self.biases)
-
-    @property
-    def num_inputs(self) -> int:
-        """Columns of the end-to-end matrix: d_0, or d_0 + 1 with biases."""
-        return self.dims[0] + self.has_biases
 
     @property
     def num_parameters(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flatcore._checks import human
 from flatcore.linear import LinearChain, Loss
+from flatcore.linear.chain import ChainShape
 from flatcore.torch._device import exact_products
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-class DeviceChain:
+class DeviceChain(ChainShape):
     """Φ = W_M ⋯ W_1 as :class:`flatcore.LinearChain`, of tensors on one device; its vectors stay there.
 
     The chain holds detached views of the tensors. Their version counters tell when they change in place, and a Hessian
@@ -67,26 +68,6 @@ class DeviceChain:
         wide = any(value.dtype == torch.float64 for value in self._arrays())
         self.torch_dtype = torch.float64 if wide else torch.float32
         self.dtype: np.dtype[Any] = np.dtype(np.float64 if wide else np.float32)
-
-    @property
-    def depth(self) -> int:
-        """Number of layers M."""
-        return len(self.weights)
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """Widths (d_0, …, d_M)."""
-        return (self.weights[0].shape[1], *(W.shape[0] for W in self.weights))
-
-    @property
-    def has_biases(self) -> bool:
-        """Whether any layer has a bias; the end-to-end matrix then has a column for the constant input 1."""
-        return any(b is not None for b in self.biases)
-
-    @property
-    def num_inputs(self) -> int:
-        """Columns of the end-to-end matrix: d_0, or d_0 + 1 with biases."""
-        return self.dims[0] + self.has_biases
 
     @property
     def num_parameters(self) -> int:
