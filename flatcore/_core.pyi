@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update']
+__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update', 'wfm_fields', 'wfm_pack', 'wfm_sums', 'wfm_unpack']
 class Recycler:
     """
     Memory for results of one size, used again once they are freed.
@@ -258,4 +258,20 @@ def to_rows(V: numpy.ndarray, out: numpy.ndarray) -> None:
 def update(W: numpy.ndarray, V: numpy.ndarray, C: numpy.ndarray) -> None:
     """
     W -= Cᵀ V in place.
+    """
+def wfm_fields(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, m: numpy.ndarray) -> numpy.ndarray:
+    """
+    Fields (P, K) of the units with weights m (K, n).
+    """
+def wfm_pack(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, strings: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8], first: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Write bit strings (count, ceil(S n / 8)) as patterns first, first + 1, …
+    """
+def wfm_sums(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, g: numpy.ndarray) -> numpy.ndarray:
+    """
+    Sums (K, n) over patterns of their inputs times g (P, K).
+    """
+def wfm_unpack(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, first: typing.SupportsInt | typing.SupportsIndex, count: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    The bit strings of patterns first … first + count - 1.
     """

@@ -1,0 +1,59 @@
+// Patterns of ±1 entries at one bit an entry, and the two products that committee machines are made of.
+//
+//   ξ (P patterns × S·n inputs), bit 1 for +1.  S segments of n inputs: a tree committee's units see one segment each,
+//   all units of a full one (and a perceptron) see the single segment. Unit k sees segment k, or 0 where S = 1.
+//
+//   fields:  ω_{μk} = Σ_i ξ_{μ,k,i} m_{ki}     m: K × n, ω: P × K
+//   sums:    S_{ki} = Σ_μ ξ_{μ,k,i} g_{μk}     g: P × K, S: K × n       (the transpose)
+//
+// Layout: a segment is C = ⌈n/32⌉ words, the lowest bit first, its last word padded with zeros; 16 patterns are
+// interleaved word by word, words[((group·S + s)·C + c)·16 + row], so that one 64-byte line holds 32 inputs of 16
+// patterns. Both products read each line once; missing patterns of the last group are zeros and never reported.
+//
+// cost    one pass over P·S·n/8 bytes each, P·K·n signed additions
+// source  docs/wide-flat-minima.md
+#pragma once
+
+#include <cstdint>
+
+#include "core/run_control.hpp"
+#include "core/views.hpp"
+
+namespace flatcore::wfm {
+
+constexpr Index kGroup = 16;  // patterns interleaved
+constexpr Index kWord = 32;   // inputs a word
+
+struct PatternLayout {
+    Index patterns = 0, segments = 1, inputs = 0;  // inputs: n, of one segment
+
+    Index words() const { return (inputs + kWord - 1) / kWord; }
+    Index groups() const { return (patterns + kGroup - 1) / kGroup; }
+    Index group_words() const { return segments * words() * kGroup; }
+    Index size() const { return groups() * group_words(); }
+};
+
+struct Patterns : PatternLayout {
+    const std::uint32_t* data = nullptr;
+
+    // Word c of segment s of pattern mu.
+    std::uint32_t word(Index mu, Index s, Index c) const {
+        return data[(mu / kGroup) * group_words() + (s * words() + c) * kGroup + mu % kGroup];
+    }
+    Index segment_of(Index unit) const { return segments == 1 ? 0 : unit; }
+};
+
+// Rows first … first + count − 1 from bit strings of `bytes` bytes each, S·n bits, the lowest bit of each byte first.
+void pack(const PatternLayout& layout, const std::uint8_t* strings, Index bytes, Index first, Index count,
+          std::uint32_t* words);
+void unpack(const Patterns& patterns, Index first, Index count, std::uint8_t* strings, Index bytes);
+
+// m: K × n row-major. ω: P × K.
+template <class T>
+void fields(const Patterns& patterns, ConstMatrixView<T> m, MatrixView<T> omega, RunControl& control);
+
+// g: P × K row-major. S: K × n.
+template <class T>
+void sums(const Patterns& patterns, ConstMatrixView<T> g, MatrixView<T> S, RunControl& control);
+
+}  // namespace flatcore::wfm

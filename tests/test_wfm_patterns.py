@@ -1,0 +1,137 @@
+"""Patterns at one bit an entry, their two products, and what machines say of them, against plain NumPy."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import flatcore as fc
+from flatcore import _core
+
+wfm = fc.wfm
+
+
+def unit_inputs(model, inputs):
+    """(K, P, n): what each unit sees."""
+    n = model.fan_in
+    return np.stack([inputs[:, k * n : (k + 1) * n] if model.kind == "tree" else inputs for k in range(model.n_hidden)])
+
+
+@given(
+    st.sampled_from(["tree", "full"]),
+    st.integers(1, 6),
+    st.integers(1, 70),
+    st.integers(1, 40),
+    st.sampled_from([np.float32, np.float64]),
+)
+def test_products_are_those_of_the_unpacked_patterns(kind, units, inputs, count, dtype):
+    n_inputs = inputs * units if kind == "tree" else inputs
+    model = wfm.Committee(n_inputs, units, kind, "continuous", "parity")
+    patterns = wfm.random_patterns(model, count, seed=3)
+    seen = unit_inputs(model, patterns.inputs).astype(np.float64)
+    rng = np.random.default_rng(4)
+    m, g = rng.standard_normal(model.shape).astype(dtype), rng.standard_normal((count, units)).astype(dtype)
+    # Sums of at most 70 (40) terms of size 1, each rounded: 70·eps·Σ|m| at worst.
+    tolerance = 70 * np.finfo(dtype).eps * 70
+    omega = _core.wfm_fields(patterns.words, count, model.fan_in, m)
+    sums = _core.wfm_sums(patterns.words, count, model.fan_in, g)
+    assert omega.dtype == sums.dtype == dtype
+    np.testing.assert_allclose(omega, np.einsum("kpi,ki->pk", seen, m), atol=tolerance)
+    np.testing.assert_allclose(sums, np.einsum("kpi,pk->ki", seen, g), atol=tolerance)
+
+
+@given(st.integers(1, 5), st.integers(1, 45), st.integers(1, 35))
+def test_patterns_survive_packing_and_another_machine(units, inputs, count):
+    tree = wfm.Committee(units * inputs, units, "tree", "continuous", "parity")
+    full = wfm.Committee(units * inputs, units, "full", "continuous", "parity")
+    patterns = wfm.random_patterns(tree, count, seed=1)
+    again = wfm.Patterns.from_arrays(full, patterns.inputs, patterns.labels)
+    np.testing.assert_array_equal(again.inputs, patterns.inputs)
+    np.testing.assert_array_equal(patterns.for_model(full).words, again.words)
+    np.testing.assert_array_equal(wfm.random_patterns(full, count, seed=1).inputs, patterns.inputs)
+
+
+def test_random_patterns_are_fair_and_differ_by_seed():
+    model = wfm.Committee(1001, 1)
+    patterns = wfm.random_patterns(model, 1000, seed=0)
+    # The mean of 10⁶ fair signs has standard deviation 10⁻³, that of 1,000 labels 0.032: five of them.
+    assert abs(patterns.inputs.mean(dtype=float)) < 5e-3
+    assert abs(patterns.labels.mean(dtype=float)) < 0.16
+    assert (wfm.random_patterns(model, 1000, seed=1).inputs != patterns.inputs).mean() == pytest.approx(0.5, abs=5e-3)
+
+
+@pytest.mark.parametrize("activation", ["majority", "parity"])
+@pytest.mark.parametrize("kind", ["tree", "full"])
+@pytest.mark.parametrize("weights", ["binary", "continuous"])
+def test_a_teacher_makes_no_errors_and_errors_are_counted(kind, weights, activation):
+    model = wfm.Committee(45, 5, kind, weights, activation)
+    patterns, teacher = wfm.teacher_patterns(model, 200, seed=2)
+    assert wfm.errors(model, teacher, patterns) == 0
+    assert (wfm.margins(model, teacher, patterns) > 0).all()
+    student = np.random.default_rng(0).choice([-1.0, 1.0], model.shape)
+    h = np.einsum("kpi,ki->pk", unit_inputs(model, patterns.inputs).astype(float), student) / np.sqrt(model.fan_in)
+    signs = np.sign(h)
+    said = signs.prod(axis=1) if activation == "parity" else np.sign(signs.sum(axis=1))
+    assert wfm.errors(model, student, patterns) == np.count_nonzero(said != patterns.labels)
+    np.testing.assert_allclose(wfm.fields(model, student, patterns), h, rtol=1e-14, atol=1e-14)
+    assert ((wfm.margins(model, student, patterns) > 0) == (said == patterns.labels)).all()
+
+
+def test_a_field_of_zero_is_an_error():
+    model = wfm.Committee(6, 3, weights="continuous")
+    inputs, weights = np.ones((1, 6)), np.array([[1.0, 1.0], [1.0, 1.0], [1.0, -1.0]])
+    assert wfm.errors(model, weights, (inputs, [1])) == 0  # two of three decide
+    weights[1] = [1.0, -1.0]
+    assert wfm.errors(model, weights, (inputs, [1])) == wfm.errors(model, weights, (inputs, [-1])) == 1
+    perceptron = wfm.Committee(2, 1, weights="continuous")
+    assert wfm.errors(perceptron, [[1.0, -1.0]], (np.ones((1, 2)), [1])) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((4, 2), "n_hidden is 2; expected an odd number"),
+        ((10, 3), "n_inputs is 10; expected a multiple of n_hidden = 3"),
+        ((12, 3), "n_inputs is 12, 4 for each unit; binary weights need an odd number"),
+        ((0, 1), "n_inputs is 0; expected at least 1"),
+        ((9, 3, "bush"), "kind is 'bush'; expected one of 'tree', 'full'"),
+        ((9, 3, "tree", "ternary"), "weights is 'ternary'; expected one of"),
+        ((9, 3, "tree", "binary", "relu"), "activation is 'relu'; expected one of"),
+    ],
+)
+def test_machines_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        wfm.Committee(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "message"),
+    [
+        (np.ones((2, 8)), [1, 1], r"inputs has shape \(2, 8\); expected \(P, N\) with N = 9"),
+        (np.ones((0, 9)), [], "expected at least one pattern"),
+        (np.ones((2, 9)), [1], r"labels has shape \(1,\); expected \(2,\)"),
+        (np.ones((2, 9)), [1, 0], r"labels contains 0 at index \(1\); expected ±1"),
+        (np.full((2, 9), np.nan), [1, 1], r"inputs contains nan at index \(0, 0\); expected ±1"),
+        (np.ones((2, 9), dtype=complex), [1, 1], "inputs has dtype complex128"),
+    ],
+)
+def test_patterns_that_are_no_signs_are_refused(inputs, labels, message):
+    with pytest.raises(ValueError, match=message):
+        wfm.Patterns.from_arrays(wfm.Committee(9, 1), inputs, labels)
+
+
+def test_what_does_not_fit_a_machine_is_refused():
+    model = wfm.Committee(9, 3)
+    patterns = wfm.random_patterns(model, 5)
+    with pytest.raises(ValueError, match="n_patterns is 0; expected at least 1"):
+        wfm.random_patterns(model, 0)
+    with pytest.raises(ValueError, match="patterns have 9 inputs; the model expects 15"):
+        wfm.errors(wfm.Committee(15, 3), np.ones((3, 5)), patterns)
+    with pytest.raises(ValueError, match=r"weights has shape \(9, 3\); expected \(K, n\) = \(3, 3\)"):
+        wfm.errors(model, np.ones((9, 3)), patterns)
+    with pytest.raises(ValueError, match=r"weights\[0, 1\] is 0.5; the model is binary, expected ±1"):
+        wfm.errors(model, [[1, 0.5, 1]] * 3, patterns)
+    with pytest.raises(ValueError, match="patterns is a str; expected Patterns or a pair"):
+        wfm.errors(model, np.ones((3, 3)), "patterns")
+    with pytest.raises(ValueError, match="model is a int; expected a Committee"):
+        wfm.random_patterns(9, 5)
