@@ -1,7 +1,7 @@
 """Files: models and data read without unpickling anything, results written whole or not at all."""
 
+from flatcore._atomic import atomic_file, check_target, write_npz_atomic, write_text_atomic
 from flatcore.io.arrays import NamedArrays, register_reader
-from flatcore.io.atomic import atomic_file, check_target, write_npz_atomic, write_text_atomic
 from flatcore.io.model import ModelFile, NotAChainError, assign_names, bias_name, natural_key
 from flatcore.io.npz import read_arrays, read_data, read_model
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flatcore._atomic import PathLike
 from flatcore._checks import FloatArray
-from flatcore.io.atomic import PathLike
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,10 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from flatcore._atomic import PathLike
 from flatcore._checks import FloatArray
 from flatcore._memory import check_memory
 from flatcore.io.arrays import NamedArrays, reader_of
-from flatcore.io.atomic import PathLike
 from flatcore.io.model import ModelFile, NotAChainError, assign_names, natural_key
 from flatcore.linear.losses import CrossEntropyLoss, Loss, QuadraticLoss
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from flatcore._atomic import read_checkpoint
 from flatcore._checks import FloatArray
 from flatcore.io import write_npz_atomic, write_text_atomic
 
@@ -84,15 +83,4 @@ class StudyFolder:
 
     def load(self, run: str, required: tuple[str, ...] = ()) -> dict[str, FloatArray] | None:
         """The checkpoint of a run with at least the arrays `required`, or None where there is no checkpoint."""
-        place = self.checkpoints / f"{run}.npz"
-        if not place.exists():
-            return None
-        try:
-            with open(place, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
-                found = {name: archive[name] for name in archive.files}
-        except Exception as error:
-            raise ValueError(f"{place} is no checkpoint ({error}); delete it to run {run} afresh") from error
-        missing = [name for name in required if name not in found]
-        if missing:
-            raise ValueError(f"{place} is no checkpoint (no {', '.join(missing)}); delete it to run {run} afresh")
-        return found
+        return read_checkpoint(self.checkpoints / f"{run}.npz", required)

@@ -127,3 +127,25 @@ def write_npz_atomic(path: PathLike, arrays: Mapping[str, Any]) -> None:
                     np.lib.format.write_array(member, np.asanyarray(value), allow_pickle=False)
                 except ValueError as error:
                     raise ValueError(f"{name} cannot be written to {path}: {error}") from None
+
+
+def read_checkpoint(place: Path, required: tuple[str, ...] = ()) -> dict[str, Any] | None:
+    """The arrays that :func:`write_npz_atomic` left there, or None where there is no file.
+
+    Raises
+    ------
+    ValueError
+        The file is no checkpoint, or lacks one of the arrays `required`.
+
+    """
+    if not place.exists():
+        return None
+    try:
+        with open(place, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in archive.files}
+    except Exception as error:
+        raise ValueError(f"{place} is no checkpoint ({error}); delete it to start afresh") from error
+    missing = [name for name in required if name not in found]
+    if missing:
+        raise ValueError(f"{place} is no checkpoint (no {', '.join(missing)}); delete it to start afresh")
+    return found
