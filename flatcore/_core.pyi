@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update', 'wfm_fields', 'wfm_pack', 'wfm_sums', 'wfm_unpack']
+__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update', 'wfm_binary_errors', 'wfm_binary_fields', 'wfm_fields', 'wfm_pack', 'wfm_pack_signs', 'wfm_rows', 'wfm_sums', 'wfm_unpack']
 class Recycler:
     """
     Memory for results of one size, used again once they are freed.
@@ -259,6 +259,14 @@ def update(W: numpy.ndarray, V: numpy.ndarray, C: numpy.ndarray) -> None:
     """
     W -= Cᵀ V in place.
     """
+def wfm_binary_errors(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, weights: numpy.typing.NDArray[numpy.uint32], labels: numpy.typing.NDArray[numpy.int8], parity: bool) -> numpy.typing.NDArray[numpy.int64]:
+    """
+    Errors (B,) of machines with weights ±1 as words (B, K, C).
+    """
+def wfm_binary_fields(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, weights: numpy.typing.NDArray[numpy.uint32]) -> numpy.typing.NDArray[numpy.int32]:
+    """
+    Fields (P, K), int32, of units with weights ±1 as words (K, C).
+    """
 def wfm_fields(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, m: numpy.ndarray) -> numpy.ndarray:
     """
     Fields (P, K) of the units with weights m (K, n).
@@ -266,6 +274,14 @@ def wfm_fields(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], pa
 def wfm_pack(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, strings: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8], first: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Write bit strings (count, ceil(S n / 8)) as patterns first, first + 1, …
+    """
+def wfm_pack_signs(signs: numpy.typing.NDArray[numpy.int8]) -> numpy.typing.NDArray[numpy.uint32]:
+    """
+    The words (R, C) of rows of int8 ±1 (R, n), the lowest bit first.
+    """
+def wfm_rows(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.uint32]:
+    """
+    The words pattern by pattern: (P, S, C).
     """
 def wfm_sums(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, g: numpy.ndarray) -> numpy.ndarray:
     """
