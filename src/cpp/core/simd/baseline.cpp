@@ -11,12 +11,17 @@
 namespace flatcore::simd::baseline {
 namespace {
 #include "core/simd/lanes.inc.hpp"
+#include "core/simd/online.inc.hpp"
 #include "core/simd/skinny.inc.hpp"
 #include "core/simd/small_chain.inc.hpp"
 }  // namespace
 
 extern const Table kTable;
-const Table kTable{"baseline", skinny_kernels<float>(), skinny_kernels<double>(), small_chain_kernels<float>(),
-                   small_chain_kernels<double>()};
+const Table kTable{"baseline",
+                   skinny_kernels<float>(),
+                   skinny_kernels<double>(),
+                   small_chain_kernels<float>(),
+                   small_chain_kernels<double>(),
+                   online_kernels()};
 
 }  // namespace flatcore::simd::baseline

@@ -87,5 +87,6 @@ template <>
 const SmallChainKernels<double>& small_chain<double>() {
     return table().chain64;
 }
+const OnlineKernels& online() { return table().online; }
 
 }  // namespace flatcore::simd

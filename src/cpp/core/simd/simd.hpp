@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/simd/online.hpp"
 #include "core/simd/small_chain.hpp"
 
 namespace flatcore {
@@ -73,6 +74,7 @@ struct Table {
     SkinnyKernels<double> skinny64;
     SmallChainKernels<float> chain32;
     SmallChainKernels<double> chain64;
+    OnlineKernels online;
 };
 
 // The one in use.
