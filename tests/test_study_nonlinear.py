@@ -29,7 +29,8 @@ from flatcore.studies import StudyFolder, digits_data, nonlinear, nonlinear_trai
 from flatcore.studies import nonlinear_quantities as q
 from flatcore.studies import nonlinear_words as words
 from flatcore.studies.nonlinear import Architecture, Settings, runs_of, split, spread
-from flatcore.studies.nonlinear_groups import Comparison, Group, flat_minus_sharp, grouped, with_error
+from flatcore.studies.nonlinear_groups import Group, flat_minus_sharp, grouped
+from flatcore.studies.statistics import Comparison, with_error
 from flatcore.studies.nonlinear_networks import build
 from flatcore.studies.nonlinear_training import Run, Trace, squared_error, train
 

@@ -11,7 +11,8 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from flatcore._checks import FloatArray
 from flatcore.report.figures import COLOURS, figure, svg_text
 from flatcore.studies import nonlinear_quantities as q
-from flatcore.studies.nonlinear_groups import Panels, Quantity, mean_and_error
+from flatcore.studies.nonlinear_groups import Panels, Quantity
+from flatcore.studies.statistics import mean_and_error
 
 _GUIDE = {"color": "#1d2733", "ls": "--", "lw": 1.0}
 _BARS = {"fmt": "o-", "ms": 3.5, "capsize": 2.5}

@@ -1,9 +1,4 @@
-"""Averages over seeds with error bars, and what seeds can tell apart.
-
-Over n seeds a quantity q has the mean q̄ and the standard error s/√n, s² = Σ(q − q̄)²/(n − 1). Two step sizes are
-compared seed by seed, since a seed gives all of them the same start: the differences d have the 95 % interval
-d̄ ± t·s_d/√n with Student's t on n − 1 degrees of freedom, and differ for certain only if that leaves out 0.
-"""
+"""Runs of the study ``nonlinear`` by architecture and step size. A seed gives all step sizes the same start."""
 
 from __future__ import annotations
 
@@ -11,27 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
 
 from flatcore._checks import FloatArray
-from flatcore.results import number
 from flatcore.studies.nonlinear_training import Trace
+from flatcore.studies.statistics import Comparison, with_error
 
 Quantity = Callable[[Trace], float]
-_CONFIDENCE = 0.95
-
-
-def mean_and_error(values: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Mean and standard error along the first axis; the error of one seed is NaN."""
-    n = len(values)
-    error = np.std(values, axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[1:], np.nan)
-    return np.asarray(np.mean(values, axis=0)), np.asarray(error)
-
-
-def with_error(values: Sequence[float] | FloatArray, digits: int = 3) -> str:
-    """Mean ± standard error in words."""
-    mean, error = mean_and_error(np.asarray(values, dtype=float))
-    return number(float(mean), digits) + (f" ± {number(float(error), 2)}" if np.isfinite(error) else "")
 
 
 @dataclass(frozen=True)
@@ -77,39 +57,6 @@ def grouped(traces: Sequence[Trace], architecture: str) -> list[Group]:
         )
         for eta in etas
     ]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A quantity of the largest step minus that of the smallest, over seeds that finished both."""
-
-    differences: FloatArray
-
-    @property
-    def mean(self) -> float:
-        """Mean difference; NaN without seeds."""
-        return float(self.differences.mean()) if len(self.differences) else float("nan")
-
-    @property
-    def half_width(self) -> float:
-        """Of the 95 % interval; NaN for fewer than two seeds."""
-        n = len(self.differences)
-        if n < 2:
-            return float("nan")
-        error = float(mean_and_error(self.differences)[1])
-        return float(scipy.stats.t.ppf(0.5 + _CONFIDENCE / 2.0, n - 1)) * error
-
-    @property
-    def sign(self) -> int:
-        """−1 or 1 where the interval leaves out 0; 0 where it does not, or where there is none."""
-        return int(np.sign(self.mean)) if abs(self.mean) > self.half_width else 0
-
-    def text(self, digits: int = 3) -> str:
-        """The mean difference and its interval in words."""
-        if np.isnan(self.mean):
-            return "undefined"
-        span = f" ± {number(self.half_width, 2)} (95 %)" if np.isfinite(self.half_width) else ""
-        return number(self.mean, digits) + span
 
 
 def flat_minus_sharp(groups: Sequence[Group], quantity: Quantity) -> Comparison:

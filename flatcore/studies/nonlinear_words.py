@@ -9,8 +9,9 @@ import numpy as np
 from flatcore.results import number
 from flatcore.studies import nonlinear_quantities as q
 from flatcore.studies.digits_words import joined
-from flatcore.studies.nonlinear_groups import Group, Panels, Quantity, flat_minus_sharp, with_error
+from flatcore.studies.nonlinear_groups import Group, Panels, Quantity, flat_minus_sharp
 from flatcore.studies.nonlinear_training import Trace
+from flatcore.studies.statistics import with_error
 
 UNDECIDED = "no difference that the seeds can tell"
 

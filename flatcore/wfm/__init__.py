@@ -3,8 +3,30 @@
 Loaded when first used, as ``flatcore.wfm``.
 """
 
+from flatcore.wfm.cross_entropy import CrossEntropyHessian, cross_entropy
+from flatcore.wfm.cross_entropy_sgd import cross_entropy_sgd
+from flatcore.wfm.hessian_spectrum import hessian_spectrum
+from flatcore.wfm.least_action import entropic_least_action, least_action
+from flatcore.wfm.local_energy import local_energy
 from flatcore.wfm.models import Committee
 from flatcore.wfm.patterns import Patterns, random_patterns, teacher_patterns
 from flatcore.wfm.predictions import errors, fields, margins
+from flatcore.wfm.replicated import replicated_sgd
 
-__all__ = ["Committee", "Patterns", "errors", "fields", "margins", "random_patterns", "teacher_patterns"]
+__all__ = [
+    "Committee",
+    "CrossEntropyHessian",
+    "Patterns",
+    "cross_entropy",
+    "cross_entropy_sgd",
+    "entropic_least_action",
+    "errors",
+    "fields",
+    "hessian_spectrum",
+    "least_action",
+    "local_energy",
+    "margins",
+    "random_patterns",
+    "replicated_sgd",
+    "teacher_patterns",
+]

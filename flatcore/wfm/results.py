@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from flatcore.results import Array, Record, number
+from flatcore.results import Array, EigenResult, Record, SpectralDensity, number
 from flatcore.wfm.models import Committee
 
 
@@ -53,3 +53,60 @@ class WfmResult(Record):
         yield "errors", f"{self.errors} ({self.status})"
         yield "sweeps", str(self.sweeps)
         yield "message", self.message
+
+
+@dataclass(frozen=True, repr=False)
+class LocalEnergy(Record):
+    """δE against the strength of a perturbation.
+
+    ``values[i]`` is the mean share of errors at perturbed weights minus that of the weights themselves, ``stderr[i]`` its
+    standard error over the samples, at strength ``scale[i]`` of the ``perturbation``: flips, gaussian or multiplicative.
+    ``errors``: patterns that the weights themselves get wrong.
+    """
+
+    perturbation: str
+    scale: Array
+    values: Array
+    stderr: Array
+    errors: int
+    samples: int
+    seed: int
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        yield "perturbation", f"{self.perturbation}, {self.samples} samples for each strength"
+        yield "errors at the weights", str(self.errors)
+        for at, value, error in zip(self.scale, self.values, self.stderr, strict=True):
+            yield f"δE({number(float(at), 3)})", f"{number(float(value), 3)} ± {number(float(error), 2)}"
+
+
+@dataclass(frozen=True, repr=False)
+class HessianSpectrum(Record):
+    """Spectrum of the Hessian of the mean γ-cross-entropy.
+
+    ``kind``: full (all weights) or tangent (on the spheres). ``values``: the largest eigenvalues, certified in ``top``,
+    whose ``status`` is repeated. ``trace`` is exact. ``near_zero``: the share of eigenvalues with |λ| < 1e-3, with its
+    standard error (0 where all were computed). ``density``: of the eigenvalues.
+    """
+
+    kind: str
+    values: Array
+    status: str
+    trace: float
+    near_zero: float
+    near_zero_stderr: float
+    density: SpectralDensity = field(repr=False)
+    top: EigenResult = field(repr=False)
+    beta: float
+    gamma: float
+    seed: int
+
+    @property
+    def lambda_max(self) -> float:
+        """The largest eigenvalue."""
+        return float(self.values[0])
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        yield "Hessian", f"{self.kind}, β = {number(self.beta, 3)}, γ = {number(self.gamma, 3)}"
+        yield "largest eigenvalue", f"{number(self.lambda_max, 5)} ({self.status})"
+        yield "trace", number(self.trace, 5)
+        yield "share of |λ| < 1e-3", f"{number(self.near_zero, 3)} ± {number(self.near_zero_stderr, 2)}"

@@ -23,4 +23,5 @@ PYBIND11_MODULE(_core, module) {
     flatcore::bindings::bind_many(module);
     flatcore::bindings::bind_weights(module);
     flatcore::bindings::bind_wfm_patterns(module);
+    flatcore::bindings::bind_wfm_online(module);
 }

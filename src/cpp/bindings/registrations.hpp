@@ -13,5 +13,6 @@ void bind_svd(pybind11::module_& module);
 void bind_many(pybind11::module_& module);
 void bind_weights(pybind11::module_& module);
 void bind_wfm_patterns(pybind11::module_& module);
+void bind_wfm_online(pybind11::module_& module);
 
 }  // namespace flatcore::bindings

@@ -11,6 +11,7 @@
 namespace flatcore::simd::avx512 {
 namespace {
 #include "core/simd/lanes.inc.hpp"
+#include "core/simd/online.inc.hpp"
 #include "core/simd/skinny.inc.hpp"
 #include "core/simd/small_chain.inc.hpp"
 // Uses the exchanges above.
@@ -25,6 +26,7 @@ const Table kTable{"avx512",
                    small_chain_kernels<double>(),
                    committee_kernels<float>(),
                    committee_kernels<double>(),
-                   bit_kernels()};
+                   bit_kernels(),
+                   online_kernels()};
 
 }  // namespace flatcore::simd::avx512

@@ -95,5 +95,6 @@ template <>
 const CommitteeKernels<double>& committee<double>() {
     return table().committee64;
 }
+const OnlineKernels& online() { return table().online; }
 
 }  // namespace flatcore::simd

@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "core/simd/committee.hpp"
+#include "core/simd/online.hpp"
 #include "core/simd/small_chain.hpp"
 
 namespace flatcore {
@@ -77,6 +78,7 @@ struct Table {
     CommitteeKernels<float> committee32;
     CommitteeKernels<double> committee64;
     BitKernels bits;
+    OnlineKernels online;
 };
 
 // The one in use.

@@ -1,0 +1,335 @@
+"""The sentences of the study ``wfm``: what was asked, what the papers say, what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.stats
+
+from flatcore._checks import FloatArray
+from flatcore.results import number
+from flatcore.studies.digits_words import joined
+from flatcore.studies.statistics import Comparison, with_error
+from flatcore.studies.wfm_experiments import (
+    BINARY,
+    BP,
+    CONTINUOUS,
+    END,
+    FAST,
+    FIRST,
+    FLIPS,
+    GAMMAS,
+    LAL,
+    LEARNERS,
+    NOISE,
+    PLANTED,
+    REDUCED,
+    RULE_A,
+    RULE_B,
+    SLOW,
+)
+
+if TYPE_CHECKING:
+    from flatcore.studies.wfm import Results, Size
+
+NOISE_AT = int(np.argmin(np.abs(NOISE - 0.3)))
+FLIPS_AT = int(np.argmin(np.abs(FLIPS - 0.1)))
+
+
+# -- quantities ------------------------------------------------------------------------------------------------------
+
+
+def _solved(rows: Sequence[Mapping[str, FloatArray]], i: int) -> FloatArray:
+    return np.array([row["errors"][i] == 0 for row in rows])
+
+
+def _values(rows: Sequence[Mapping[str, FloatArray]], i: int, key: str, at: int | None = None) -> FloatArray:
+    """A quantity of solver i, one a seed; NaN where errors are left."""
+    values = np.array([row[key][i] if at is None else row[key][i][at] for row in rows], dtype=float)
+    return np.where(_solved(rows, i), values, np.nan)
+
+
+def difference(
+    rows: Sequence[Mapping[str, FloatArray]], i: int, j: int, key: str, at: int | None = None
+) -> Comparison:
+    """Solver i minus solver j, over the seeds that both solve."""
+    d = _values(rows, i, key, at) - _values(rows, j, key, at)
+    return Comparison(d[np.isfinite(d)])
+
+
+def _mean(values: FloatArray, digits: int = 3) -> str:
+    kept = values[np.isfinite(values)]
+    return with_error(kept, digits) if len(kept) else "undefined (not solved)"
+
+
+def _answer(sign: int, expected: int) -> str:
+    return {1: "yes", -1: "no, the opposite", 0: "undecided"}[sign * expected]
+
+
+_INDEX = {name: i for i, name in enumerate(CONTINUOUS)}
+_BINARY = {name: i for i, name in enumerate(BINARY)}
+
+
+# -- verdicts --------------------------------------------------------------------------------------------------------
+
+
+def verdicts(results: Results) -> list[tuple[str, str]]:
+    """The claims and what the seeds say of each."""
+    tree, flips, real = results["committee"], results["binary"], results["digits"]
+    sharpest = [difference(tree, _INDEX[LAL], i, "energy", NOISE_AT).sign for n, i in _INDEX.items() if n != LAL]
+    answers = [
+        ("least action is sharper than every other solver (continuous tree)", _all(sharpest)),
+        (
+            "focusing BP is flatter than slow cross-entropy",
+            _answer(difference(tree, _INDEX[SLOW], _INDEX[FIRST], "energy", NOISE_AT).sign, 1),
+        ),
+        (
+            "slow growth of the norm ends flatter than fast growth",
+            _answer(difference(tree, _INDEX[FAST], _INDEX[SLOW], "energy", NOISE_AT).sign, 1),
+        ),
+        (
+            "slow reduction of the norm ends flatter than fast growth",
+            _answer(difference(tree, _INDEX[FAST], _INDEX[REDUCED], "energy", NOISE_AT).sign, 1),
+        ),
+        ("least action's Hessian is the largest", _all(_hessian_signs(tree))),
+        ("focusing BP is flatter than least action (binary tree)",
+         _answer(difference(flips, _BINARY[LAL], _BINARY[BP], "energy", FLIPS_AT).sign, 1)),
+        ("more solutions lie around focusing BP's than around planted ones", _entropy_verdict(results)),
+        ("the parity machine has no flat solutions to find", _parity_verdict(results)),
+        ("flatter solutions make fewer errors on unseen digits", _correlation_verdict(real)),
+    ]
+    return answers
+
+
+def _all(signs: Sequence[int]) -> str:
+    if all(sign > 0 for sign in signs):
+        return "yes"
+    against = sum(sign < 0 for sign in signs)
+    return f"for {sum(sign > 0 for sign in signs)} of {len(signs)}" + (f", the opposite for {against}" if against else "")
+
+
+def _hessian_signs(tree: Sequence[Mapping[str, FloatArray]]) -> list[int]:
+    return [difference(tree, _INDEX[LAL], i, "top").sign for name, i in _INDEX.items() if name != LAL]
+
+
+def _entropy_gap(results: Results) -> Comparison:
+    """Entropy around focusing BP's solutions minus around planted ones, mean over distances both have, a seed each."""
+    gaps = []
+    for row in results["entropy"]:
+        both = (row["converged"] == 1.0).all(axis=0)
+        if both.any() and row["errors"][0] == 0:
+            gaps.append(float((row["entropy"][0] - row["entropy"][1])[both].mean()))
+    return Comparison(np.array(gaps))
+
+
+def _entropy_verdict(results: Results) -> str:
+    return _answer(_entropy_gap(results).sign, 1)
+
+
+def _parity_gap(results: Results, machine: int) -> Comparison:
+    """Least action's local energy minus focusing BP's."""
+    rows = [{"errors": row["errors"][machine], "energy": row["energy"][machine]} for row in results["parity"]]
+    return difference(rows, 0, 1, "energy", FLIPS_AT)
+
+
+def _parity_excess(results: Results) -> Comparison:
+    """Focusing BP's local energy on the parity machine minus on the committee."""
+    rows = results["parity"]
+    both = [row for row in rows if row["errors"][0][1] == 0 and row["errors"][1][1] == 0]
+    return Comparison(np.array([row["energy"][1][1][FLIPS_AT] - row["energy"][0][1][FLIPS_AT] for row in both]))
+
+
+def _parity_verdict(results: Results) -> str:
+    excess = _parity_excess(results)
+    if not len(excess.differences):
+        return "undecided: focusing BP solves no seed of both machines"
+    return {1: "its solutions are sharper than the committee's", -1: "no, the opposite", 0: "undecided"}[excess.sign]
+
+
+def _correlations(rows: Sequence[Mapping[str, FloatArray]]) -> Comparison:
+    """Rank correlation over solvers of local energy with test error, a seed each."""
+    found = []
+    for row in rows:
+        solved = row["errors"] == 0
+        if solved.sum() >= 3:
+            found.append(float(scipy.stats.spearmanr(row["energy"][solved, NOISE_AT], row["test"][solved]).statistic))
+    values = np.array(found)
+    return Comparison(values[np.isfinite(values)])
+
+
+def _correlation_verdict(rows: Sequence[Mapping[str, FloatArray]]) -> str:
+    return _answer(_correlations(rows).sign, 1)
+
+
+# -- sentences -------------------------------------------------------------------------------------------------------
+
+
+def lead(size: Size, results: Results) -> list[str]:
+    """What was done, and what the words mean."""
+    seeds = len(results["committee"])
+    return [
+        "Machines with one hidden layer of sign units learn random patterns, every solver the same ones. A solution is "
+        "flat where many weights around it are solutions too: where random changes of the weights cost few errors "
+        "(local energy), where many solutions lie at a distance (local entropy), where the cross-entropy curves little "
+        "(Hessian). Solutions with errors are left out of all averages and counted.",
+        f"Averages are over at most {seeds} seeds, which draw patterns and starts; ± and bands are one standard error. "
+        "Solvers are compared seed by seed; a difference counts where the 95 % interval of its mean (Student's t, one "
+        "comparison at a time) leaves out 0. Rules A and B of entropic least action are this project's own.",
+    ]
+
+
+def _task(shape: tuple[int, int, float], kind: str) -> str:
+    units, inputs, alpha = shape
+    return f"{units} units of {inputs} {kind} weights in a tree, α = {alpha:g}"
+
+
+def energy_words(results: Results, size: Size) -> tuple[str, ...]:
+    """Local energies of the continuous tree."""
+    rows = results["committee"]
+    values = {name: _values(rows, i, "energy", NOISE_AT) for name, i in _INDEX.items()}
+    order = sorted((n for n in values if np.isfinite(values[n]).any()), key=lambda n: float(np.nanmean(values[n])))
+    listed = joined([f"{name} {_mean(values[name])}" for name in order])
+    return (
+        "Asked: how flat are the solutions that different algorithms find of the same patterns?",
+        "Paper (Baldassi, Pittorino and Zecchina 2020): least action finds sharp minima, focusing algorithms wide flat "
+        "ones, and the cross-entropy comes near to these when the norm changes slowly.",
+        f"Measured: {_task(size.tree, 'continuous')}, {len(rows)} seeds. At noise of δ = {NOISE[NOISE_AT]:g}, from flat "
+        f"to sharp: {listed}.",
+        f"Least action minus others: {_differences(rows, LAL, (SLOW, RULE_A, RULE_B, FIRST, END))}.",
+        f"Slow growth of the norm minus focusing BP: {difference(rows, _INDEX[SLOW], _INDEX[FIRST], 'energy', NOISE_AT).text()}; "
+        f"fast growth minus slow: {difference(rows, _INDEX[FAST], _INDEX[SLOW], 'energy', NOISE_AT).text()}; "
+        f"slow reduction minus slow growth: {difference(rows, _INDEX[REDUCED], _INDEX[SLOW], 'energy', NOISE_AT).text()}.",
+    )
+
+
+def _differences(rows: Sequence[Mapping[str, FloatArray]], one: str, others: Sequence[str]) -> str:
+    return joined(
+        [f"{name} {difference(rows, _INDEX[one], _INDEX[name], 'energy', NOISE_AT).text()}" for name in others]
+    )
+
+
+def flip_words(results: Results, size: Size) -> tuple[str, ...]:
+    """Local energies of the binary tree."""
+    rows = results["binary"]
+    listed = joined([f"{name} {_mean(_values(rows, i, 'energy', FLIPS_AT))}" for name, i in _BINARY.items()])
+    gap = difference(rows, _BINARY[LAL], _BINARY[BP], "energy", FLIPS_AT)
+    return (
+        "Asked: the same with weights ±1, each flipped with probability p.",
+        f"Measured: {_task(size.binary, 'binary')}. At p = {FLIPS[FLIPS_AT]:g}: {listed}. Least action minus focusing "
+        f"BP: {gap.text()}.",
+    )
+
+
+def entropy_words(results: Results, size: Size) -> tuple[str, ...]:
+    """Local entropies."""
+    inputs, alpha = size.entropy
+    rows = results["entropy"]
+    kept = sum(int((row["converged"][i] == 1.0).sum()) for row in rows for i in (0, 1))
+    asked = sum(row["converged"].size for row in rows)
+    return (
+        "Asked: how many solutions lie at distance d from a solution, S = ln(number)/N?",
+        "Paper: typical solutions are isolated, those that algorithms find lie in dense regions. A planted solution, "
+        "from a teacher that labelled the patterns, stands for a typical one.",
+        f"Measured: binary perceptron, N = {inputs}, α = {alpha:g}, by belief propagation at fixed overlap (converged "
+        f"at {kept} of {asked} points; the others are left out). {BP} minus {PLANTED}, mean over distances: "
+        f"{_entropy_gap(results).text()}.",
+    )
+
+
+def hessian_words(results: Results) -> tuple[str, ...]:
+    """Hessians at the solutions."""
+    rows = results["committee"]
+    listed = [
+        f"{name} {_mean(_values(rows, i, 'top'))} / {_mean(_values(rows, i, 'trace'))} / "
+        f"{_mean(_values(rows, i, 'near_zero'))}"
+        for name, i in _INDEX.items()
+    ]
+    signs = _hessian_signs(rows)
+    return (
+        "Asked: does the Hessian of the cross-entropy tell the same story as the local energy?",
+        "Paper: the spectrum at wide minima is concentrated near zero.",
+        "Measured, β = γ = 2, mean over patterns, in all weights; largest eigenvalue / trace / share of |λ| < 1e-3: "
+        f"{joined(listed)}. Least action's largest eigenvalue is above {sum(s > 0 for s in signs)} of the {len(signs)} "
+        "others' as far as the seeds can tell.",
+    )
+
+
+def capacity_words(results: Results, size: Size) -> tuple[str, ...]:
+    """Success against load."""
+    rows = results["capacity"]
+    lines = []
+    for title, key, solvers, which in (
+        (f"Binary perceptron, N = {size.capacity[0]}", "perceptron", BINARY, 0),
+        (f"Continuous tree, 9 units of {size.capacity[1]}", "tree", LEARNERS, 1),
+    ):
+        solved = np.array([row[key] for row in rows]) == 0
+        loads = np.array(size.loads[which])
+        listed = joined([f"{name} {_largest_load(solved[:, i], loads)}" for i, name in enumerate(solvers)])
+        lines.append(f"{title}: largest load at which most seeds are solved: {listed}.")
+    return (
+        "Asked: up to which load does each solver find a solution?",
+        "Theory: the binary perceptron's capacity is α ≈ 0.833, the continuous one's 2; algorithms stop before.",
+        f"Measured, at most {size.epochs} epochs where a solver makes epochs. {' '.join(lines)}",
+    )
+
+
+def _largest_load(solved: FloatArray, loads: FloatArray) -> str:
+    often = solved.mean(axis=0) > 0.5
+    return f"{loads[often].max():g}" if often.any() else "none"
+
+
+def parity_words(results: Results, size: Size) -> tuple[str, ...]:
+    """Committee against parity machine."""
+    rows = results["parity"]
+    counts = []
+    for machine, title in enumerate(("committee", "parity machine")):
+        for i, name in enumerate((LAL, BP)):
+            counts.append(f"{title}, {name}: {sum(row['errors'][machine][i] == 0 for row in rows)} of {len(rows)}")
+    return (
+        "Asked: are there wide flat minima where the output is a product of signs?",
+        "Paper: parity machines have none, and learning them is hard.",
+        f"Measured: {_task(size.parity, 'binary')}, for both machines. Seeds solved: {'; '.join(counts)}. At "
+        f"p = {FLIPS[FLIPS_AT]:g}, least action minus focusing BP: committee {_parity_gap(results, 0).text()}, parity "
+        f"machine {_parity_gap(results, 1).text()}; focusing BP on the parity machine minus on the committee: "
+        f"{_parity_excess(results).text()}.",
+    )
+
+
+def gamma_words(results: Results) -> tuple[str, ...]:
+    """Fixed sharpness of the cross-entropy."""
+    rows = results["gamma"]
+    listed = []
+    for i, value in enumerate(GAMMAS):
+        errors = np.array([row["errors"][i] for row in rows], dtype=float)
+        energy = np.array([row["energy"][i][NOISE_AT] for row in rows])
+        overlap = np.array([row["overlap"][i] for row in rows])
+        listed.append(f"γ = {value:g}: {with_error(errors)}, {with_error(energy)}, {with_error(overlap)}")
+    return (
+        "Asked: which minimisers of the cross-entropy lie where solutions are flat?",
+        "Paper: those at moderate γ, though not those of the largest margin at γ → ∞.",
+        "Measured on the patterns of the first section: training errors, local energy at "
+        f"δ = {NOISE[NOISE_AT]:g}, overlap of units with focusing BP's solution (end of schedule): {'; '.join(listed)}. "
+        "SGD stops at its first epoch without errors.",
+    )
+
+
+def digit_words(results: Results) -> tuple[str, ...]:
+    """Generalisation on digits."""
+    rows = results["digits"]
+    correlation = _correlations(rows)
+    said = f"{correlation.text()} over {len(correlation.differences)} seeds" if len(correlation.differences) else "undefined"
+    return (
+        "Asked: do flatter solutions make fewer errors on unseen data?",
+        "Paper: local energy and generalisation go together.",
+        f"Measured: {_digits_task(rows)} even against odd digits, pixels above or below the mean, half of the images "
+        f"held out. Rank correlation over solvers of local energy with test error: {said}.",
+    )
+
+
+def _digits_task(rows: Sequence[Mapping[str, Any]]) -> str:
+    return f"fully connected committees of continuous weights, {len(rows)} seeds;"
+
+
+__all__ = ["NOISE_AT", "number", "verdicts"]

@@ -1,0 +1,99 @@
+// The kernels of online.hpp. Included inside a set's own namespace, after lanes.inc.hpp.
+
+typedef std::uint64_t LongBits __attribute__((vector_size(FLATCORE_VECTOR_BYTES)));
+typedef std::int64_t LongMask __attribute__((vector_size(FLATCORE_VECTOR_BYTES)));
+typedef std::int32_t Ints __attribute__((vector_size(FLATCORE_VECTOR_BYTES)));
+typedef std::int32_t IntsAnywhere __attribute__((vector_size(FLATCORE_VECTOR_BYTES), aligned(4), may_alias));
+
+constexpr Index kWordBits = 32;
+
+// Bit l of lane l.
+template <class V, class E>
+inline V lane_bits() {
+    V out = {};
+#pragma GCC unroll 16
+    for (unsigned l = 0; l < sizeof(V) / sizeof(E); ++l) out[l] = E(1) << l;
+    return out;
+}
+
+// Entries `first` … of a word's 32, with the sign of their bits.
+inline Double signed_by(std::uint32_t word, int first, Double w) {
+    const LongBits bits = LongBits{} + (std::uint64_t{word} >> first);
+    const LongMask minus = (bits & lane_bits<LongBits, std::uint64_t>()) == 0;
+    return (Double)((LongBits)w ^ ((LongBits)minus & (LongBits{} + (std::uint64_t{1} << 63))));
+}
+
+inline Index online_differing(Index words, const std::uint32_t* a, const std::uint32_t* b) {
+    Index total = 0, c = 0;
+    for (; c + 2 <= words; c += 2) {
+        const std::uint64_t low = a[c] ^ b[c], high = a[c + 1] ^ b[c + 1];
+        total += __builtin_popcountll(low | high << 32);
+    }
+    if (c < words) total += __builtin_popcount(a[c] ^ b[c]);
+    return total;
+}
+
+inline double online_dot(Index words, const std::uint32_t* bits, const double* w) {
+    constexpr int L = Lanes<double>::count, V = static_cast<int>(kWordBits) / L;
+    constexpr int S = V < 4 ? V : 4;  // sums in flight
+    Double sum[S] = {};
+    for (Index c = 0; c < words; ++c)
+#pragma GCC unroll 16
+        for (int v = 0; v < V; ++v) sum[v % S] += signed_by(bits[c], v * L, load(w + c * kWordBits + v * L));
+    Double total = sum[0];
+#pragma GCC unroll 4
+    for (int s = 1; s < S; ++s) total += sum[s];
+    double out = 0.0;
+    for (int l = 0; l < L; ++l) out += total[l];
+    return out;
+}
+
+inline void online_add(Index n, const std::uint32_t* bits, double c, double* w) {
+    constexpr int L = Lanes<double>::count, V = static_cast<int>(kWordBits) / L;
+    const Index words = (n + kWordBits - 1) / kWordBits;
+    const Double step = Double{} + c;
+    for (Index word = 0; word < words; ++word)
+#pragma GCC unroll 16
+        for (int v = 0; v < V; ++v) {
+            double* const at = w + word * kWordBits + v * L;
+            store(at, load(at) + signed_by(bits[word], v * L, step));
+        }
+    for (Index i = n; i < words * kWordBits; ++i) w[i] = 0.0;
+}
+
+// Bit l: lane l is positive.
+inline std::uint32_t positive(Ints H) {
+#if FLATCORE_VECTOR_BYTES == 64 && defined(__AVX512F__)
+    return _mm512_cmpgt_epi32_mask((__m512i)H, _mm512_setzero_si512());
+#elif FLATCORE_VECTOR_BYTES == 32 && defined(__AVX2__)
+    return static_cast<std::uint32_t>(_mm256_movemask_ps((__m256)(H > 0)));
+#elif defined(__SSE2__)
+    return static_cast<std::uint32_t>(_mm_movemask_ps((__m128)(H > 0)));
+#else
+    std::uint32_t out = 0;
+    for (unsigned l = 0; l < sizeof(Ints) / 4; ++l) out |= std::uint32_t{H[l] > 0} << l;
+    return out;
+#endif
+}
+
+inline void online_turn(Index n, const std::uint32_t* bits, std::int32_t step, std::int32_t* H, std::uint32_t* signs) {
+    constexpr int L = FLATCORE_VECTOR_BYTES / 4, V = static_cast<int>(kWordBits) / L;
+    const Index words = (n + kWordBits - 1) / kWordBits;
+    for (Index c = 0; c < words; ++c) {
+        std::uint32_t out = 0;
+        const std::uint32_t last = c + 1 == words && n % kWordBits ? (1u << n % kWordBits) - 1 : ~0u;
+#pragma GCC unroll 16
+        for (int v = 0; v < V; ++v) {
+            const Bits lanes = lane_bits<Bits, std::uint32_t>();
+            const Ints minus = (Ints)(((Bits{} + (bits[c] >> (v * L))) & lanes) == 0);
+            const Ints inside = (Ints)(((Bits{} + (last >> (v * L))) & lanes) != 0);
+            std::int32_t* const at = H + c * kWordBits + v * L;
+            const Ints h = *reinterpret_cast<const IntsAnywhere*>(at) + ((((Ints{} + step) ^ minus) - minus) & inside);
+            *reinterpret_cast<IntsAnywhere*>(at) = h;
+            out |= positive(h) << (v * L);
+        }
+        signs[c] = out;
+    }
+}
+
+constexpr OnlineKernels online_kernels() { return {online_differing, online_dot, online_add, online_turn}; }
