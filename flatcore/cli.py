@@ -252,6 +252,7 @@ def study(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Directory of the results.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
     seed: SeedOption = 0,
+    size: Annotated[str | None, typer.Option(help="small or full, of studies that come in sizes (wfm).")] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Run one of the papers' experiments."""
@@ -261,7 +262,7 @@ def study(
         raise ValueError(f"there is no study {name!r}; expected one of {', '.join(study_names())}")
     _check_outputs([], [_file(json_file)])
     with _progress() as progress:
-        result = run_study(name, out, resume=resume, seed=seed, progress=progress)
+        result = run_study(name, out, resume=resume, seed=seed, size=size, progress=progress)
     _emit(_text_stream(json_file), f"{result.summary()}\nreport: {result.report}")
     if json_file is not None:
         _write_json(json_file, result.to_dict())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from flatcore._checks import check_choice
 from flatcore.studies.folder import StudyFolder, StudyResult
 
 __all__ = ["Progress", "StudyFolder", "StudyResult", "run_study", "study_names"]
@@ -14,11 +15,17 @@ Progress = Callable[[str, float], None]
 
 def study_names() -> tuple[str, ...]:
     """Names that :func:`run_study` knows."""
-    return ("digits", "nonlinear")
+    return ("digits", "nonlinear", "wfm")
 
 
 def run_study(
-    name: str, out: str | Path, *, resume: bool = False, seed: int = 0, progress: Progress | None = None
+    name: str,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    seed: int = 0,
+    size: str | None = None,
+    progress: Progress | None = None,
 ) -> StudyResult:
     """Run a study and write its report.
 
@@ -32,6 +39,8 @@ def run_study(
         Go on from the checkpoints in `out`.
     seed
         Of every random initialisation.
+    size
+        ``"small"`` (None means this) or ``"full"``, for studies that come in sizes: ``wfm``.
     progress
         Called with what is being done and the fraction of all done.
 
@@ -43,13 +52,17 @@ def run_study(
     Raises
     ------
     ValueError
-        An unknown name, a folder that is not empty, checkpoints of other settings.
+        An unknown name or size, a folder that is not empty, checkpoints of other settings.
 
     """
     if name not in study_names():
         raise ValueError(f"study is {name!r}; expected one of {', '.join(study_names())}")
-    from flatcore.studies import digits, nonlinear
+    from flatcore.studies import digits, nonlinear, wfm
 
-    studies = {"digits": digits.run, "nonlinear": nonlinear.run}
-    folder = StudyFolder(Path(out), name, seed, resume=resume)
+    studies = {"digits": digits.run, "nonlinear": nonlinear.run, "wfm": wfm.run}
+    if name == "wfm":
+        size = check_choice("size", size or "small", tuple(wfm.SIZES))
+    elif size is not None:
+        raise ValueError(f"size is {size!r}; the study {name} comes in one size, expected None")
+    folder = StudyFolder(Path(out), name, seed, resume=resume, size=size)
     return studies[name](folder, progress or (lambda what, fraction: None))

@@ -35,16 +35,18 @@ class StudyFolder:
 
     Parameters
     ----------
-    path, name, seed
-        The folder and the settings that its checkpoints belong to.
+    path, name, seed, size
+        The folder and the settings that its checkpoints belong to; no size where a study has one only.
     resume
         Whether checkpoints of the same settings may be there already; otherwise the folder must be empty.
 
     """
 
-    def __init__(self, path: Path, name: str, seed: int, *, resume: bool) -> None:
+    def __init__(self, path: Path, name: str, seed: int, *, resume: bool, size: str | None = None) -> None:
         self.path, self.seed = path, seed
         self.settings: dict[str, str | int] = {"study": name, "seed": seed}
+        if size is not None:
+            self.settings["size"] = size
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file; expected a folder to write the study to")
         if resume and not (path / "study.json").exists():

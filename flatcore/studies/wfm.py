@@ -2,8 +2,8 @@
 
 Committees and perceptrons learn random patterns by every solver of ``flatcore.wfm``; around each solution the local
 energy, the Hessian of the cross-entropy and the local entropy say how flat it is. The parity machine is asked the same
-questions, and so are committees on real images. A unit of work is one experiment with one seed, which draws patterns and
-starts; each is a checkpoint. What the report says of all this is computed in ``wfm_report.py``.
+questions, and so are committees on real images. A unit of work is one experiment with one seed, which draws patterns
+and starts; each is a checkpoint. What the report says of all this is computed in ``wfm_report.py``.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ def run(folder: StudyFolder, progress: Progress) -> StudyResult:
     done = 0.0
     for seed in range(folder.seed, folder.seed + size.seeds):
         for e in EXPERIMENTS:
-            unit = f"{e.name}-{seed}"
+            unit, title = f"{e.name}-{seed}", f"{e.title}, seed {seed}"
 
-            def tick(fraction: float, title: str = f"{e.title}, seed {seed}", at: float = done, of: float = e.cost) -> None:
+            def tick(fraction: float, title: str = title, at: float = done, of: float = e.cost) -> None:
                 progress(title, 0.97 * (at + of * fraction) / total)
 
             tick(0.0)

@@ -111,7 +111,8 @@ def entropy(size: Size, seed: int, tick: Tick) -> Measured:
     inputs, alpha = size.entropy
     model = wfm.Committee(inputs, 1)
     count = round(alpha * inputs)
-    drawn, (taught, teacher) = wfm.random_patterns(model, count, seed=seed), wfm.teacher_patterns(model, count, seed=seed)
+    drawn = wfm.random_patterns(model, count, seed=seed)
+    taught, teacher = wfm.teacher_patterns(model, count, seed=seed)
     focused = wfm.focusing_bp(model, drawn, seed=seed)
     places = [(focused.weights, drawn), (teacher, taught)]
     rows = []
@@ -161,14 +162,15 @@ def parity(size: Size, seed: int, tick: Tick) -> Measured:
 
 
 def gamma(size: Size, seed: int, tick: Tick) -> Measured:
-    """Minimisers of the cross-entropy at fixed β = γ, on the patterns of `committee`: overlap with its flattest solution."""
+    """Minimisers of the cross-entropy at fixed β = γ, on the patterns of `committee`: overlap with focusing BP's."""
     units, inputs, alpha = size.tree
     model = wfm.Committee(units * inputs, units, weights="continuous")
     patterns = wfm.random_patterns(model, round(alpha * model.num_weights), seed=seed)
     flat = wfm.focusing_bp(model, patterns, stop="end", seed=seed)
     found = []
+    fixed = partial(wfm.cross_entropy_sgd, model, patterns, factor=1.0, max_epochs=300, seed=seed)
     for i, value in enumerate(GAMMAS):
-        found.append(wfm.cross_entropy_sgd(model, patterns, start=value, factor=1.0, end=value, max_epochs=300, seed=seed))
+        found.append(fixed(start=value, end=value))
         tick((i + 1) / (len(GAMMAS) + 1))
     return {
         **_outcome(found),

@@ -59,7 +59,7 @@ def bars(name: str, quantities: Mapping[str, Curves]) -> str:
                 kept = curves[title][np.isfinite(curves[title])]
                 if len(kept):
                     mean, error = mean_and_error(kept)
-                    ax.barh(i, float(mean), xerr=float(np.nan_to_num(error)), color=COLOURS[i % len(COLOURS)], capsize=2.5)
+                    ax.barh(i, float(mean), xerr=float(np.nan_to_num(error)), color=COLOURS[i], capsize=2.5)
             ax.set(xlabel=label)
         axes[0, 0].set_yticks(range(len(titles)), titles)
         axes[0, 0].invert_yaxis()

@@ -9,7 +9,7 @@ import numpy as np
 
 from flatcore._checks import FloatArray
 from flatcore.report import Figure, Section, Table
-from flatcore.results import number, plain
+from flatcore.results import plain
 from flatcore.studies import wfm_figures as draw
 from flatcore.studies import wfm_words as words
 from flatcore.studies.folder import StudyFolder, StudyResult
@@ -131,11 +131,8 @@ def _hessians(results: Results) -> Section:
         "trace": by_solver(results["committee"], "trace", CONTINUOUS),
         "share of |λ| < 1e-3": by_solver(results["committee"], "near_zero", CONTINUOUS),
     }
-    svg = draw.bars("hessian", quantities)
-    return Section(
-        "Three: Hessian spectra",
-        figures=(Figure("hessian", "Hessian of the cross-entropy at the solutions", svg, words.hessian_words(results)),),
-    )
+    svg, title = draw.bars("hessian", quantities), "Hessian of the cross-entropy at the solutions"
+    return Section("Three: Hessian spectra", figures=(Figure("hessian", title, svg, words.hessian_words(results)),))
 
 
 def _capacity(size: Size, results: Results) -> Section:
@@ -231,6 +228,3 @@ def _data(folder: StudyFolder, lead: list[str], sections: list[Section], results
         "measured": {name: list(rows) for name, rows in results.items()},
     }
     return plain(everything)  # type: ignore[no-any-return]
-
-
-__all__ = ["number", "write"]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.stats
 
 from flatcore._checks import FloatArray
-from flatcore.results import number
 from flatcore.studies.digits_words import joined
 from flatcore.studies.statistics import Comparison, with_error
 from flatcore.studies.wfm_experiments import (
@@ -51,9 +50,7 @@ def _values(rows: Sequence[Mapping[str, FloatArray]], i: int, key: str, at: int 
     return np.where(_solved(rows, i), values, np.nan)
 
 
-def difference(
-    rows: Sequence[Mapping[str, FloatArray]], i: int, j: int, key: str, at: int | None = None
-) -> Comparison:
+def difference(rows: Sequence[Mapping[str, FloatArray]], i: int, j: int, key: str, at: int | None = None) -> Comparison:
     """Solver i minus solver j, over the seeds that both solve."""
     d = _values(rows, i, key, at) - _values(rows, j, key, at)
     return Comparison(d[np.isfinite(d)])
@@ -94,8 +91,10 @@ def verdicts(results: Results) -> list[tuple[str, str]]:
             _answer(difference(tree, _INDEX[FAST], _INDEX[REDUCED], "energy", NOISE_AT).sign, 1),
         ),
         ("least action's Hessian is the largest", _all(_hessian_signs(tree))),
-        ("focusing BP is flatter than least action (binary tree)",
-         _answer(difference(flips, _BINARY[LAL], _BINARY[BP], "energy", FLIPS_AT).sign, 1)),
+        (
+            "focusing BP is flatter than least action (binary tree)",
+            _answer(difference(flips, _BINARY[LAL], _BINARY[BP], "energy", FLIPS_AT).sign, 1),
+        ),
         ("more solutions lie around focusing BP's than around planted ones", _entropy_verdict(results)),
         ("the parity machine has no flat solutions to find", _parity_verdict(results)),
         ("flatter solutions make fewer errors on unseen digits", _correlation_verdict(real)),
@@ -107,7 +106,8 @@ def _all(signs: Sequence[int]) -> str:
     if all(sign > 0 for sign in signs):
         return "yes"
     against = sum(sign < 0 for sign in signs)
-    return f"for {sum(sign > 0 for sign in signs)} of {len(signs)}" + (f", the opposite for {against}" if against else "")
+    opposite = f", the opposite for {against}" if against else ""
+    return f"for {sum(sign > 0 for sign in signs)} of {len(signs)}{opposite}"
 
 
 def _hessian_signs(tree: Sequence[Mapping[str, FloatArray]]) -> list[int]:
@@ -195,12 +195,11 @@ def energy_words(results: Results, size: Size) -> tuple[str, ...]:
         "Asked: how flat are the solutions that different algorithms find of the same patterns?",
         "Paper (Baldassi, Pittorino and Zecchina 2020): least action finds sharp minima, focusing algorithms wide flat "
         "ones, and the cross-entropy comes near to these when the norm changes slowly.",
-        f"Measured: {_task(size.tree, 'continuous')}, {len(rows)} seeds. At noise of δ = {NOISE[NOISE_AT]:g}, from flat "
-        f"to sharp: {listed}.",
+        f"Measured: {_task(size.tree, 'continuous')}, {len(rows)} seeds. At noise of δ = {NOISE[NOISE_AT]:g}, from "
+        f"flat to sharp: {listed}.",
         f"Least action minus others: {_differences(rows, LAL, (SLOW, RULE_A, RULE_B, FIRST, END))}.",
-        f"Slow growth of the norm minus focusing BP: {difference(rows, _INDEX[SLOW], _INDEX[FIRST], 'energy', NOISE_AT).text()}; "
-        f"fast growth minus slow: {difference(rows, _INDEX[FAST], _INDEX[SLOW], 'energy', NOISE_AT).text()}; "
-        f"slow reduction minus slow growth: {difference(rows, _INDEX[REDUCED], _INDEX[SLOW], 'energy', NOISE_AT).text()}.",
+        f"Slow growth of the norm minus focusing BP: {_differences(rows, SLOW, (FIRST,))}; fast growth minus others: "
+        f"{_differences(rows, FAST, (SLOW,))}; slow reduction minus others: {_differences(rows, REDUCED, (SLOW,))}.",
     )
 
 
@@ -310,7 +309,7 @@ def gamma_words(results: Results) -> tuple[str, ...]:
         "Asked: which minimisers of the cross-entropy lie where solutions are flat?",
         "Paper: those at moderate γ, though not those of the largest margin at γ → ∞.",
         "Measured on the patterns of the first section: training errors, local energy at "
-        f"δ = {NOISE[NOISE_AT]:g}, overlap of units with focusing BP's solution (end of schedule): {'; '.join(listed)}. "
+        f"δ = {NOISE[NOISE_AT]:g}, overlap of units with focusing BP's (end of schedule): {'; '.join(listed)}. "
         "SGD stops at its first epoch without errors.",
     )
 
@@ -319,17 +318,12 @@ def digit_words(results: Results) -> tuple[str, ...]:
     """Generalisation on digits."""
     rows = results["digits"]
     correlation = _correlations(rows)
-    said = f"{correlation.text()} over {len(correlation.differences)} seeds" if len(correlation.differences) else "undefined"
+    count = len(correlation.differences)
+    said = f"{correlation.text()} over {count} seeds" if count else "undefined"
     return (
         "Asked: do flatter solutions make fewer errors on unseen data?",
         "Paper: local energy and generalisation go together.",
-        f"Measured: {_digits_task(rows)} even against odd digits, pixels above or below the mean, half of the images "
-        f"held out. Rank correlation over solvers of local energy with test error: {said}.",
+        f"Measured: fully connected committees of continuous weights, {len(rows)} seeds; even against odd digits, "
+        "pixels above or below the mean, half of the images held out. Rank correlation over solvers of local energy "
+        f"with test error: {said}.",
     )
-
-
-def _digits_task(rows: Sequence[Mapping[str, Any]]) -> str:
-    return f"fully connected committees of continuous weights, {len(rows)} seeds;"
-
-
-__all__ = ["NOISE_AT", "number", "verdicts"]
