@@ -413,6 +413,35 @@ def test_block_lanczos_on_a_model_too_large_for_the_dense_route():
     assert np.array_equal(again.vectors, top.vectors)
 
 
+def test_weight_normalisation_against_its_formula():
+    """torch's fused operator has a wrong second derivative, and so has the dense oracle: w = g·v/‖v‖ is written out."""
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)).double()
+    x, y = torch.randn(7, 4).double(), labels(7, 3)
+    H = fc.torch.Hessian(layer, nn.CrossEntropyLoss(), (x, y))
+    assert H.names == ("bias", "parametrizations.weight.original0", "parametrizations.weight.original1")
+
+    def value(theta):
+        b, g, v = theta[:3], theta[3:6, None], theta[6:].reshape(3, 4)
+        return functional.cross_entropy(x @ (g * v / v.square().sum(1, keepdim=True).sqrt()).T + b, y)
+
+    theta = torch.cat([p.detach().reshape(-1) for p in H.parameters])
+    close(H.dense(), torch.autograd.functional.hessian(value, theta))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_hard_sigmoids_have_second_derivatives(inplace):
+    """torch's own has none: the oracle is the same function by clamping, relu6(x + 3)/6."""
+
+    class Clamped(nn.Module):
+        def forward(self, x):
+            return functional.relu6(x + 3.0) / 6.0
+
+    case = classifier(nn.Sequential(nn.Linear(4, 5), nn.Hardsigmoid(inplace), nn.Linear(5, 3)), 4)
+    H = fc.torch.Hessian(case.model, case.loss, case.data)
+    case.model[1] = Clamped()
+    close(H.dense(), dense_hessian(case))
+
+
 def test_the_loss_of_the_library_gives_the_same_products():
     """A linear chain as a module: products equal those of the chain's own Hessian, which shares no code with these."""
     torch.manual_seed(5)
