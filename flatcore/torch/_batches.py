@@ -141,8 +141,9 @@ class Batches:
         once = float(self._loss_fn(z.clone(), targets))
         try:
             twice = float(self._loss_fn(torch.cat([z, z]), torch.cat([targets, targets])))
-        except (RuntimeError, ValueError, IndexError) as error:
-            return f"the loss of a batch taken twice along the first axis failed ({str(error).splitlines()[0]})"
+        except Exception as error:  # of the caller's function, whatever it checks
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            return f"the loss of a batch taken twice along the first axis failed ({said})"
         ratio = 1.0 if once == twice else twice / once if once else float("inf")
         same = _SAME if z.dtype in (torch.float32, torch.float64) else _SAME_IN_HALF
         if once == 0.0 or abs(ratio - (1.0 if self.mean else 2.0)) <= same:
@@ -205,7 +206,7 @@ class Batches:
         if isinstance(outputs, Tensor) and outputs.ndim and len(outputs) != len(y):
             raise ValueError(f"batch {number} has {len(outputs)} outputs for {len(y)} targets; expected as many")
         tail = tuple(y.shape[1:])
-        if self._tail is None or number == 1:
+        if self._tail is None:
             self._tail = tail
         if tail != self._tail:
             raise ValueError(
@@ -223,12 +224,19 @@ def _padding(data: Any) -> tuple[str, ...]:
     return (f"the DistributedSampler gives {extra} of {size} samples to two ranks, where they count twice",)
 
 
+def _entries(tensor: Tensor) -> Tensor:
+    """The stored entries in a row."""
+    if tensor.layout != torch.strided:
+        tensor = tensor._values() if tensor.layout == torch.sparse_coo else tensor.values()
+    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).reshape(-1)
+
+
 def _fingerprint(batch: Any) -> tuple[Any, ...]:
     """Shapes, types and some entries of a batch's tensors."""
     found = []
     for leaf in tree_leaves(batch):
         if isinstance(leaf, Tensor):
-            flat = leaf.detach().reshape(-1)
+            flat = _entries(leaf.detach())
             some = flat[:: max(1, len(flat) // _SAMPLED)].double() if len(flat) else flat.double()
             found.append((tuple(leaf.shape), leaf.dtype, float(torch.nan_to_num(some).sum())))
     return tuple(found)
