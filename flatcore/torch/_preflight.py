@@ -76,7 +76,7 @@ class Snapshot:
         tensors = dict(self._model.named_parameters()) | dict(self._model.named_buffers())
         values = {name: t.detach() for name, t in tensors.items()}
         some = [_some(v) for v in values.values() if v.device.type == "cpu" and not v.is_complex() and v.numel()]
-        sums = iter(torch.stack(some).tolist() if some else [])
+        sums = iter([x.hex() for x in torch.stack(some).tolist()] if some else [])  # as text NaN is what it was
         return {
             name: (
                 0 if v.is_inference() else v._version,
