@@ -10,6 +10,7 @@ from torch import nn
 
 import flatcore as fc
 from flatcore.results import ModuleAnalysis
+from flatcore.torch._consecutive import ConsecutiveLayers
 from flatcore.torch._weights import analyze
 
 RTOL = {torch.float64: 1e-6, torch.float32: 1e-4}  # what top_svd promises of residuals, and so of values, at least
@@ -314,6 +315,7 @@ def test_queries_registered_last_end_in_the_scores():
     block = nn.ModuleDict({name: nn.Linear(4, 4) for name in ("k_proj", "v_proj", "q_proj", "out_proj")})
     a = analyze(block, k=1)
     assert a.pairs == ()
+    assert np.isnan(ConsecutiveLayers(block, k=2, seed=0).measure()).all()
     assert a.not_consecutive[-1] == "q_proj → out_proj: queries and keys end in the scores"
 
 
