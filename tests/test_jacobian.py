@@ -350,6 +350,30 @@ def test_operators_in_place_leave_the_inputs_alone():
     assert inputs.tolist() == [[-1.0, 2.0]]
 
 
+def test_weights_of_nan_are_no_change_of_the_weights():
+    net = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
+    net[0].weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        jacobian_path(net, torch.ones(1, 3))
+
+
+def test_hooks_on_gradients_neither_run_nor_count():
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double(), torch.randn(2, 4, dtype=torch.float64)
+    runs = []
+
+    def doubled(module, given, wanted):
+        runs.append(module)
+        return tuple(None if g is None else 2.0 * g for g in given)
+
+    handle = net[0].register_full_backward_hook(doubled)
+    path = jacobian_path(net, x)
+    assert runs == []
+    handle.remove()
+    for z, sigma in zip(x, path.sigma[:, 0], strict=True):
+        assert sigma == pytest.approx(np.linalg.norm(torch.func.jacrev(net)(z).detach(), 2), rel=1e-9)
+
+
 def test_hooks_are_removed_after_a_failure():
     model = seeded(Twice)
     with pytest.raises(ValueError, match="more than once"):

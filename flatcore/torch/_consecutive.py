@@ -6,7 +6,8 @@ For consecutive layers W_j (d, ·) and W_{j+1} (·, d):
                random directions in R^d,
     balance    ‖W_{j+1}ᵀW_{j+1} − W_jW_jᵀ − b_jb_jᵀ‖_F / (‖W_{j+1}ᵀW_{j+1}‖² + ‖W_jW_jᵀ + b_jb_jᵀ‖²)^{1/2}.
 
-Layers are consecutive where they were registered one after the other with matching widths. Singular vectors are sought
+Layers are consecutive where they were registered one after the other with matching widths, and their names do not say
+that they lie side by side in attention or a gated MLP. Singular vectors are sought
 from the last measurement's on, to 1e-2·σ_1: overlaps are read beside a chance level, not to many digits.
 
 cost    top-k SVDs of all layers, some passes over the weights each; 2d²(d_in + d_out) flops a pair for the balance.
@@ -26,6 +27,7 @@ from flatcore._checks import FloatArray, as_float_array
 from flatcore.linear import LinearChain
 from flatcore.results import SvdResult
 from flatcore.spectral import top_svd
+from flatcore.torch._forms import apart
 from flatcore.weights import balance_of, overlap_chance
 
 _TOL = 1e-2
@@ -57,13 +59,18 @@ class ConsecutiveLayers:
     """
 
     def __init__(self, model: nn.Module, k: int, seed: int) -> None:
-        self._layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        self._layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         self._k, self._seed = k, seed
         self._right: dict[int, FloatArray] = {}
 
     def measure(self) -> tuple[float, float]:
         """Largest ratio of an overlap to chance, and largest relative gap, over the pairs; NaN where there is none."""
-        pairs = [(a, b) for a, b in itertools.pairwise(self._layers) if a.out_features == b.in_features]
+        shapes = {name: (layer.out_features, layer.in_features) for name, layer in self._layers.items()}
+        pairs = [
+            (a, b)
+            for (lower, a), (upper, b) in itertools.pairwise(self._layers.items())
+            if a.out_features == b.in_features and not apart(lower, upper, shapes)
+        ]
         wanted = {id(layer): layer for pair in pairs for layer in pair}
         weights = {key: _host("weight", layer.weight, 2) for key, layer in wanted.items()}
         tops = {key: self._top(key, W) for key, W in weights.items()}

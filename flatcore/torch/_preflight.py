@@ -84,9 +84,9 @@ class Snapshot:
         values = {name: t.detach() for name, t in tensors.items()}
         read = {name: v for name, v in values.items() if v.device.type == "cpu" and _is_plain(v) and v.numel()}
         sums = torch.stack([_some(v) for v in read.values()]).tolist() if read else []
-        some = dict(zip(read, sums, strict=True))
+        some = {name: x.hex() for name, x in zip(read, sums, strict=True)}  # as text NaN is what it was
         return {
-            name: (_version(v), v.data_ptr() if v.layout == torch.strided else 0, v.dtype, some.get(name, 0.0))
+            name: (_version(v), v.data_ptr() if v.layout == torch.strided else 0, v.dtype, some.get(name))
             for name, v in values.items()
         }
 
