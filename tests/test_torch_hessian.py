@@ -474,3 +474,25 @@ def test_functional_losses_and_lists_of_batches():
     case = CASES["tanh"]()
     H = fc.torch.Hessian(case.model, functional.cross_entropy, [case.data])
     close(H.dense(), dense_hessian(case))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # the older of the two is deprecated
+@pytest.mark.parametrize("normalised", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+def test_weight_normalisation(normalised):
+    """Against dense autograd of g·v/‖v‖ written out: torch's own second derivative of it is not even symmetric."""
+    torch.manual_seed(2)
+    model = nn.Sequential(normalised(nn.Linear(4, 3)), nn.Tanh(), nn.Linear(3, 2)).double()
+    x, y = torch.randn(7, 4).double(), torch.randint(2, (7,))
+    shapes = [p.shape for p in model.parameters()]
+
+    def loss(theta):
+        parts = torch.split(theta, [s.numel() for s in shapes])
+        b, g, v, W, c = (part.reshape(s) for part, s in zip(parts, shapes, strict=True))
+        z = torch.tanh(x @ (g * v / v.norm(dim=1, keepdim=True)).T + b) @ W.T + c
+        return nn.functional.cross_entropy(z, y)
+
+    theta = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    assert loss(theta) == pytest.approx(nn.functional.cross_entropy(model(x), y).item(), rel=1e-14)
+    expected = torch.autograd.functional.hessian(loss, theta).numpy()
+    H = fc.torch.Hessian(model, nn.CrossEntropyLoss(), (x, y))
+    np.testing.assert_allclose(H.dense(), expected, rtol=0, atol=1e-12 * np.abs(expected).max())

@@ -8,15 +8,17 @@ let U and V be cotangents of X and W. Written out, the derivative of ⟨U, X⟩ 
 native calls of the same sizes as the convolution itself. torch's own formula takes the weights' part by a convolution
 with a kernel as large as the image. On the CPU float32 images are laid out channels last, which its kernels prefer.
 
+**Weight normalisation.** torch's derivative of its own backward pass takes ‖v‖ for a constant; written out, it is right.
 **Attention.** The fused back ends have no second derivative, the one called "math" has.
 **Recurrent layers** of cuDNN have none either, torch's own loops have.
-**Compiled modules** run as they were written.
+**Compiled modules and functions** run as they were written.
 
 cost    a product through the kept graph of a convolution: two convolutions, two input and two weight gradients.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -127,10 +129,17 @@ class _TwiceDifferentiable(TorchFunctionMode):
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = kwargs or {}
+        if function is torch._weight_norm:
+            return _normalised(*args, **given)
         if function in _DIMENSIONS and (call := _plain_call(_DIMENSIONS[function], args, given)) is not None:
             self.convolved = True
             return _applied(_Convolution, *call)
         return function(*args, **given)
+
+
+def _normalised(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """The weight g·v/‖v‖ of weight normalisation, the norm over all axes but `dim`."""
+    return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
 def _plain_call(
@@ -188,7 +197,7 @@ def second_derivatives(model: nn.Module) -> Iterator[_TwiceDifferentiable]:
         torch.backends.mha.set_fastpath_enabled(False)
         if any(isinstance(module, nn.RNNBase) for module in modules):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        if any(hasattr(module, "_orig_mod") for module in modules) and hasattr(torch.compiler, "set_stance"):
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):  # something may be compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield stack.enter_context(_TwiceDifferentiable())
 
