@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -57,30 +58,29 @@ class ConsecutiveLayers:
     """
 
     def __init__(self, model: nn.Module, k: int, seed: int) -> None:
-        self._layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-        self._k, self._seed = k, seed
-        self._right: dict[int, FloatArray] = {}
+        self._model, self._k, self._seed = model, k, seed
+        self._right: WeakKeyDictionary[nn.Linear, FloatArray] = WeakKeyDictionary()
 
     def measure(self) -> tuple[float, float]:
         """Largest ratio of an overlap to chance, and largest relative gap, over the pairs; NaN where there is none."""
-        pairs = [(a, b) for a, b in itertools.pairwise(self._layers) if a.out_features == b.in_features]
-        wanted = {id(layer): layer for pair in pairs for layer in pair}
-        weights = {key: _host("weight", layer.weight, 2) for key, layer in wanted.items()}
-        tops = {key: self._top(key, W) for key, W in weights.items()}
+        layers = [module for module in self._model.modules() if isinstance(module, nn.Linear)]
+        pairs = [(a, b) for a, b in itertools.pairwise(layers) if a.out_features == b.in_features]
+        weights = {layer: _host("weight", layer.weight, 2) for pair in pairs for layer in pair}
+        tops = {layer: self._top(layer, W) for layer, W in weights.items()}
         coupling, balance = math.nan, math.nan
         for a, b in pairs:
-            overlaps = np.abs(tops[id(b)].Vt.astype(float) @ tops[id(a)].U.astype(float))
+            overlaps = np.abs(tops[b].Vt.astype(float) @ tops[a].U.astype(float))
             ratio = float(overlaps.max()) / overlap_chance(a.out_features, overlaps.size)
             bias = None if a.bias is None else _host("bias", a.bias, 1)
-            chain = LinearChain([weights[id(a)], weights[id(b)]], [bias, None])
+            chain = LinearChain([weights[a], weights[b]], [bias, None])
             gap = float(balance_of(chain.core).relative_gap[0])
             coupling, balance = np.fmax(coupling, ratio), np.fmax(balance, gap)
         return float(coupling), float(balance)
 
-    def _top(self, key: int, W: FloatArray) -> SvdResult:
-        result = top_svd(W, min(self._k, *W.shape), tol=_TOL, seed=self._seed, v0=self._right.get(key))
+    def _top(self, layer: nn.Linear, W: FloatArray) -> SvdResult:
+        result = top_svd(W, min(self._k, *W.shape), tol=_TOL, seed=self._seed, v0=self._right.get(layer))
         assert isinstance(result, SvdResult)
-        self._right[key] = result.Vt.T
+        self._right[layer] = result.Vt.T
         return result
 
 

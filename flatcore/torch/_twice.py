@@ -8,7 +8,7 @@ let U and V be cotangents of X and W. Written out, the derivative of ⟨U, X⟩ 
 native calls of the same sizes as the convolution itself. torch's own formula takes the weights' part by a convolution
 with a kernel as large as the image. On the CPU float32 images are laid out channels last, which its kernels prefer.
 
-**Weight normalisation.** torch's derivative of its own backward pass takes ‖v‖ for a constant; written out, it is right.
+**Weight normalisation.** torch differentiates its own backward pass as if ‖v‖ were constant; here written out.
 **Attention.** The fused back ends have no second derivative, the one called "math" has.
 **Recurrent layers** of cuDNN have none either, torch's own loops have.
 **Compiled modules and functions** run as they were written.
