@@ -276,6 +276,24 @@ def test_a_compiled_model_runs_as_it_was_written():
     assert np.array_equal(H.dense(), fc.torch.Hessian(inner, LOSS, data).dense())
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside torch
+def test_modules_compiled_in_place_and_compiled_functions_run_as_they_were_written():
+    """The compiler is not called: what it compiled for a training stays what it was."""
+    called = []
+
+    def backend(graph, inputs):
+        called.append(graph)
+        return graph.forward
+
+    data, inside = batch(), torch.compile(lambda h: 2.0 * h, backend=backend)
+    m = model()
+    expected = 4.0 * fc.torch.Hessian(m, LOSS, data).dense()
+    m.compile(backend=backend)
+    H = fc.torch.Hessian(m, lambda z, y: 4.0 * LOSS(inside(z) / 2.0, y), data)
+    np.testing.assert_allclose(H.dense(), expected, rtol=1e-12)
+    assert not called
+
+
 # -- operators without second derivatives --------------------------------------------------------------------------
 
 

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DistributedSampler
 
+from flatcore.torch._generators import held_generators
+
 Forward = Callable[[nn.Module, Any], tuple[Any, Any, Any]]
 _SAMPLED = 256  # entries of a tensor that its fingerprint reads
 # Relative difference of the losses of a batch and of the batch twice that is rounding, in full and half precision.
@@ -244,12 +246,11 @@ def _fingerprint(batch: Any) -> tuple[Any, ...]:
 
 @contextmanager
 def quiet(source: Any, devices: Sequence[int], seed: int | None) -> Iterator[None]:
-    """All random generators as they were afterwards: torch's, Python's, NumPy's and those of a DataLoader.
+    """All random generators as they were afterwards: torch's, Python's, NumPy's and a DataLoader's and its data set's.
 
     With a seed, they all begin from it inside.
     """
-    generators = _generators(source)
-    saved = [generator.get_state() for generator in generators]
+    generators = held_generators(source)
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=devices):
         try:
@@ -260,21 +261,13 @@ def quiet(source: Any, devices: Sequence[int], seed: int | None) -> Iterator[Non
                 random.seed(seed)
                 np.random.seed(seed % 2**32)  # noqa: NPY002
                 for generator in generators:
-                    generator.manual_seed(seed)
+                    generator.reseed(seed)
             yield
         finally:
             random.setstate(python)
             np.random.set_state(legacy)  # noqa: NPY002
-            for generator, state in zip(generators, saved, strict=True):
-                generator.set_state(state)
-
-
-def _generators(source: Any) -> list[torch.Generator]:
-    """Generators of a loader and its samplers, each once."""
-    owners = [source, *(getattr(source, name, None) for name in ("sampler", "batch_sampler"))]
-    owners.append(getattr(owners[-1], "sampler", None))
-    found = {id(g): g for owner in owners if isinstance(g := getattr(owner, "generator", None), torch.Generator)}
-    return list(found.values())
+            for generator in generators:
+                generator.restore(generator.state)
 
 
 def cuda_devices(device: torch.device) -> list[int]:

@@ -12,13 +12,14 @@ with a kernel as large as the image. On the CPU float32 images are laid out chan
 **Weight normalisation** v·g/‖v‖ fused has a wrong one: its norm is taken for a constant. **Hard sigmoids** have none.
 Both are written in operators that have.
 **Recurrent layers** of cuDNN have none either, torch's own loops have.
-**Compiled modules** run as they were written.
+**Compiled modules and functions** run as they were written.
 
 cost    a product through the kept graph of a convolution: two convolutions, two input and two weight gradients.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -119,6 +120,7 @@ class _ConvolutionBackward(torch.autograd.Function):
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """v·g/‖v‖, the norm over all axes but `dim`."""
     return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
@@ -205,7 +207,7 @@ def second_derivatives(model: nn.Module) -> Iterator[_TwiceDifferentiable]:
         torch.backends.mha.set_fastpath_enabled(False)
         if any(isinstance(module, nn.RNNBase) for module in modules):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        if any(hasattr(module, "_orig_mod") for module in modules) and hasattr(torch.compiler, "set_stance"):
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):  # something may be compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield stack.enter_context(_TwiceDifferentiable())
 
