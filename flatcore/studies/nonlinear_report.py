@@ -69,7 +69,10 @@ def _summary(panels: Panels) -> Section:
 
 def _edge_cell(groups: Sequence[Group]) -> str:
     kinds = [kind for _, kind in words.edge_cases(groups)]
-    return f"{kinds.count('at the edge')} of {len(kinds)} step sizes"
+    undecided = kinds.count("undecided")
+    return f"{kinds.count('at the edge')} of {len(kinds)} step sizes" + (
+        f", {undecided} undecided" if undecided else ""
+    )
 
 
 def _edge(panels: Panels) -> Section:
