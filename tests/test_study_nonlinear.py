@@ -586,7 +586,7 @@ def test_verdicts_are_those_of_paired_t_tests(study):
     for a in SMALL.architectures:
         edge = [settling([r["settled"] for r in study.runs(a.name, eta)]) for eta in a.steps]
         undecided = edge.count("undecided")
-        want = f"{edge.count('at the edge')} of 2 step sizes" + f", {undecided} undecided" * (undecided > 0)
+        want = f"{edge.count('at the edge')} of 2" + f" ({undecided} undecided)" * (undecided > 0)
         assert answers["sharpness settles at 2/η"][a.title] == want
 
 
