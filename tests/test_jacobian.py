@@ -185,6 +185,16 @@ class Noise(nn.Module):
         return x + torch.randn_like(x)
 
 
+class TwoInputs(nn.Module):
+    def forward(self, x, mask):
+        return x * mask
+
+
+def shared_activation():
+    act = nn.Tanh()
+    return nn.Sequential(nn.Linear(3, 3), act, nn.Linear(3, 2), act)
+
+
 def vector(*shape):
     return torch.ones(1, *shape, dtype=torch.float64)
 
@@ -206,6 +216,14 @@ def vector(*shape):
         (Pair, vector(3), {"layers": ["layer"]}, "layer layer returns tuple; expected a tensor"),
         (Pair, vector(3), {"layers": []}, "model returns a tuple; expected a tensor"),
         (Detached, vector(3), {"layers": []}, "does not depend on its input"),
+        (
+            TwoInputs,
+            vector(3),
+            {"layers": []},
+            r"inputs alone \(missing a required argument: 'mask'\); expected a model of",
+        ),
+        (shared_activation, vector(3), {}, r"layers 1 and 3 are one module \(Tanh\)"),
+        (shared_activation, vector(3), {"layers": ["0", "3"]}, "layer 3 is called more than once"),
         (Noise, vector(3), {"layers": []}, "the forward pass draws random numbers: outputs are random"),
         (
             lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)).train(),
@@ -249,8 +267,17 @@ def test_a_dead_network_has_no_path():
     path = jacobian_path(model, torch.randn(2, 3, dtype=torch.float64))
     assert np.all(path.sigma == 0)
     assert np.isnan(path.gains).all()
-    assert "at 2 inputs the Jacobian is zero" in path.status
+    assert "at 2 inputs σ is 0" in path.status
     assert path.to_dict()["gains"] == [[None, None], [None, None]]
+
+
+def test_a_gain_below_the_precision_s_range_is_not_called_zero():
+    layers = [nn.Linear(2, 2, bias=False) for _ in range(4)]
+    for layer in layers:
+        layer.weight.data = 1e-15 * torch.eye(2)
+    path = jacobian_path(nn.Sequential(*layers), torch.ones(1, 2))
+    assert path.sigma == 0
+    assert "at 1 inputs σ is 0, or too small for float32: no path" in path.status
 
 
 def test_the_model_and_the_random_numbers_are_left_alone():

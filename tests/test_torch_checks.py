@@ -104,6 +104,53 @@ def test_outputs_that_differ_from_call_to_call_are_noticed():
     refused("the output of the first batch came out differently the second time", Alternating(), LOSS, batch())
 
 
+def test_a_loss_that_changes_what_it_is_given_is_told_so():
+    changing = {"outputs": lambda z, y: LOSS(z.mul_(2.0), y), "targets": lambda z, y: LOSS(z, y.fmod_(2))}
+    for loss in changing.values():
+        refused("loss_fn changes its outputs or targets in place; expected", model(), loss, batch())
+
+
+def test_a_model_of_two_inputs_is_told_so_and_other_type_errors_stay():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3).double()
+
+        def forward(self, x, mask):
+            return self.linear(x * mask)
+
+    refused(r"inputs alone \(missing a required argument: 'mask'\); pass forward=", Two(), LOSS, batch())
+    failing = nn.Sequential(nn.Linear(4, 3).double())
+    failing.register_forward_hook(lambda *_: len(3))
+    refused("has no len", failing, LOSS, batch(), error=TypeError)
+
+
+@pytest.mark.parametrize(("weight", "told"), [(None, "None"), (torch.ones(2), r"a tensor of shape \(2,\)")])
+def test_weights_that_are_no_number_are_told(weight, told):
+    def forward(model, batch):
+        return model(batch[0]), batch[1], weight
+
+    text = f"forward returned {told} as the weight of batch 1; expected a number"
+    refused(text, model(), nn.CrossEntropyLoss(reduction="sum"), batch(), reduction="sum", forward=forward)
+
+
+def test_a_loss_of_whole_batches_is_told_so():
+    target = torch.randn(6, 3).double()
+    data = [(torch.randn(6, 4).double(), target) for _ in range(2)]
+    refused(
+        r"failed on a piece of batch 1 \(RuntimeError: The size", model(), lambda z, y: ((z - target) ** 2).mean(), data
+    )
+
+
+def test_empty_parameters_share_no_memory():
+    net = model()
+    net.extra = nn.ParameterList([nn.Parameter(torch.empty(0).double()) for _ in range(2)])
+    net.forward = lambda x: net[2](net[1](net[0](x)))
+    with pytest.warns(UserWarning, match="does not depend on extra.0, extra.1"):
+        H = fc.torch.Hessian(net, LOSS, batch())
+    assert not any("memory" in note for note in H.notes)
+
+
 def test_buffers_that_are_replaced_are_noticed_and_restored():
     class Replacing(nn.Module):
         def __init__(self):

@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DistributedSampler
 
 from flatcore.torch._generators import held_generators
+from flatcore.torch._preflight import of_inputs_alone, version_of
+from flatcore.torch._reduce import Ranks
 
 Forward = Callable[[nn.Module, Any], tuple[Any, Any, Any]]
 _SAMPLED = 256  # entries of a tensor that its fingerprint reads
@@ -30,6 +33,7 @@ _SAME, _SAME_IN_HALF = 1e-3, 0.05
 _PIECES = 1e-4  # and of a batch's loss and the mean over two pieces of it
 _IGNORED = -100  # the target that torch's losses ignore unless told otherwise
 _HINT = "pass forward=, which returns (outputs, targets, weight) with what the batch's mean was divided by"
+_UNEQUAL = f"their means are over different numbers of entries; {_HINT}"
 
 
 class Evaluated(NamedTuple):
@@ -89,7 +93,7 @@ class Batches:
         self._device = device
         self.notes = _padding(data)
         self._known: list[tuple[Any, ...]] | None = None  # fingerprints of the first pass
-        self._tail: tuple[int, ...] | None = None
+        self.tail: tuple[int, ...] | None = None  # the targets' axes after the first, where that matters
 
     def __iter__(self) -> Iterator[Any]:
         """Each batch, on the device; refuses batches that differ from those of the first pass."""
@@ -119,17 +123,26 @@ class Batches:
             outputs, targets, weight = answer
         else:
             outputs, targets, weight = self._plain(model, batch, number)
-        value = float(weight)
+        try:
+            value = float(weight)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(
+                f"forward returned {_told(weight)} as the weight of batch {number}; expected a number, what the "
+                "batch's mean was divided by; its samples where the reduction is 'sum'"
+            ) from None
         if not 0.0 <= value < float("inf"):
             raise ValueError(f"batch {number} has weight {value}; expected a number that is not negative")
         return Evaluated(outputs, targets, value)
 
     def loss(self, evaluated: Evaluated, number: int) -> Tensor:
         """The loss of a batch as a scalar tensor."""
+        tensors = [leaf for leaf in tree_leaves((evaluated.outputs, evaluated.targets)) if isinstance(leaf, Tensor)]
+        before = [version_of(tensor) for tensor in tensors]
         loss = self._loss_fn(evaluated.outputs, evaluated.targets)
+        if before != [version_of(tensor) for tensor in tensors]:
+            raise ValueError("loss_fn changes its outputs or targets in place; expected a loss that leaves them alone")
         if not isinstance(loss, Tensor) or loss.numel() != 1:
-            got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-            raise ValueError(f"loss_fn returned {got}; expected a scalar tensor (reduction='mean' or 'sum')")
+            raise ValueError(f"loss_fn returned {_told(loss)}; expected a scalar tensor (reduction='mean' or 'sum')")
         if not bool(torch.isfinite(loss.detach())):
             raise ValueError(f"the loss of batch {number} is {float(loss.detach())}; expected a finite number")
         return loss.reshape(())
@@ -167,9 +180,14 @@ class Batches:
         if self._forward is not None or self.single or not isinstance(outputs, Tensor) or len(y) < 2:
             return
         z, n, cut = outputs.detach(), len(y), max(1, len(y) // 3)
-        whole, one, two = (
-            float(self._loss_fn(z[part].clone(), y[part])) for part in (slice(None), slice(cut), slice(cut, None))
-        )
+        parts = (slice(None), slice(cut), slice(cut, None))
+        try:
+            whole, one, two = (float(self._loss_fn(z[part].clone(), y[part])) for part in parts)
+        except Exception as error:  # of the caller's function, whatever it checks
+            raise ValueError(
+                f"loss_fn failed on a piece of batch {number} ({type(error).__name__}: {error}); expected a loss of "
+                f"any number of samples, or all data as one batch (a tuple), or {_HINT.removeprefix('pass ')}"
+            ) from error
         expected = (cut * one + (n - cut) * two) / n if self.mean else one + two
         same = _PIECES if z.dtype in (torch.float32, torch.float64) else _SAME_IN_HALF
         if not abs(whole - expected) <= same * max(abs(whole), abs(one), abs(two)):
@@ -193,7 +211,7 @@ class Batches:
         x, y = batch
         if not isinstance(y, Tensor) or y.ndim == 0:
             raise ValueError(f"batch {number} has no tensor of targets; expected (x, y) with the samples along axis 0")
-        outputs = model(x)
+        outputs = of_inputs_alone(model, x, "pass forward=, which says what the model makes of a batch")
         if self.mean:
             self._check_plain_mean(outputs, y, number)
         return outputs, y, float(len(y))
@@ -208,13 +226,32 @@ class Batches:
         if isinstance(outputs, Tensor) and outputs.ndim and len(outputs) != len(y):
             raise ValueError(f"batch {number} has {len(outputs)} outputs for {len(y)} targets; expected as many")
         tail = tuple(y.shape[1:])
-        if self._tail is None:
-            self._tail = tail
-        if tail != self._tail:
+        if self.tail is None:
+            self.tail = tail
+        if tail != self.tail:
             raise ValueError(
-                f"batch {number} has targets of shape {tuple(y.shape)} where the first has (…, {self._tail}): their "
-                f"means are over different numbers of entries; {_HINT}"
+                f"batch {number} has targets of shape {tuple(y.shape)} where the first has "
+                f"{_with_any_first(self.tail)}: {_UNEQUAL}"
             )
+
+    def check_ranks(self, ranks: Ranks) -> None:
+        """Refuse targets whose samples have one shape on this rank, and another elsewhere; all ranks must call."""
+        if not ranks.alike(None if self.tail is None else crc32(repr(self.tail).encode())):
+            raise ValueError(
+                f"targets have different shapes on the ranks, here {_with_any_first(self.tail)}: {_UNEQUAL}"
+            )
+
+
+def _told(value: Any) -> str:
+    """What a user's function returned, for a message."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _with_any_first(tail: tuple[int, ...] | None) -> str:
+    """A shape with any number of samples."""
+    return "none" if tail is None else f"({', '.join(['…', *map(str, tail)])})"
 
 
 def _padding(data: Any) -> tuple[str, ...]:

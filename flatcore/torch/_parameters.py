@@ -61,7 +61,8 @@ class ParameterSet:
         left = [name for name in self.frozen if name not in self.names]
         places: dict[int, list[str]] = {}
         for name, p in zip(self.names, self.tensors, strict=True):
-            places.setdefault(p.untyped_storage().data_ptr(), []).append(name)
+            if p.numel():  # empty ones have no place
+                places.setdefault(p.untyped_storage().data_ptr(), []).append(name)
         shared = [f"{shown(names)} share memory and count one by one" for names in places.values() if len(names) > 1]
         return (*tied, *shared, *([f"frozen and left out: {shown(left)}"] if left else []))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,23 @@ def check_modules(model: nn.Module) -> None:
         )
 
 
+def of_inputs_alone(model: nn.Module, inputs: Any, hint: str) -> Any:
+    """What the model makes of its inputs; says so where its forward pass needs another argument."""
+    try:
+        return model(inputs)
+    except TypeError as error:
+        try:
+            inspect.signature(model.forward).bind(inputs)
+        except TypeError as missing:
+            raise ValueError(f"the model cannot be called with the inputs alone ({missing}); {hint}") from error
+        raise
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often torch has seen a tensor change in place; 0 for those of inference mode, which are not counted."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 class Snapshot:
     """A model's parameters and buffers as they were: what they were, and whether they still are.
 
@@ -86,7 +104,7 @@ class Snapshot:
         sums = torch.stack([_some(v) for v in read.values()]).tolist() if read else []
         some = {name: x.hex() for name, x in zip(read, sums, strict=True)}  # as text NaN is what it was
         return {
-            name: (_version(v), v.data_ptr() if v.layout == torch.strided else 0, v.dtype, some.get(name))
+            name: (version_of(v), v.data_ptr() if v.layout == torch.strided else 0, v.dtype, some.get(name))
             for name, v in values.items()
         }
 
@@ -96,10 +114,6 @@ class Snapshot:
 
 def _is_plain(value: Tensor) -> bool:
     return value.layout == torch.strided and not value.is_complex()
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _some(value: Tensor) -> Tensor:
@@ -145,7 +159,7 @@ class _Buffers:
 
     def __init__(self, model: nn.Module) -> None:
         self._held = [
-            (f"{path}.{name}".lstrip("."), module, name, buffer, buffer.detach().clone(), _version(buffer))
+            (f"{path}.{name}".lstrip("."), module, name, buffer, buffer.detach().clone(), version_of(buffer))
             for path, module in model.named_modules()
             for name, buffer in module.named_buffers(recurse=False)
         ]
@@ -158,7 +172,7 @@ class _Buffers:
         """The same tensors with the same values again."""
         for _, module, name, buffer, value, version in self._held:
             module._buffers[name] = buffer
-            if _version(buffer) != version:
+            if version_of(buffer) != version:
                 with torch.no_grad():
                     buffer.copy_(value)
 
