@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 
 import numpy as np
 import pytest
@@ -502,6 +503,12 @@ def test_other_things_are_no_chain():
         fc.analyze([np.eye(2)])
 
 
+def axis_labels(page, figure):
+    """Texts of a picture, which stand beside their outlines as comments."""
+    part = page.partition(f'id="{figure}"')[2].partition("</figure>")[0]
+    return [html.unescape(text) for text in re.findall(r"<!-- (.*?) -->", part)]
+
+
 @pytest.mark.parametrize(
     "build",
     [
@@ -520,6 +527,10 @@ def test_pages_of_unusual_models(tmp_path, build, zero):
     a.report(str(tmp_path / "page.html"))
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count("<figure") == 2 + 2 * bool(a.pairs)
+    names = [layer.name for layer in a.layers if layer.name]
+    assert axis_labels(page, "ranks")[: len(names) + 1] == [*names, "layer"]
+    label = "pair" if len(a.pairs) < 25 else "pair, counted from 1 in the order of the tables"
+    assert (label in axis_labels(page, "balance")) == bool(a.pairs)
     for _, part in a.sections():
         for label, text in part._lines():
             assert html.escape(text, quote=False) in page.replace("&#39;", "'").replace("&#34;", '"'), label
