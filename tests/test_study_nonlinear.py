@@ -546,6 +546,7 @@ def test_captions_quote_starts_and_chance(study):
     assert f"chance alone would put {0.05 * total:.3g}." in told
     assert "ReLU network 0.0 → 1.0, 1.0 → 2.0, 2.0 → 3" in told
     assert "residual network 0 → 1.module.0, 1.module.0 → 1.module.2, 1.module.2 → 2.module.0" in told
+    assert "Pairs with a layer of zeros, as at the start of residual network, have none." in told
 
 
 def test_captions_quote_the_runs_that_come_nearest_to_theory(study):

@@ -250,12 +250,22 @@ def coupling_words(panels: Panels, pairs: str) -> tuple[str, ...]:
         "Asked: are consecutive layers coupled beyond chance, and more so at flat solutions?",
         "Theory: at a flattest minimum of a linear network on whitened data a left singular vector of each layer is a "
         "right singular vector of the next, overlap 1. Weights drawn at random overlap as chance has it.",
-        f"Pairs, in this order: {pairs}.",
+        f"Pairs, in this order: {pairs}.{_zero_at_start(panels)}",
         *_each(panels, words),
         beyond_chance(panels),
         closest(panels, q.overlap, 1.0),
         verdict(panels, q.overlap, 1, "more coupled at flat solutions", "less coupled at flat solutions"),
     )
+
+
+def _zero_at_start(panels: Panels) -> str:
+    """Which networks start with pairs that have no overlap."""
+    zero = [
+        title
+        for title, groups in panels.items()
+        if any(np.isnan(q.layers(t, "overlap", 0)).any() for g in groups for t in g.traces)
+    ]
+    return f" Pairs with a layer of zeros, as at the start of {joined(zero)}, have none." if zero else ""
 
 
 def beyond_chance(panels: Panels) -> str:
