@@ -225,8 +225,9 @@ def _analyze_arrays(read: NamedArrays, why: str, loss: None, k: int, **options: 
         raise ValueError(why)
     for index, (lower, upper) in enumerate(pairwise(layers), 1):
         first, last = natural_key(lower.name), natural_key(upper.name)
-        parted = tuple(name for name in read.parametrized if first < natural_key(name) < last)
-        layers[index] = dataclasses.replace(upper, parted=parted)
+        parted = [name for name in read.parametrized if first < natural_key(name) < last]
+        if parted:
+            layers[index] = dataclasses.replace(upper, parted=f"{', '.join(parted)} between, not analysed")
     others += read.set_aside()
     tied = [f"{name} is {other}" for name, other in read.tied.items()]
     order = "of the names; kernels are taken as convolutions without groups"

@@ -185,6 +185,16 @@ class Noise(nn.Module):
         return x + torch.randn_like(x)
 
 
+class TwoInputs(nn.Module):
+    def forward(self, x, mask):
+        return x * mask
+
+
+def shared_activation():
+    act = nn.Tanh()
+    return nn.Sequential(nn.Linear(3, 3), act, nn.Linear(3, 2), act)
+
+
 def vector(*shape):
     return torch.ones(1, *shape, dtype=torch.float64)
 
@@ -206,6 +216,14 @@ def vector(*shape):
         (Pair, vector(3), {"layers": ["layer"]}, "layer layer returns tuple; expected a tensor"),
         (Pair, vector(3), {"layers": []}, "model returns a tuple; expected a tensor"),
         (Detached, vector(3), {"layers": []}, "does not depend on its input"),
+        (
+            TwoInputs,
+            vector(3),
+            {"layers": []},
+            r"inputs alone \(missing a required argument: 'mask'\); expected a model of",
+        ),
+        (shared_activation, vector(3), {}, r"layers 1 and 3 are one module \(Tanh\)"),
+        (shared_activation, vector(3), {"layers": ["0", "3"]}, "layer 3 is called more than once"),
         (Noise, vector(3), {"layers": []}, "the forward pass draws random numbers: outputs are random"),
         (
             lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)).train(),
@@ -249,8 +267,17 @@ def test_a_dead_network_has_no_path():
     path = jacobian_path(model, torch.randn(2, 3, dtype=torch.float64))
     assert np.all(path.sigma == 0)
     assert np.isnan(path.gains).all()
-    assert "at 2 inputs the Jacobian is zero" in path.status
+    assert "at 2 inputs σ is 0" in path.status
     assert path.to_dict()["gains"] == [[None, None], [None, None]]
+
+
+def test_a_gain_below_the_precision_s_range_is_not_called_zero():
+    layers = [nn.Linear(2, 2, bias=False) for _ in range(4)]
+    for layer in layers:
+        layer.weight.data = 1e-15 * torch.eye(2)
+    path = jacobian_path(nn.Sequential(*layers), torch.ones(1, 2))
+    assert path.sigma == 0
+    assert "at 1 inputs σ is 0, or too small for float32: no path" in path.status
 
 
 def test_the_model_and_the_random_numbers_are_left_alone():
@@ -348,6 +375,30 @@ def test_operators_in_place_leave_the_inputs_alone():
     inputs = torch.tensor([[-1.0, 2.0]])
     jacobian_path(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(2, 2)), inputs)
     assert inputs.tolist() == [[-1.0, 2.0]]
+
+
+def test_weights_of_nan_are_no_change_of_the_weights():
+    net = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
+    net[0].weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        jacobian_path(net, torch.ones(1, 3))
+
+
+def test_hooks_on_gradients_neither_run_nor_count():
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double(), torch.randn(2, 4, dtype=torch.float64)
+    runs = []
+
+    def doubled(module, given, wanted):
+        runs.append(module)
+        return tuple(None if g is None else 2.0 * g for g in given)
+
+    handle = net[0].register_full_backward_hook(doubled)
+    path = jacobian_path(net, x)
+    assert runs == []
+    handle.remove()
+    for z, sigma in zip(x, path.sigma[:, 0], strict=True):
+        assert sigma == pytest.approx(np.linalg.norm(torch.func.jacrev(net)(z).detach(), 2), rel=1e-9)
 
 
 def test_hooks_are_removed_after_a_failure():

@@ -5,6 +5,7 @@ import csv
 import itertools
 import random
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -360,6 +361,50 @@ def test_training_is_the_same_to_the_bit(loader):
     assert all(ends[1][3])
 
 
+class Augmented(torch.utils.data.Dataset):
+    """Samples disturbed by generators of the data set's own, one of them in a list of transforms."""
+
+    def __init__(self):
+        self.x, self.y = classes(48)
+        self.python, self.torch = random.Random(0), torch.Generator().manual_seed(0)
+        self.transforms = [{"numpy": np.random.default_rng(0), "legacy": np.random.RandomState(0)}]
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        drawn = self.python.random(), *(g.standard_normal() for g in self.transforms[0].values())
+        return self.x[i] + 0.1 * sum(drawn) + 0.1 * torch.randn(20, generator=self.torch), self.y[i]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_training_that_lends_its_loader_or_data_set_is_the_same_to_the_bit(workers):
+    """In the middle of an epoch: private generators, and workers that the loader keeps."""
+    ends = []
+    for monitored in (False, True):
+        model = network(extras=True)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        dataset = Augmented()
+        options = {"batch_size": 16, "shuffle": True, "num_workers": workers, "persistent_workers": workers > 0}
+        loader = torch.utils.data.DataLoader(dataset, **options)
+        part = torch.utils.data.DataLoader(torch.utils.data.Subset(dataset, range(20)), batch_size=20)
+        lent = loader if workers else part
+        monitor = FlatnessMonitor(model, CROSS_ENTROPY, lent, every=2, certify_every=None, coupling=0)
+        seed_generators()
+        steps = 0
+        for _ in range(2):
+            for x, y in loader:
+                optimizer.zero_grad()
+                CROSS_ENTROPY(model(x), y).backward()
+                optimizer.step()
+                steps += 1
+                if monitored:
+                    monitor.step()
+        assert (steps, len(monitor.rows)) == (6, 3 * monitored)
+        ends.append((model.state_dict(), generators()))
+    assert same(*ends)
+
+
 def test_mixed_flags_gradients_and_frozen_parameters_stay():
     model, data = network(extras=True), classes(64)
     model[0].weight.requires_grad_(False)
@@ -524,6 +569,53 @@ def test_csv_is_continued_and_another_header_refused(tmp_path):
         FlatnessMonitor(model, CROSS_ENTROPY, data, csv=tmp_path / "none" / "rows.csv")
 
 
+def test_a_resumed_training_makes_its_steps_in_the_file_again(tmp_path):
+    """Steps 1, 2, 3, then on from a checkpoint after step 1; one monitor may repeat a step as it likes."""
+    path = tmp_path / "rows.csv"
+    for steps in ([1, 2, 3], [2, 3, 3]):
+        monitor = FlatnessMonitor(network(), CROSS_ENTROPY, classes(64), csv=path, coupling=0)
+        for step in steps:
+            monitor.measure(step)
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2", "3", "3"]
+    assert [float(row["seconds"]) for row in rows[1:]] == [row["seconds"] for row in monitor.rows]
+
+
+def test_a_row_whose_writing_is_interrupted_is_written_whole_later(tmp_path, monkeypatch):
+    path = tmp_path / "rows.csv"
+    monitor = FlatnessMonitor(network(), CROSS_ENTROPY, classes(64), csv=path, coupling=0)
+    monitor.measure(1)
+    before, open_ = path.read_text(), type(path).open
+
+    class Interrupted:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, text):
+            self.file.write(text[:7])
+            raise KeyboardInterrupt
+
+    def opened(path, *given, **options):
+        file = open_(path, *given, **options)
+        return Interrupted(file) if given == ("a",) else file
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.open", opened)
+        with pytest.raises(KeyboardInterrupt):
+            monitor.measure(2)
+    assert path.read_text() == before
+    monitor.measure(3)
+    with path.open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["1", "2", "3"]
+
+
 def test_a_file_that_is_no_table_is_refused_and_kept(tmp_path):
     notes = tmp_path / "notes.txt"
     notes.write_text("my only line of notes")
@@ -538,10 +630,6 @@ def test_rows_that_found_no_room_are_written_later(tmp_path, monkeypatch):
     path, model = tmp_path / "rows.csv", network()
     monitor = FlatnessMonitor(model, CROSS_ENTROPY, classes(64), csv=path, coupling=0)
     monitor.measure(1)
-    line = type(monitor._csv)._line
-
-    def too_long(values):
-        return line(values) if values[0] == "step" else line(values)[:5] + "\udc80"  # what cannot be encoded
 
     def full(*given, **options):
         raise OSError(28, "No space left on device")
@@ -600,6 +688,57 @@ def test_layers_may_be_frozen_and_let_go():
     assert row["status"] == "certified"
     H = fc.torch.Hessian(model, CROSS_ENTROPY, classes(64))
     assert row["sharpness"] == pytest.approx(fc.eigsh(H, 1).values[0], rel=1e-3)
+
+
+def test_a_model_may_be_moved_between_measurements():
+    """To another precision: the vectors of the last measurement are not those of this operator any more."""
+    model, (x, y) = network(8), classes(64)
+
+    def forward(model, batch):
+        return model(batch[0].to(model[0].weight.dtype)), batch[1], len(batch[1])
+
+    monitor = FlatnessMonitor(model, CROSS_ENTROPY, (x, y), forward=forward, certify_every=None, coupling=0)
+    monitor.measure(1)
+    model.double()
+    row = monitor.measure(2)
+    assert row["status"] == "certified"
+    expected = dense_eigenvalues(model, CROSS_ENTROPY, (x.double(), y))[0]
+    assert abs(row["sharpness"] - expected) <= row["residual"] * row["sharpness"]  # an eigenvalue within the residual
+
+
+def test_layers_that_took_the_place_of_others_are_the_ones_measured():
+    model, data = network(8), classes(64)
+    monitor = FlatnessMonitor(model, CROSS_ENTROPY, data)
+    monitor.measure(1)
+    model[0], model[2] = nn.Linear(20, 6), nn.Linear(6, 8)
+    row, fresh = monitor.measure(2), FlatnessMonitor(model, CROSS_ENTROPY, data).measure()
+    assert row["balance"] == fresh["balance"]
+    assert row["coupling"] == pytest.approx(fresh["coupling"], rel=0.1)  # vectors sought to 1e-2·σ_1
+
+
+def test_memory_that_runs_out_costs_a_row():
+    calls = [0]
+
+    def loss_fn(outputs, targets):
+        calls[0] += 1
+        if calls[0] < 0:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+        return CROSS_ENTROPY(outputs, targets)
+
+    monitor = FlatnessMonitor(network(8), loss_fn, classes(64), coupling=0)
+    monitor.measure(1)
+    calls[0] = -100
+    with pytest.warns(UserWarning, match="step 2 was not measured"):
+        row = monitor.measure(2)
+    assert row["status"] == "not measured: CUDA out of memory. Tried to allocate"  # one line, for the CSV file
+
+
+def test_there_is_no_ratio_to_a_limit_that_weight_decay_takes_to_zero():
+    model = network(8)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.5, weight_decay=4.0)
+    row = FlatnessMonitor(model, CROSS_ENTROPY, classes(64), optimizer=sgd, coupling=0).measure()
+    assert row["limit"] == 0.0
+    assert np.isnan(row["ratio"])
 
 
 def test_an_optimizer_whose_gradient_is_damped_away_has_no_limit():
@@ -746,6 +885,24 @@ def test_huggingface(tmp_path):
         ends.append(model.state_dict())
     assert [(row["step"], row["limit"]) for row in monitor.rows] == [(2, 20.0), (4, 20.0)]
     assert same(*ends)
+
+
+def test_lightning_with_several_optimizers(monkeypatch):
+    """Three optimizer steps a batch step past the multiples of `every`; each is measured once, without limit."""
+    package = types.ModuleType("lightning.pytorch")
+    package.Callback = object
+    monkeypatch.setitem(sys.modules, "lightning", types.ModuleType("lightning"))
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", package)
+    model = network(8)
+    monitor = FlatnessMonitor(model, CROSS_ENTROPY, classes(64), every=4, coupling=0)
+    callback = monitor.lightning_callback()
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(3)]
+    trainer = types.SimpleNamespace(global_step=0, optimizers=optimizers)
+    callback.on_train_start(trainer, None)
+    for trainer.global_step in (3, 3, 6, 9, 12, 15):
+        callback.on_train_batch_end(trainer, None, None, None, 0)
+    assert [row["step"] for row in monitor.rows] == [6, 9, 12]
+    assert np.isnan([row["limit"] for row in monitor.rows]).all()
 
 
 def test_callbacks_name_what_to_install(monkeypatch):

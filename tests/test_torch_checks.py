@@ -104,6 +104,53 @@ def test_outputs_that_differ_from_call_to_call_are_noticed():
     refused("the output of the first batch came out differently the second time", Alternating(), LOSS, batch())
 
 
+def test_a_loss_that_changes_what_it_is_given_is_told_so():
+    changing = {"outputs": lambda z, y: LOSS(z.mul_(2.0), y), "targets": lambda z, y: LOSS(z, y.fmod_(2))}
+    for loss in changing.values():
+        refused("loss_fn changes its outputs or targets in place; expected", model(), loss, batch())
+
+
+def test_a_model_of_two_inputs_is_told_so_and_other_type_errors_stay():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3).double()
+
+        def forward(self, x, mask):
+            return self.linear(x * mask)
+
+    refused(r"inputs alone \(missing a required argument: 'mask'\); pass forward=", Two(), LOSS, batch())
+    failing = nn.Sequential(nn.Linear(4, 3).double())
+    failing.register_forward_hook(lambda *_: len(3))
+    refused("has no len", failing, LOSS, batch(), error=TypeError)
+
+
+@pytest.mark.parametrize(("weight", "told"), [(None, "None"), (torch.ones(2), r"a tensor of shape \(2,\)")])
+def test_weights_that_are_no_number_are_told(weight, told):
+    def forward(model, batch):
+        return model(batch[0]), batch[1], weight
+
+    text = f"forward returned {told} as the weight of batch 1; expected a number"
+    refused(text, model(), nn.CrossEntropyLoss(reduction="sum"), batch(), reduction="sum", forward=forward)
+
+
+def test_a_loss_of_whole_batches_is_told_so():
+    target = torch.randn(6, 3).double()
+    data = [(torch.randn(6, 4).double(), target) for _ in range(2)]
+    refused(
+        r"failed on a piece of batch 1 \(RuntimeError: The size", model(), lambda z, y: ((z - target) ** 2).mean(), data
+    )
+
+
+def test_empty_parameters_share_no_memory():
+    net = model()
+    net.extra = nn.ParameterList([nn.Parameter(torch.empty(0).double()) for _ in range(2)])
+    net.forward = lambda x: net[2](net[1](net[0](x)))
+    with pytest.warns(UserWarning, match="does not depend on extra.0, extra.1"):
+        H = fc.torch.Hessian(net, LOSS, batch())
+    assert not any("memory" in note for note in H.notes)
+
+
 def test_buffers_that_are_replaced_are_noticed_and_restored():
     class Replacing(nn.Module):
         def __init__(self):
@@ -274,6 +321,24 @@ def test_sharded_models_are_refused():
 def test_a_compiled_model_runs_as_it_was_written():
     H = fc.torch.Hessian(torch.compile(inner := model()), LOSS, data := batch())
     assert np.array_equal(H.dense(), fc.torch.Hessian(inner, LOSS, data).dense())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside torch
+def test_modules_compiled_in_place_and_compiled_functions_run_as_they_were_written():
+    """The compiler is not called: what it compiled for a training stays what it was."""
+    called = []
+
+    def backend(graph, inputs):
+        called.append(graph)
+        return graph.forward
+
+    data, inside = batch(), torch.compile(lambda h: 2.0 * h, backend=backend)
+    m = model()
+    expected = 4.0 * fc.torch.Hessian(m, LOSS, data).dense()
+    m.compile(backend=backend)
+    H = fc.torch.Hessian(m, lambda z, y: 4.0 * LOSS(inside(z) / 2.0, y), data)
+    np.testing.assert_allclose(H.dense(), expected, rtol=1e-12)
+    assert not called
 
 
 # -- operators without second derivatives --------------------------------------------------------------------------
@@ -719,3 +784,123 @@ def test_rounding_is_measured():
     assert 1e-9 < single.noise_floor < 1e-5
     half = fc.torch.Hessian(model().bfloat16(), LOSS, (x.bfloat16(), y))
     assert half.noise_floor > 1e-3
+
+
+class Written(nn.Module):
+    """A function of a linear layer's outputs and the inputs."""
+
+    def __init__(self, of):
+        super().__init__()
+        self.linear, self.of = nn.Linear(4, 3).double(), of
+
+    def forward(self, x):
+        return self.of(self.linear(x))
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.random])
+def test_draws_of_pythons_and_numpys_generators_are_noticed(draw):
+    """As in layers skipped at random: two passes mostly agree."""
+    refused("draws random numbers", Written(lambda z: z * (draw() < 2.0)), LOSS, batch())
+
+
+def test_embeddings_whose_gradients_are_not_those_of_the_loss_are_refused():
+    data = torch.randint(5, (6,)), torch.randint(3, (6,))
+    refused("scale_grad_by_freq to False", nn.Embedding(5, 3, scale_grad_by_freq=True), LOSS, data)
+
+
+def test_derivatives_by_torch_func_inside_forward_are_refused():
+    slope = torch.func.grad(lambda z: z.sin().sum())
+    refused("create_graph=True", Written(slope), LOSS, batch())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.parametrize("where", ["data", "buffer"])
+def test_sparse_matrices_in_models_and_data(where, layout):
+    """A graph's adjacency matrix, against its dense form."""
+    m, (x, y) = model(), batch()
+    dense = torch.bernoulli(torch.full((6, 6), 0.5)).double()
+    sparse = dense.to_sparse(layout=layout)
+    exact = fc.torch.Hessian(m, LOSS, (x, y), forward=lambda m, b: (dense @ m(b[0]), b[1], 6)).dense()
+    data = (x, y)
+    if where == "data":
+        data = (x, y, sparse)
+    else:
+        m.register_buffer("adjacency", sparse)
+
+    def forward(m, b):
+        return torch.sparse.mm(b[2] if where == "data" else m.adjacency, m(b[0])), b[1], 6
+
+    found = fc.torch.Hessian(m, LOSS, [data], forward=forward, memory=0).dense()
+    assert np.abs(found - exact).max() <= 1e-12 * np.abs(exact).max()
+
+
+def test_buffers_made_in_inference_mode():
+    m = nn.Sequential(nn.Linear(4, 3)).double()
+    with torch.inference_mode():
+        m.register_buffer("unused", torch.ones(2))
+    fc.torch.Hessian(m, LOSS, batch())
+
+
+def test_a_loss_that_refuses_a_batch_twice_is_not_verified():
+    def fixed(z, y):
+        assert len(z) == 6
+        return LOSS(z, y)
+
+    assert "AssertionError" in fc.torch.Hessian(model(), fixed, batch()).notes[-1]
+
+
+@pytest.mark.parametrize("curvature", ["ggn", "fisher_mc", "fisher_empirical"])
+def test_losses_that_depend_on_parameters_beside_the_outputs_are_refused(curvature):
+    def forward(m, b):
+        return m(b[0]), m(-b[0]), len(b[0])
+
+    refused("detach the targets", model(), nn.MSELoss(), batch(), None, curvature, forward=forward)
+
+
+@pytest.mark.parametrize("curvature", ["hessian", "ggn", "fisher_mc", "fisher_empirical"])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_batches_that_do_not_reach_the_chosen_parameters(curvature, frozen):
+    """Of two experts each batch asks one: the chosen one's matrix is half of that of its batch."""
+
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.experts = nn.ModuleList([nn.Linear(4, 3), nn.Linear(4, 3)])
+
+        def forward(self, x):
+            return self.experts[int(x[0, 0] > 0)](x)
+
+    m, (x, y) = Experts().double(), batch()
+    m.experts[1].requires_grad_(not frozen)
+    first = -x.abs(), y
+    exact = 0.5 * fc.torch.Hessian(m, LOSS, first, "experts.0", curvature).dense()
+    H = fc.torch.Hessian(m, LOSS, [first, (x.abs(), y)], "experts.0", curvature)
+    assert np.abs(H.dense() - exact).max() <= 1e-12 * np.abs(exact).max()
+    assert np.abs(H @ np.eye(15)[:, :1] - exact[:, :1]).max() <= 1e-12 * np.abs(exact).max()
+
+
+def test_losses_derived_from_known_ones_draw_no_labels():
+    class Focal(nn.CrossEntropyLoss):
+        def forward(self, z, y):
+            return 3.0 * super().forward(z, y)
+
+    refused("loss_fn is Focal", model(), Focal(), batch(), None, "fisher_mc")
+
+
+def test_blocks_of_integers_are_numbers():
+    H = fc.torch.Hessian(model(), LOSS, batch())
+    v = torch.arange(H.shape[0])
+    found = H @ H.blocks(v)
+    assert torch.equal(torch.cat([block.reshape(-1) for block in found.values()]), H @ v)
+    with pytest.raises(ValueError, match=r"v\['0.weight'\] is complex"):
+        H @ H.blocks(v.to(torch.complex128))
+
+
+def test_blocks_of_half_precision_models_keep_float32():
+    """Products of two batches are summed in it."""
+    x, y = batch()
+    x = x.bfloat16()
+    H = fc.torch.Hessian(model().bfloat16(), LOSS, [(x[:1], y[:1]), (x[1:], y[1:])])
+    v = torch.ones(H.shape[0])
+    assert torch.equal(torch.cat([block.reshape(-1) for block in (H @ H.blocks(v)).values()]), H @ v)

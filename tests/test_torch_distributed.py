@@ -69,6 +69,12 @@ def test_parameters_that_differ_between_ranks_are_refused(found):
     assert "the model's parameters differs between the ranks" in str(found["parameters-refusal"])
 
 
+def test_targets_of_other_shapes_on_other_ranks_are_refused(found):
+    text = str(found["shapes-refusal"])
+    assert "targets have different shapes on the ranks, here (…, 4)" in text
+    assert "different numbers of entries; pass forward=" in text
+
+
 def test_vectors_that_differ_between_ranks_are_refused(found):
     assert "v differs between the ranks" in str(found["refusal"])
 

@@ -71,6 +71,7 @@ def test_layers_are_in_natural_order(tmp_path):
         ),
         (lambda s: {f"module.{name}": value for name, value in s.items()}, "without the prefix module."),
         (lambda s: {f"_orig_mod.{name}": value for name, value in s.items()}, "without the prefix _orig_mod."),
+        (lambda s: {f"_orig_mod.module.{name}": value for name, value in s.items()}, "without the prefix module."),
     ],
 )
 def test_containers_and_prefixes_are_taken_off_and_it_is_said(tmp_path, wrap, note):

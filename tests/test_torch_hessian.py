@@ -413,6 +413,20 @@ def test_block_lanczos_on_a_model_too_large_for_the_dense_route():
     assert np.array_equal(again.vectors, top.vectors)
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_hard_sigmoids_have_second_derivatives(inplace):
+    """torch's own has none: the oracle is the same function by clamping, relu6(x + 3)/6."""
+
+    class Clamped(nn.Module):
+        def forward(self, x):
+            return functional.relu6(x + 3.0) / 6.0
+
+    case = classifier(nn.Sequential(nn.Linear(4, 5), nn.Hardsigmoid(inplace), nn.Linear(5, 3)), 4)
+    H = fc.torch.Hessian(case.model, case.loss, case.data)
+    case.model[1] = Clamped()
+    close(H.dense(), dense_hessian(case))
+
+
 def test_the_loss_of_the_library_gives_the_same_products():
     """A linear chain as a module: products equal those of the chain's own Hessian, which shares no code with these."""
     torch.manual_seed(5)
@@ -474,3 +488,25 @@ def test_functional_losses_and_lists_of_batches():
     case = CASES["tanh"]()
     H = fc.torch.Hessian(case.model, functional.cross_entropy, [case.data])
     close(H.dense(), dense_hessian(case))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # the older of the two is deprecated
+@pytest.mark.parametrize("normalised", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+def test_weight_normalisation(normalised):
+    """Against dense autograd of g·v/‖v‖ written out: torch's own second derivative of it is not even symmetric."""
+    torch.manual_seed(2)
+    model = nn.Sequential(normalised(nn.Linear(4, 3)), nn.Tanh(), nn.Linear(3, 2)).double()
+    x, y = torch.randn(7, 4).double(), torch.randint(2, (7,))
+    shapes = [p.shape for p in model.parameters()]
+
+    def loss(theta):
+        parts = torch.split(theta, [s.numel() for s in shapes])
+        b, g, v, W, c = (part.reshape(s) for part, s in zip(parts, shapes, strict=True))
+        z = torch.tanh(x @ (g * v / v.norm(dim=1, keepdim=True)).T + b) @ W.T + c
+        return nn.functional.cross_entropy(z, y)
+
+    theta = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    assert loss(theta) == pytest.approx(nn.functional.cross_entropy(model(x), y).item(), rel=1e-14)
+    expected = torch.autograd.functional.hessian(loss, theta).numpy()
+    H = fc.torch.Hessian(model, nn.CrossEntropyLoss(), (x, y))
+    np.testing.assert_allclose(H.dense(), expected, rtol=0, atol=1e-12 * np.abs(expected).max())

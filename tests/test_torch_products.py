@@ -358,6 +358,36 @@ def test_layers_named_themselves_and_gated_ones():
     assert close(found.entries[0].product(), model["mlp"].down_proj.weight @ model["mlp"].up_proj.weight)
 
 
+@pytest.mark.parametrize(
+    ("names", "hidden"), [("gate_proj up_proj down_proj", 4), ("w1 w3 w2", 6), ("wi_0 wi_1 wo", 4)]
+)
+@pytest.mark.parametrize("ask", ["", ".*w2|.*w3|wi_1|wo|(up|down)_proj"])
+def test_gated_mlps_are_up_and_down_whatever_widths_and_registration_say(names, hidden, ask):
+    gate, up, down = names.split()
+    layers = {gate: linear(4, hidden, False), up: linear(4, hidden, False), down: linear(hidden, 4, False)}
+    model = nn.ModuleDict({name: layers[name] for name in sorted(layers)} | {"head": linear(4, 9)})
+    found = products(model, linear=ask)
+    entry = next(entry for entry in found if entry.parameters[0] == f"{up}.weight")
+    assert entry.parameters[:2] == (f"{up}.weight", f"{down}.weight")
+    assert all(f"{gate}.weight" not in other.parameters for other in found)
+    assert gate in found.unrecognised
+
+
+def test_three_layers_of_one_width_are_a_chain():
+    model = nn.ModuleDict({name: linear(4, 4) for name in ("w1", "w2", "w3")})
+    assert products(model, linear="").entries[0].parameters == ("w1.weight", "w2.weight", "w3.weight")
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_weights_that_hooks_compute_are_no_parameters(norm):
+    layer = Attention(("q_proj", "k_proj", "v_proj", "o_proj"), 2)
+    norm(layer.k_proj)
+    found = products(layer)
+    assert len(found) == 0
+    assert found.unread == (("", "k_proj is parametrized, so its weight is no parameter"),)
+
+
 def test_attention_is_not_taken_twice():
     layer = nn.TransformerEncoderLayer(8, 2, 32, dtype=torch.float64)
     found = products(layer, linear="")

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 import flatcore as fc
 from flatcore.results import ModuleAnalysis
+from flatcore.torch._consecutive import ConsecutiveLayers
 from flatcore.torch._weights import analyze
 
 RTOL = {torch.float64: 1e-6, torch.float32: 1e-4}  # what top_svd promises of residuals, and so of values, at least
@@ -220,19 +222,102 @@ class Branches(nn.Module):
 
 def test_nothing_is_dropped_silently():
     a = analyze(seeded(Branches), k=2)
-    assert [layer.name for layer in a.layers] == ["attention.out_proj", "side", "head"]
+    thirds = [f"attention.in_proj_weight {part}" for part in ("queries", "keys", "values")]
+    assert [layer.name for layer in a.layers] == [*thirds, "attention.out_proj", "side", "head"]
     assert a.not_analysed == (
         "embedding.weight (11 × 6) of Embedding: no Linear layer and no convolution, tied to head.weight",
-        "attention.in_proj_weight (18 × 6) of MultiheadAttention: no Linear layer and no convolution",
     )
     assert a.tied == ("again.weight is head.weight",)
     assert a.not_consecutive == (
+        f"{thirds[0]} → {thirds[1]}: side by side in attention",
+        f"{thirds[1]} → {thirds[2]}: side by side in attention",
         "attention.out_proj → side: 6 go out, 9 come in",
         "side → head: 4 go out, 6 come in",
     )
-    assert a.pairs == ()
+    assert [(pair.lower, pair.upper) for pair in a.pairs] == [(thirds[2], "attention.out_proj")]
     for text in (*a.not_analysed, *a.tied, *a.not_consecutive, a.order):
         assert text in a.summary()
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_multihead_attention_as_queries_keys_and_values(separate):
+    attention = nn.MultiheadAttention(6, 2, kdim=5 if separate else None, vdim=4 if separate else None).double()
+    nn.init.normal_(attention.in_proj_bias)
+    a = analyze(attention, k=3)
+    stacked = None if separate else array(attention.in_proj_weight).reshape(3, 6, 6)
+    for index, part in enumerate("qkv"):
+        W = array(getattr(attention, f"{part}_proj_weight")) if separate else stacked[index]
+        assert_spectrum(a.layers[index], W, 3)
+    (pair,) = a.pairs
+    assert_pair(pair, W, array(attention.out_proj.weight), array(attention.in_proj_bias)[12:], 3)
+    assert a.not_analysed == a.tied == ()
+
+
+class Conv1D(nn.Module):
+    """GPT-2's layer: x ↦ x·weight + bias."""
+
+    def __init__(self, outs, ins):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(ins, outs, dtype=torch.float64))
+        self.bias = nn.Parameter(torch.randn(outs, dtype=torch.float64))
+
+
+def test_transposed_linear_layers_of_gpt2():
+    model = nn.ModuleDict({"c_fc": Conv1D(7, 3), "c_proj": Conv1D(3, 7)})
+    a = analyze(model, k=2)
+    assert_spectrum(a.layers[0], array(model["c_fc"].weight).T, 2)
+    assert_pair(a.pairs[0], *(array(m.weight).T for m in model.values()), array(model["c_fc"].bias), 2)
+    assert a.not_analysed == ()
+
+
+@pytest.mark.parametrize("form", ["orthogonal", "weight_norm", "spectral_norm"])
+def test_parametrized_weights_are_not_taken_for_tied(form):
+    """Each is a new tensor whenever it is asked for: identities of tensors that are gone come again."""
+    parametrized = getattr(nn.utils.parametrizations, form)
+    model = nn.Sequential(*(parametrized(nn.Linear(4, 4)) for _ in range(8)), nn.ReLU())
+    a = analyze(model, k=2)
+    assert len(a.layers) == 8
+    assert a.tied == a.not_analysed == ()
+
+
+def pruned(layer):
+    nn.utils.prune.l1_unstructured(layer, "bias", 0.5)
+    return nn.utils.prune.l1_unstructured(layer, "weight", 0.5)
+
+
+@pytest.mark.parametrize("form", [nn.utils.weight_norm, nn.utils.spectral_norm, pruned])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_weights_that_hooks_compute_are_those_of_the_parameters_as_they_are(form):
+    torch.manual_seed(0)
+    model, other = (nn.Sequential(form(nn.Linear(5, 4)), nn.ReLU(), nn.Linear(4, 3)).double() for _ in range(2))
+    other.load_state_dict(model.eval().state_dict())  # no forward pass since
+    a = analyze(other.eval(), k=3)
+    model(torch.zeros(1, 5, dtype=torch.float64))
+    assert_spectrum(a.layers[0], array(model[0].weight), 3)
+    assert_pair(a.pairs[0], array(model[0].weight), array(model[2].weight), array(model[0].bias), 3)
+    assert a.not_analysed == ()
+
+
+def test_branches_known_by_name_and_layers_across_unread_weights_are_no_pairs():
+    names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    block = nn.ModuleDict({name: nn.Linear(4, 4) for name in names})
+    a = analyze(nn.Sequential(block, nn.LSTM(4, 4), nn.Linear(4, 4)), k=1)
+    pairs = [("v_proj", "o_proj"), ("o_proj", "gate_proj"), ("up_proj", "down_proj")]
+    assert [(pair.lower, pair.upper) for pair in a.pairs] == [(f"0.{low}", f"0.{up}") for low, up in pairs]
+    assert a.not_consecutive == (
+        "0.q_proj → 0.k_proj: side by side in attention",
+        "0.k_proj → 0.v_proj: side by side in attention",
+        "0.gate_proj → 0.up_proj: side by side in a gated MLP",
+        "0.down_proj → 2: 1 between, not analysed",
+    )
+
+
+def test_queries_registered_last_end_in_the_scores():
+    block = nn.ModuleDict({name: nn.Linear(4, 4) for name in ("k_proj", "v_proj", "q_proj", "out_proj")})
+    a = analyze(block, k=1)
+    assert a.pairs == ()
+    assert np.isnan(ConsecutiveLayers(block, k=2, seed=0).measure()).all()
+    assert a.not_consecutive[-1] == "q_proj → out_proj: queries and keys end in the scores"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -418,6 +503,12 @@ def test_other_things_are_no_chain():
         fc.analyze([np.eye(2)])
 
 
+def axis_labels(page, figure):
+    """Texts of a picture, which stand beside their outlines as comments."""
+    part = page.partition(f'id="{figure}"')[2].partition("</figure>")[0]
+    return [html.unescape(text) for text in re.findall(r"<!-- (.*?) -->", part)]
+
+
 @pytest.mark.parametrize(
     "build",
     [
@@ -436,6 +527,10 @@ def test_pages_of_unusual_models(tmp_path, build, zero):
     a.report(str(tmp_path / "page.html"))
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count("<figure") == 2 + 2 * bool(a.pairs)
+    names = [layer.name for layer in a.layers if layer.name]
+    assert axis_labels(page, "ranks")[: len(names) + 1] == [*names, "layer"]
+    label = "pair" if len(a.pairs) < 25 else "pair, counted from 1 in the order of the tables"
+    assert (label in axis_labels(page, "balance")) == bool(a.pairs)
     for _, part in a.sections():
         for label, text in part._lines():
             assert html.escape(text, quote=False) in page.replace("&#39;", "'").replace("&#34;", '"'), label

@@ -80,6 +80,11 @@ def main(out: str) -> None:
             fc.torch.Hessian(other, nn.CrossEntropyLoss(), given)
         except (ValueError, RuntimeError) as error:
             found[f"{name}-refusal"] = np.array(str(error))
+    shapes = [(x, torch.ones(23, *((4, 1) if rank else (4,))).double())]
+    try:
+        fc.torch.Hessian(model, lambda z, t: ((z - t.reshape(z.shape)) ** 2).mean(), shapes)
+    except ValueError as error:
+        found["shapes-refusal"] = np.array(str(error))
     for name, sharded in (("fsdp", fully_sharded()), ("tensor", tensor_parallel(size))):
         try:
             fc.torch.Hessian(sharded, nn.CrossEntropyLoss(), mine)

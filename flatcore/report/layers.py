@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from flatcore.results import LayerPair, LayerSpectrum, ModuleAnalysis, number
 
 _MOST_MAPS = 24  # heat maps on a page; the table has all pairs
 _MOST_LINES = 16  # layers in the legend of the spectra
+_MOST_LETTERS = 60  # of names, each taken as long as the longest, that fit below an axis
 
 
 def write_module_analysis(analysis: ModuleAnalysis, path: str) -> None:
@@ -70,13 +72,23 @@ def _spectra(layers: Sequence[LayerSpectrum]) -> Figure:
     )
 
 
+def _label(ax: Any, what: str, names: Sequence[str]) -> None:
+    """Names at 1, 2, … where there is room for them; else numbers, in the order of the tables."""
+    if len(names) * max(map(len, names)) <= _MOST_LETTERS:
+        ax.set_xticks(np.arange(1, len(names) + 1), names)
+        ax.set_xlabel(what)
+        return
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set_xlabel(f"{what}, counted from 1 in the order of the tables")
+
+
 def _stable_ranks(layers: Sequence[LayerSpectrum]) -> Figure:
     places = np.arange(1, len(layers) + 1)
     with figure("ranks", 1, 1, (7.5, 3.0)) as (canvas, axes):
         ax = axes[0, 0]
         ax.bar(places, [layer.stable_rank for layer in layers], width=0.6)
-        ax.set(xlabel="layer", ylabel="‖W‖²_F / ‖W‖²", title="Stable rank of each layer")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set(ylabel="‖W‖²_F / ‖W‖²", title="Stable rank of each layer")
+        _label(ax, "layer", [layer.name for layer in layers])
         svg = svg_text(canvas)
     known = [layer for layer in layers if np.isfinite(layer.stable_rank)]
     if not known:
@@ -90,8 +102,8 @@ def _balance(pairs: Sequence[LayerPair]) -> Figure:
     with figure("balance", 1, 1, (7.5, 3.0)) as (canvas, axes):
         ax = axes[0, 0]
         ax.plot(places, [pair.relative_gap for pair in pairs], "o-")
-        ax.set(xlabel="pair", ylabel="relative gap", ylim=(-0.03, 1.03), title="Balance of consecutive layers")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set(ylabel="relative gap", ylim=(-0.03, 1.03), title="Balance of consecutive layers")
+        _label(ax, "pair", [f"{pair.lower} → {pair.upper}" for pair in pairs])
         svg = svg_text(canvas)
     least = min(pairs, key=lambda pair: pair.relative_gap)
     caption = (

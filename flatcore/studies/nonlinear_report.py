@@ -63,13 +63,14 @@ def _summary(panels: Panels) -> Section:
         [claim, *(_ANSWERS[expected * flat_minus_sharp(groups, quantity).sign] for groups in panels.values())]
         for claim, quantity, expected in _SUMMARY
     ]
-    caption = "Undecided: the seeds cannot tell. The numbers are below."
+    caption = "First row: of how many step sizes. Undecided: the seeds cannot tell. The numbers are below."
     return Section("What came out", tables=(Table(header, [edge, *others], caption),))
 
 
 def _edge_cell(groups: Sequence[Group]) -> str:
     kinds = [kind for _, kind in words.edge_cases(groups)]
-    return f"{kinds.count('at the edge')} of {len(kinds)} step sizes"
+    undecided = f" ({kinds.count('undecided')} undecided)" if "undecided" in kinds else ""
+    return f"{kinds.count('at the edge')} of {len(kinds)}{undecided}"
 
 
 def _edge(panels: Panels) -> Section:

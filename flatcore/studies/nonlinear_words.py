@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from flatcore._checks import FloatArray
 from flatcore.results import number
 from flatcore.studies import nonlinear_quantities as q
 from flatcore.studies.digits_words import joined
 from flatcore.studies.nonlinear_groups import Group, Panels, Quantity, flat_minus_sharp
 from flatcore.studies.nonlinear_training import Trace
-from flatcore.studies.statistics import with_error
+from flatcore.studies.statistics import half_width, with_error
 
 UNDECIDED = "no difference that the seeds can tell"
 
@@ -33,7 +34,8 @@ def lead(panels: Panels, train: int, test: int) -> list[str]:
         "largest step, sharp ones those of the smallest. The theory of flat minima is about linear networks on "
         f"whitened data; here it is asked of others, about which it proves nothing. {error_bars(panels)}",
         "Smallest and largest step are compared seed by seed; a difference counts where the 95 % interval of its mean "
-        "(Student's t, one comparison at a time) leaves out 0, and intervals follow these differences after ±. Equal "
+        "(Student's t, one comparison at a time) leaves out 0, and intervals follow these differences after ±; where "
+        "sharpness settles counts where the interval of its mean leaves out the thresholds. Equal "
         "training time is not equal loss: how the losses differ stands under the second picture.",
     ]
     gone = [t.run.title for groups in panels.values() for g in groups for t in g.diverged]
@@ -91,25 +93,41 @@ def edge_words(panels: Panels) -> tuple[str, ...]:
 
 
 def edge_cases(groups: Sequence[Group]) -> list[tuple[Group, str]]:
-    """Where each step size's mean over the seeds settles."""
-    return [(g, q.place(float(g.values(q.settled).mean())) if g.traces else "diverged") for g in groups]
+    """Where each step size settles, as far as the seeds can tell."""
+    return [(g, _settles(g.values(q.settled)) if g.traces else "diverged") for g in groups]
+
+
+def _settles(values: FloatArray) -> str:
+    """Where a mean over seeds lies; undecided where its 95 % interval reaches over a threshold, or there is none."""
+    mean, half = float(values.mean()), half_width(values)
+    ends = {q.place(mean - half), q.place(mean + half)}
+    return ends.pop() if np.isfinite(half) and len(ends) == 1 else "undecided"
 
 
 def edge_verdict(panels: Panels) -> str:
     """Whether the claim came out."""
     cases = [(title, *case) for title, groups in panels.items() for case in edge_cases(groups)]
-    missed = [f"{title} at η = {g.step_size:g} ({_told(g, kind)})" for title, g, kind in cases if kind != "at the edge"]
-    if not missed:
+    kinds = [kind for _, _, kind in cases]
+    if set(kinds) == {"at the edge"}:
         return f"The claim came out in all {len(cases)} cases: every network settles at the edge with every step size."
-    return f"The claim came out in {len(cases) - len(missed)} of {len(cases)} cases; it did not for {joined(missed)}."
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for title, g, kind in cases:
+        if kind != "at the edge":
+            found[kind == "undecided"].append(f"{title} at η = {g.step_size:g}{_told(g, kind)}")
+    parts = [f"The claim came out in {kinds.count('at the edge')} of {len(cases)} cases"]
+    parts += [f"it did not for {joined(found[False])}"] if found[False] else []
+    parts += [f"the seeds cannot tell for {joined(found[True])}"] if found[True] else []
+    return "; ".join(parts) + "."
 
 
 def _told(group: Group, kind: str) -> str:
-    """Where a step size settled; below 2/η, also how many runs were sharpest when they ended."""
+    """Where a step size settled, in brackets; below 2/η, also how many runs were sharpest when they ended."""
+    if kind == "undecided":
+        return ""
     if kind != "below":
-        return kind
+        return f" ({kind})"
     rising = sum(bool(q.edge_ratios(t)[-1] == q.edge_ratios(t).max()) for t in group.traces)
-    return f"{kind}, and sharpest at the last step in {rising} of {len(group.traces)} runs"
+    return f" ({kind}, and sharpest at the last step in {rising} of {len(group.traces)} runs)"
 
 
 def loss_words(panels: Panels) -> tuple[str, ...]:
@@ -233,12 +251,22 @@ def coupling_words(panels: Panels, pairs: str) -> tuple[str, ...]:
         "Asked: are consecutive layers coupled beyond chance, and more so at flat solutions?",
         "Theory: at a flattest minimum of a linear network on whitened data a left singular vector of each layer is a "
         "right singular vector of the next, overlap 1. Weights drawn at random overlap as chance has it.",
-        f"Pairs, in this order: {pairs}.",
+        f"Pairs, in this order: {pairs}.{_zero_at_start(panels)}",
         *_each(panels, words),
         beyond_chance(panels),
         closest(panels, q.overlap, 1.0),
         verdict(panels, q.overlap, 1, "more coupled at flat solutions", "less coupled at flat solutions"),
     )
+
+
+def _zero_at_start(panels: Panels) -> str:
+    """Which networks start with pairs that have no overlap."""
+    zero = [
+        title
+        for title, groups in panels.items()
+        if any(np.isnan(q.layers(t, "overlap", 0)).any() for g in groups for t in g.traces)
+    ]
+    return f" Pairs with a layer of zeros, as at the start of {joined(zero)}, have none." if zero else ""
 
 
 def beyond_chance(panels: Panels) -> str:

@@ -2,7 +2,8 @@
 
 Over n seeds a quantity q has the mean q̄ and the standard error s/√n, s² = Σ(q − q̄)²/(n − 1). Two ways of doing the same
 thing are compared seed by seed where a seed gives them the same data: the differences d have the 95 % interval
-d̄ ± t·s_d/√n with Student's t on n − 1 degrees of freedom, and differ for certain only if that leaves out 0.
+d̄ ± t·s_d/√n with Student's t on n − 1 degrees of freedom, and differ for certain only if that leaves out 0. A mean lies
+on one side of a threshold for certain only if its interval q̄ ± t·s/√n leaves the threshold out.
 """
 
 from __future__ import annotations
@@ -32,6 +33,14 @@ def with_error(values: Sequence[float] | FloatArray, digits: int = 3) -> str:
     return number(float(mean), digits) + (f" ± {number(float(error), 2)}" if np.isfinite(error) else "")
 
 
+def half_width(values: FloatArray) -> float:
+    """Of the 95 % interval of the mean; NaN for fewer than two seeds."""
+    n = len(values)
+    if n < 2:
+        return float("nan")
+    return float(scipy.stats.t.ppf(0.5 + _CONFIDENCE / 2.0, n - 1)) * float(mean_and_error(values)[1])
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Differences of a quantity, one a seed."""
@@ -46,11 +55,7 @@ class Comparison:
     @property
     def half_width(self) -> float:
         """Of the 95 % interval; NaN for fewer than two seeds."""
-        n = len(self.differences)
-        if n < 2:
-            return float("nan")
-        error = float(mean_and_error(self.differences)[1])
-        return float(scipy.stats.t.ppf(0.5 + _CONFIDENCE / 2.0, n - 1)) * error
+        return half_width(self.differences)
 
     @property
     def sign(self) -> int:

@@ -14,12 +14,17 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DistributedSampler
+
+from flatcore.torch._generators import held_generators
+from flatcore.torch._preflight import of_inputs_alone, version_of
+from flatcore.torch._reduce import Ranks
 
 Forward = Callable[[nn.Module, Any], tuple[Any, Any, Any]]
 _SAMPLED = 256  # entries of a tensor that its fingerprint reads
@@ -28,6 +33,7 @@ _SAME, _SAME_IN_HALF = 1e-3, 0.05
 _PIECES = 1e-4  # and of a batch's loss and the mean over two pieces of it
 _IGNORED = -100  # the target that torch's losses ignore unless told otherwise
 _HINT = "pass forward=, which returns (outputs, targets, weight) with what the batch's mean was divided by"
+_UNEQUAL = f"their means are over different numbers of entries; {_HINT}"
 
 
 class Evaluated(NamedTuple):
@@ -87,7 +93,7 @@ class Batches:
         self._device = device
         self.notes = _padding(data)
         self._known: list[tuple[Any, ...]] | None = None  # fingerprints of the first pass
-        self._tail: tuple[int, ...] | None = None
+        self.tail: tuple[int, ...] | None = None  # the targets' axes after the first, where that matters
 
     def __iter__(self) -> Iterator[Any]:
         """Each batch, on the device; refuses batches that differ from those of the first pass."""
@@ -117,17 +123,26 @@ class Batches:
             outputs, targets, weight = answer
         else:
             outputs, targets, weight = self._plain(model, batch, number)
-        value = float(weight)
+        try:
+            value = float(weight)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(
+                f"forward returned {_told(weight)} as the weight of batch {number}; expected a number, what the "
+                "batch's mean was divided by; its samples where the reduction is 'sum'"
+            ) from None
         if not 0.0 <= value < float("inf"):
             raise ValueError(f"batch {number} has weight {value}; expected a number that is not negative")
         return Evaluated(outputs, targets, value)
 
     def loss(self, evaluated: Evaluated, number: int) -> Tensor:
         """The loss of a batch as a scalar tensor."""
+        tensors = [leaf for leaf in tree_leaves((evaluated.outputs, evaluated.targets)) if isinstance(leaf, Tensor)]
+        before = [version_of(tensor) for tensor in tensors]
         loss = self._loss_fn(evaluated.outputs, evaluated.targets)
+        if before != [version_of(tensor) for tensor in tensors]:
+            raise ValueError("loss_fn changes its outputs or targets in place; expected a loss that leaves them alone")
         if not isinstance(loss, Tensor) or loss.numel() != 1:
-            got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-            raise ValueError(f"loss_fn returned {got}; expected a scalar tensor (reduction='mean' or 'sum')")
+            raise ValueError(f"loss_fn returned {_told(loss)}; expected a scalar tensor (reduction='mean' or 'sum')")
         if not bool(torch.isfinite(loss.detach())):
             raise ValueError(f"the loss of batch {number} is {float(loss.detach())}; expected a finite number")
         return loss.reshape(())
@@ -141,8 +156,9 @@ class Batches:
         once = float(self._loss_fn(z.clone(), targets))
         try:
             twice = float(self._loss_fn(torch.cat([z, z]), torch.cat([targets, targets])))
-        except (RuntimeError, ValueError, IndexError) as error:
-            return f"the loss of a batch taken twice along the first axis failed ({str(error).splitlines()[0]})"
+        except Exception as error:  # of the caller's function, whatever it checks
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            return f"the loss of a batch taken twice along the first axis failed ({said})"
         ratio = 1.0 if once == twice else twice / once if once else float("inf")
         same = _SAME if z.dtype in (torch.float32, torch.float64) else _SAME_IN_HALF
         if once == 0.0 or abs(ratio - (1.0 if self.mean else 2.0)) <= same:
@@ -164,9 +180,14 @@ class Batches:
         if self._forward is not None or self.single or not isinstance(outputs, Tensor) or len(y) < 2:
             return
         z, n, cut = outputs.detach(), len(y), max(1, len(y) // 3)
-        whole, one, two = (
-            float(self._loss_fn(z[part].clone(), y[part])) for part in (slice(None), slice(cut), slice(cut, None))
-        )
+        parts = (slice(None), slice(cut), slice(cut, None))
+        try:
+            whole, one, two = (float(self._loss_fn(z[part].clone(), y[part])) for part in parts)
+        except Exception as error:  # of the caller's function, whatever it checks
+            raise ValueError(
+                f"loss_fn failed on a piece of batch {number} ({type(error).__name__}: {error}); expected a loss of "
+                f"any number of samples, or all data as one batch (a tuple), or {_HINT.removeprefix('pass ')}"
+            ) from error
         expected = (cut * one + (n - cut) * two) / n if self.mean else one + two
         same = _PIECES if z.dtype in (torch.float32, torch.float64) else _SAME_IN_HALF
         if not abs(whole - expected) <= same * max(abs(whole), abs(one), abs(two)):
@@ -190,7 +211,7 @@ class Batches:
         x, y = batch
         if not isinstance(y, Tensor) or y.ndim == 0:
             raise ValueError(f"batch {number} has no tensor of targets; expected (x, y) with the samples along axis 0")
-        outputs = model(x)
+        outputs = of_inputs_alone(model, x, "pass forward=, which says what the model makes of a batch")
         if self.mean:
             self._check_plain_mean(outputs, y, number)
         return outputs, y, float(len(y))
@@ -205,13 +226,32 @@ class Batches:
         if isinstance(outputs, Tensor) and outputs.ndim and len(outputs) != len(y):
             raise ValueError(f"batch {number} has {len(outputs)} outputs for {len(y)} targets; expected as many")
         tail = tuple(y.shape[1:])
-        if self._tail is None or number == 1:
-            self._tail = tail
-        if tail != self._tail:
+        if self.tail is None:
+            self.tail = tail
+        if tail != self.tail:
             raise ValueError(
-                f"batch {number} has targets of shape {tuple(y.shape)} where the first has (…, {self._tail}): their "
-                f"means are over different numbers of entries; {_HINT}"
+                f"batch {number} has targets of shape {tuple(y.shape)} where the first has "
+                f"{_with_any_first(self.tail)}: {_UNEQUAL}"
             )
+
+    def check_ranks(self, ranks: Ranks) -> None:
+        """Refuse targets whose samples have one shape on this rank, and another elsewhere; all ranks must call."""
+        if not ranks.alike(None if self.tail is None else crc32(repr(self.tail).encode())):
+            raise ValueError(
+                f"targets have different shapes on the ranks, here {_with_any_first(self.tail)}: {_UNEQUAL}"
+            )
+
+
+def _told(value: Any) -> str:
+    """What a user's function returned, for a message."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _with_any_first(tail: tuple[int, ...] | None) -> str:
+    """A shape with any number of samples."""
+    return "none" if tail is None else f"({', '.join(['…', *map(str, tail)])})"
 
 
 def _padding(data: Any) -> tuple[str, ...]:
@@ -223,12 +263,19 @@ def _padding(data: Any) -> tuple[str, ...]:
     return (f"the DistributedSampler gives {extra} of {size} samples to two ranks, where they count twice",)
 
 
+def _entries(tensor: Tensor) -> Tensor:
+    """The stored entries in a row."""
+    if tensor.layout != torch.strided:
+        tensor = tensor._values() if tensor.layout == torch.sparse_coo else tensor.values()
+    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).reshape(-1)
+
+
 def _fingerprint(batch: Any) -> tuple[Any, ...]:
     """Shapes, types and some entries of a batch's tensors."""
     found = []
     for leaf in tree_leaves(batch):
         if isinstance(leaf, Tensor):
-            flat = leaf.detach().reshape(-1)
+            flat = _entries(leaf.detach())
             some = flat[:: max(1, len(flat) // _SAMPLED)].double() if len(flat) else flat.double()
             found.append((tuple(leaf.shape), leaf.dtype, float(torch.nan_to_num(some).sum())))
     return tuple(found)
@@ -236,12 +283,11 @@ def _fingerprint(batch: Any) -> tuple[Any, ...]:
 
 @contextmanager
 def quiet(source: Any, devices: Sequence[int], seed: int | None) -> Iterator[None]:
-    """All random generators as they were afterwards: torch's, Python's, NumPy's and those of a DataLoader.
+    """All random generators as they were afterwards: torch's, Python's, NumPy's and a DataLoader's and its data set's.
 
     With a seed, they all begin from it inside.
     """
-    generators = _generators(source)
-    saved = [generator.get_state() for generator in generators]
+    generators = held_generators(source)
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=devices):
         try:
@@ -252,21 +298,13 @@ def quiet(source: Any, devices: Sequence[int], seed: int | None) -> Iterator[Non
                 random.seed(seed)
                 np.random.seed(seed % 2**32)  # noqa: NPY002
                 for generator in generators:
-                    generator.manual_seed(seed)
+                    generator.reseed(seed)
             yield
         finally:
             random.setstate(python)
             np.random.set_state(legacy)  # noqa: NPY002
-            for generator, state in zip(generators, saved, strict=True):
-                generator.set_state(state)
-
-
-def _generators(source: Any) -> list[torch.Generator]:
-    """Generators of a loader and its samplers, each once."""
-    owners = [source, *(getattr(source, name, None) for name in ("sampler", "batch_sampler"))]
-    owners.append(getattr(owners[-1], "sampler", None))
-    found = {id(g): g for owner in owners if isinstance(g := getattr(owner, "generator", None), torch.Generator)}
-    return list(found.values())
+            for generator in generators:
+                generator.restore(generator.state)
 
 
 def cuda_devices(device: torch.device) -> list[int]:

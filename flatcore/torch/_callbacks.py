@@ -9,8 +9,13 @@ from typing import Any, Protocol
 class Monitor(Protocol):
     """What a callback calls."""
 
+    every: int
+
     def step(self, step: int | None = None, optimizer: Any = None) -> Any:
         """The training has made so many steps."""
+
+    def measure(self, step: int | None = None, optimizer: Any = None) -> Any:
+        """Measure after so many steps."""
 
 
 def lightning_callback(monitor: Monitor) -> Any:
@@ -25,7 +30,10 @@ def lightning_callback(monitor: Monitor) -> Any:
     base = _imported(("lightning.pytorch", "pytorch_lightning"), "Callback", "lightning")
 
     class FlatnessCallback(base):  # type: ignore[misc, valid-type]
-        """Steps with accumulated gradients count once."""
+        """Steps with accumulated gradients count once, those of several optimizers each.
+
+        Of several optimizers none gives the limit, unless the monitor was told one.
+        """
 
         seen = 0
 
@@ -33,10 +41,9 @@ def lightning_callback(monitor: Monitor) -> Any:
             self.seen = trainer.global_step
 
         def on_train_batch_end(self, trainer: Any, *_: Any, **__: Any) -> None:
-            if trainer.global_step == self.seen:
-                return
-            self.seen = trainer.global_step
-            monitor.step(trainer.global_step, trainer.optimizers[0] if trainer.optimizers else None)
+            before, self.seen = self.seen, trainer.global_step
+            if self.seen // monitor.every > before // monitor.every:  # several optimizers may step past it
+                monitor.measure(self.seen, trainer.optimizers[0] if len(trainer.optimizers) == 1 else None)
 
     return FlatnessCallback()
 

@@ -6,8 +6,9 @@ For consecutive layers W_j (d, ·) and W_{j+1} (·, d):
                random directions in R^d,
     balance    ‖W_{j+1}ᵀW_{j+1} − W_jW_jᵀ − b_jb_jᵀ‖_F / (‖W_{j+1}ᵀW_{j+1}‖² + ‖W_jW_jᵀ + b_jb_jᵀ‖²)^{1/2}.
 
-Layers are consecutive where they were registered one after the other with matching widths. Singular vectors are sought
-from the last measurement's on, to 1e-2·σ_1: overlaps are read beside a chance level, not to many digits.
+Layers are consecutive where they were registered one after the other with matching widths, and their names do not say
+that they lie side by side in attention or a gated MLP. Singular vectors are sought from the last measurement's on, to
+1e-2·σ_1: overlaps are read beside a chance level, not to many digits.
 
 cost    top-k SVDs of all layers, some passes over the weights each; 2d²(d_in + d_out) flops a pair for the balance.
 source  docs/theory.md, "Metrics".
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from flatcore._checks import FloatArray, as_float_array
 from flatcore.linear import LinearChain
 from flatcore.results import SvdResult
 from flatcore.spectral import top_svd
+from flatcore.torch._forms import apart
 from flatcore.weights import balance_of, overlap_chance
 
 _TOL = 1e-2
@@ -57,30 +60,34 @@ class ConsecutiveLayers:
     """
 
     def __init__(self, model: nn.Module, k: int, seed: int) -> None:
-        self._layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-        self._k, self._seed = k, seed
-        self._right: dict[int, FloatArray] = {}
+        self._model, self._k, self._seed = model, k, seed
+        self._right: WeakKeyDictionary[nn.Linear, FloatArray] = WeakKeyDictionary()
 
     def measure(self) -> tuple[float, float]:
         """Largest ratio of an overlap to chance, and largest relative gap, over the pairs; NaN where there is none."""
-        pairs = [(a, b) for a, b in itertools.pairwise(self._layers) if a.out_features == b.in_features]
-        wanted = {id(layer): layer for pair in pairs for layer in pair}
-        weights = {key: _host("weight", layer.weight, 2) for key, layer in wanted.items()}
-        tops = {key: self._top(key, W) for key, W in weights.items()}
+        layers = {name: module for name, module in self._model.named_modules() if isinstance(module, nn.Linear)}
+        shapes = {name: (layer.out_features, layer.in_features) for name, layer in layers.items()}
+        pairs = [
+            (a, b)
+            for (lower, a), (upper, b) in itertools.pairwise(layers.items())
+            if a.out_features == b.in_features and not apart(lower, upper, shapes)
+        ]
+        weights = {layer: _host("weight", layer.weight, 2) for pair in pairs for layer in pair}
+        tops = {layer: self._top(layer, W) for layer, W in weights.items()}
         coupling, balance = math.nan, math.nan
         for a, b in pairs:
-            overlaps = np.abs(tops[id(b)].Vt.astype(float) @ tops[id(a)].U.astype(float))
+            overlaps = np.abs(tops[b].Vt.astype(float) @ tops[a].U.astype(float))
             ratio = float(overlaps.max()) / overlap_chance(a.out_features, overlaps.size)
             bias = None if a.bias is None else _host("bias", a.bias, 1)
-            chain = LinearChain([weights[id(a)], weights[id(b)]], [bias, None])
+            chain = LinearChain([weights[a], weights[b]], [bias, None])
             gap = float(balance_of(chain.core).relative_gap[0])
             coupling, balance = np.fmax(coupling, ratio), np.fmax(balance, gap)
         return float(coupling), float(balance)
 
-    def _top(self, key: int, W: FloatArray) -> SvdResult:
-        result = top_svd(W, min(self._k, *W.shape), tol=_TOL, seed=self._seed, v0=self._right.get(key))
+    def _top(self, layer: nn.Linear, W: FloatArray) -> SvdResult:
+        result = top_svd(W, min(self._k, *W.shape), tol=_TOL, seed=self._seed, v0=self._right.get(layer))
         assert isinstance(result, SvdResult)
-        self._right[key] = result.Vt.T
+        self._right[layer] = result.Vt.T
         return result
 
 

@@ -68,14 +68,18 @@ class OutputGraph:
         self._params, self._outputs, self._M = params, outputs, M
         self.gradient, self.unused = _loss_gradient(loss, params)
         self._u = torch.zeros_like(outputs, requires_grad=True)
-        with linear_in_cotangents():
-            pulled = _gradient([outputs], params, [self._u], create_graph=True)
+        pulled: list[Tensor] = []
+        if outputs.requires_grad:
+            with linear_in_cotangents():
+                pulled = _gradient([outputs], params, [self._u], create_graph=True)
         self._moving = [i for i, g in enumerate(pulled) if g.requires_grad]
         self._pulled = [pulled[i] for i in self._moving]
         check_differentiable([outputs, *self._pulled])
 
     def product(self, v: Blocks, *, batched: bool = False) -> list[Tensor]:
         """JᵀMJ v in blocks shaped like the parameters, with a first axis of vectors where `batched`."""
+        if not self._moving:
+            return [torch.zeros_like(block) for block in v]
         pushed = _gradient(self._pulled, [self._u], [v[i] for i in self._moving], batched=batched)[0]
         image = torch.stack([self._M(row) for row in pushed]) if batched else self._M(pushed)
         return _gradient([self._outputs], self._params, [image], batched=batched)
@@ -103,10 +107,12 @@ def linearised(
         )
     loss = loss_of(evaluated)
     leaf = outputs.detach().requires_grad_()
+    at_leaf = loss_of(evaluated._replace(outputs=leaf))
+    _check_through_outputs(at_leaf, params, curvature)
     if curvature == "ggn":
-        M = _loss_hessian(loss_of(evaluated._replace(outputs=leaf)), leaf)
+        M = _loss_hessian(at_leaf, leaf)
     elif curvature == "fisher_empirical":
-        (s,) = torch.autograd.grad(loss_of(evaluated._replace(outputs=leaf)), leaf)
+        (s,) = torch.autograd.grad(at_leaf, leaf)
         M = _outer(s, range(1, s.ndim), evaluated.weight if mean else 1.0)
     else:
         M = sampled_fisher(loss_fn, leaf.detach(), evaluated.targets, mean, seed)
@@ -146,6 +152,15 @@ def _loss_gradient(loss: Tensor, params: Blocks, *, create_graph: bool = False) 
     return [torch.zeros_like(p) if g is None else g for g, p in zip(found, params, strict=True)], unused
 
 
+def _check_through_outputs(loss: Tensor, params: Blocks, curvature: str) -> None:
+    """Refuse a loss, taken at detached outputs, that still depends on parameters."""
+    if loss.requires_grad and len(_loss_gradient(loss, params)[1]) < len(params):
+        raise ValueError(
+            f"the loss depends on parameters by its targets, or by itself (a penalty on weights?); "
+            f"curvature={curvature!r} expected the outputs alone: detach the targets, or use 'hessian'"
+        )
+
+
 def _loss_hessian(loss: Tensor, leaf: Tensor) -> Callable[[Tensor], Tensor]:
     """U ↦ ∇²_z L u."""
     (g,) = torch.autograd.grad(loss, leaf, create_graph=True)
@@ -165,14 +180,14 @@ def _outer(s: Tensor, axes: Sequence[int], factor: float) -> Callable[[Tensor], 
 def sampled_fisher(loss_fn: Any, z: Tensor, targets: Any, mean: bool, seed: int) -> Callable[[Tensor], Tensor]:
     """M of fisher_mc, one label a sample."""
     generator = torch.Generator(device=z.device).manual_seed(seed)
-    if isinstance(loss_fn, nn.CrossEntropyLoss) or loss_fn is functional.cross_entropy:
+    if type(loss_fn) is nn.CrossEntropyLoss or loss_fn is functional.cross_entropy:
         return _categorical(loss_fn, z, targets, mean, generator)
     axes = range(1, z.ndim)
     factor = 1.0 / z.numel() if mean else 1.0
-    if isinstance(loss_fn, nn.MSELoss) or loss_fn is functional.mse_loss:
+    if type(loss_fn) is nn.MSELoss or loss_fn is functional.mse_loss:
         s = torch.randn(z.shape, generator=generator, dtype=z.dtype, device=z.device)
         return _outer(s, axes, 2.0 * factor)
-    if isinstance(loss_fn, nn.BCEWithLogitsLoss) or loss_fn is functional.binary_cross_entropy_with_logits:
+    if type(loss_fn) is nn.BCEWithLogitsLoss or loss_fn is functional.binary_cross_entropy_with_logits:
         if getattr(loss_fn, "weight", None) is not None or getattr(loss_fn, "pos_weight", None) is not None:
             raise ValueError("loss_fn weighs its entries; curvature='fisher_mc' expected none (use 'ggn')")
         p = z.sigmoid()

@@ -58,7 +58,7 @@ def read_state_dict(path: Path) -> NamedArrays:
         raise ValueError(f"{place} is {'a directory' if place.is_dir() else 'no regular file'}; {_SAFE}")
     state, notes = _state_dict(place, _loaded(place))
     names = [str(name) for name in state]
-    for prefix in _PREFIXES:
+    for prefix in _PREFIXES * 2:  # either may be outside
         if names and all(name.startswith(prefix) for name in names):
             state = {str(name).removeprefix(prefix): value for name, value in state.items()}
             names = list(state)

@@ -141,6 +141,7 @@ class Graphs:
         gradient = torch.zeros(self._params.total, dtype=self._params.torch_dtype, device=self._params.device)
         with self._ranks.together("setting up the Hessian"), self._quiet(), without_hooks(self._model):
             value = self._passed(budget, gradient, used)
+        self._batches.check_ranks(self._ranks)
         mean, own = self._batches.mean, sum(batch.weight for batch in self.kept)
         rebuilt = sum(batch.weight for batch in self.kept if batch.graph is None)
         self.samples, value, rebuilt, self.flops = self._ranks.sums(own, value, rebuilt, self.flops)

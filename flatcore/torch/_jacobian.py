@@ -20,7 +20,7 @@ Source: docs/theory.md, 5 and 6.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -34,7 +34,7 @@ from flatcore._checks import FloatArray, check_count
 from flatcore.results import JacobianPath, read_only
 from flatcore.spectral import eigsh
 from flatcore.torch._layer_graph import DTYPES, Graph, Normal, Product, recorded
-from flatcore.torch._preflight import check_modules, first_look
+from flatcore.torch._preflight import check_modules, first_look, of_inputs_alone
 from flatcore.torch._twice import explained
 from flatcore.torch._weights import quiet_parametrizations
 from flatcore.torch._wrappers import unwrapped
@@ -201,7 +201,8 @@ def _check_batch_statistics(network: nn.Module) -> None:
 def _check_first_pass(network: nn.Module, x: Tensor) -> None:
     """Refuse a model that draws random numbers or changes its buffers, which get their values back."""
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        first_look(network, lambda: network(x.clone()), x.device)
+        hint = "expected a model of one tensor: wrap it in a module that fills in the rest"
+        first_look(network, lambda: of_inputs_alone(network, x.clone(), hint), x.device)
 
 
 def _check_inputs(network: nn.Module, inputs: Any) -> None:
@@ -225,10 +226,10 @@ def _check_inputs(network: nn.Module, inputs: Any) -> None:
 
 
 def _checked_layers(network: nn.Module, layers: Sequence[str] | None) -> list[str]:
-    modules = dict(network.named_modules())
+    modules = dict(network.named_modules(remove_duplicate=False))
     if layers is None:
         if isinstance(network, nn.Sequential) and len(network):
-            return _children(network)
+            return _without_shared(modules, _children(network))
         candidates = [name for name in modules if name]
         listed = ", ".join(candidates[:24]) + (", …" if len(candidates) > 24 else "")
         raise ValueError(
@@ -242,6 +243,19 @@ def _checked_layers(network: nn.Module, layers: Sequence[str] | None) -> list[st
             raise ValueError(f"layers names {name!r}, which the model has not; expected names out of {listed}")
         if names.count(name) > 1:
             raise ValueError(f"layers names {name!r} twice")
+    return _without_shared(modules, names)
+
+
+def _without_shared(modules: Mapping[str, nn.Module], names: list[str]) -> list[str]:
+    """The names, unless two of them are one module."""
+    first: dict[nn.Module, str] = {}
+    for name in names:
+        module = modules[name]
+        if (other := first.setdefault(module, name)) != name:
+            raise ValueError(
+                f"layers {other} and {name} are one module ({type(module).__name__}), which runs more than once; "
+                "expected a module of its own for each layer"
+            )
     return names
 
 
@@ -265,6 +279,7 @@ def _record(found: Sequence[_Found], seed: int) -> JacobianPath:
     gains, couplings = np.stack([f.gains for f in found]), np.stack([f.couplings for f in found])
     depth, converged = gains.shape[1], np.stack([f.converged for f in found])
     zero, missed = int((sigma[:, 0] == 0.0).sum()), int((~converged).sum())
+    dtype = found[0].left.dtype
     status = f"{missed} triplets did not converge: raise tol" if missed else "converged"
     return JacobianPath(
         layers=found[0].names,
@@ -280,7 +295,7 @@ def _record(found: Sequence[_Found], seed: int) -> JacobianPath:
         mean_coupling_residuals=read_only(couplings.mean(axis=0)),
         products=sum(f.products for f in found),
         seed=seed,
-        status=status + (f"; at {zero} inputs the Jacobian is zero: no path" if zero else ""),
+        status=status + (f"; at {zero} inputs σ is 0, or too small for {dtype}: no path" if zero else ""),
         left=read_only(np.stack([f.left for f in found])),
         right=read_only(np.stack([f.right for f in found])),
     )

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from flatcore._checks import FloatArray
 from flatcore.torch._twice import check_differentiable, second_derivatives
+from flatcore.torch._wrappers import without_hooks
 
 OUTPUT = "(output)"  # the part of the network above the last layer named
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
@@ -112,6 +113,7 @@ def recorded(network: nn.Module, x: Tensor, cuts: Sequence[str]) -> Iterator[Gra
     """The graph of one input, with the outputs of the layers in the order in which they ran.
 
     Each layer passes on a copy of its output, so that an operator that works in place above leaves the output alone.
+    Hooks on gradients do not run: they may change them, and see no training step.
     """
     met: list[tuple[str, Tensor]] = []
     passed: list[Tensor] = []
@@ -131,7 +133,7 @@ def recorded(network: nn.Module, x: Tensor, cuts: Sequence[str]) -> Iterator[Gra
 
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         plain = network(x.clone())
-    with second_derivatives(network):
+    with second_derivatives(network), without_hooks(network):
         start = x.detach().clone().requires_grad_(True)
         handles = [network.get_submodule(name).register_forward_hook(hook_of(name)) for name in cuts]
         try:

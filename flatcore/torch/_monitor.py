@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -36,6 +37,7 @@ from flatcore.torch._wrappers import unwrapped
 
 Row = dict[str, Any]
 _NOISE_PRODUCTS = 4  # that measuring `Hessian.noise_floor` takes
+_NO_FAULT = (ValueError, ArithmeticError, MemoryError, torch.OutOfMemoryError)  # for which no training should end
 
 
 class FlatnessMonitor:
@@ -44,8 +46,8 @@ class FlatnessMonitor:
     Parameters
     ----------
     model, loss_fn, data, forward, params, reduction, memory, group
-        Of :class:`flatcore.torch.Hessian`. The data are the monitor's own: a fixed batch, or a loader that training
-        does not iterate (two iterations of one loader share its workers). Measured in evaluation mode.
+        Of :class:`flatcore.torch.Hessian`. The data are the monitor's own, a fixed batch or a loader. Measured in
+        evaluation mode.
     every
         Steps from one measurement to the next.
     k
@@ -63,7 +65,8 @@ class FlatnessMonitor:
     coupling
         Singular vectors a layer for coupling and balance of consecutive Linear layers; 0 leaves both out.
     csv
-        A file to append rows to; one with the same columns is continued.
+        A file to append rows to. One with the same columns is continued: its rows from the first step that is written
+        on go, as a training that was resumed from a checkpoint makes these steps again.
     tensorboard
         A folder, or a ``SummaryWriter``.
     seed
@@ -148,7 +151,7 @@ class FlatnessMonitor:
         self._optimizer = optimizer
         self._layers = ConsecutiveLayers(self._model, vectors, seed) if vectors else None
         self._follower = self._new_follower()
-        self._parameters = 0  # of the last measurement
+        self._measuring: Any = None  # what the last measurement's vectors belong to
         self._since = 0  # measurements since the last certified one
         self._step = 0
         self.rows: list[Row] = []
@@ -199,7 +202,7 @@ class FlatnessMonitor:
                 row = self._measured(number, self._optimizer if optimizer is None else optimizer)
         except BaseException as error:
             self._follower = self._new_follower()  # it may have been interrupted half-way
-            if not self.rows or not isinstance(error, (ValueError, ArithmeticError, MemoryError)):
+            if not self.rows or not isinstance(error, _NO_FAULT):
                 raise
             row = self._not_measured(number, error)
         row["seconds"] = time.perf_counter() - begin
@@ -213,7 +216,7 @@ class FlatnessMonitor:
         """A row of NaN that says why: a training that diverges, or changes its model, goes on all the same."""
         warnings.warn(f"step {number} was not measured: {error}", stacklevel=4)
         row: Row = dict.fromkeys(self.columns, math.nan)
-        return row | {"step": number, "status": f"not measured: {error}", "products": 0}
+        return row | {"step": number, "status": f"not measured: {' '.join(str(error).split())}", "products": 0}
 
     def _write(self) -> None:
         """Write the rows that have not been written; what fails is tried again with the next one."""
@@ -251,8 +254,9 @@ class FlatnessMonitor:
 
     def _measured(self, step: int, optimizer: Any) -> Row:
         H = Hessian(self._model, self._loss_fn, self._data, **self._options)
-        if H.shape[0] != self._parameters:  # the first measurement, or a layer was frozen or let go
-            self._follower, self._parameters = self._new_follower(), H.shape[0]
+        measuring = (H.names, [p.shape for p in H.parameters], H.dtype, H.device)
+        if measuring != self._measuring:  # the first measurement, a layer frozen or let go, a model that was moved
+            self._follower, self._measuring = self._new_follower(), measuring
         if self._k > H.shape[0]:
             raise ValueError(f"k is {self._k}; expected at most {H.shape[0]}, the number of parameters")
         values, residual, status, followed, products = self._eigenvalues(H)
@@ -260,7 +264,7 @@ class FlatnessMonitor:
         row: Row = {"step": step, "loss": H.value, "sharpness": float(values[0])}
         row |= {f"sharpness_{i + 1}": float(values[i]) for i in range(1, self._k)}
         row |= {"residual": residual, "status": status, "followed": followed}
-        row |= {"limit": limit, "ratio": float(values[0]) / limit, "products": products}
+        row |= {"limit": limit, "ratio": float(values[0]) / limit if limit > 0.0 else math.nan, "products": products}
         if self._layers is not None:
             row["coupling"], row["balance"] = self._layers.measure()
         return row

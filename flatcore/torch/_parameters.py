@@ -61,7 +61,8 @@ class ParameterSet:
         left = [name for name in self.frozen if name not in self.names]
         places: dict[int, list[str]] = {}
         for name, p in zip(self.names, self.tensors, strict=True):
-            places.setdefault(p.untyped_storage().data_ptr(), []).append(name)
+            if p.numel():  # empty ones have no place
+                places.setdefault(p.untyped_storage().data_ptr(), []).append(name)
         shared = [f"{shown(names)} share memory and count one by one" for names in places.values() if len(names) > 1]
         return (*tied, *shared, *([f"frozen and left out: {shown(left)}"] if left else []))
 
@@ -71,9 +72,7 @@ class ParameterSet:
 
     def split(self, rows: Tensor) -> list[Tensor]:
         """Blocks (…, *shape) of vectors (…, P), in each parameter's precision."""
-        lead = rows.shape[:-1]
-        parts = torch.split(rows, list(self.sizes), dim=-1)
-        return [part.reshape(*lead, *p.shape).to(p.dtype) for part, p in zip(parts, self.tensors, strict=True)]
+        return [part.to(p.dtype) for part, p in zip(self._parts(rows), self.tensors, strict=True)]
 
     def flat(self, blocks: Sequence[Tensor], lead: tuple[int, ...] = ()) -> Tensor:
         """Vectors (*lead, P) of blocks (*lead, *shape)."""
@@ -89,16 +88,21 @@ class ParameterSet:
             if not isinstance(block, Tensor) or tuple(block.shape) != expected:
                 got = f"shape {tuple(block.shape)}" if isinstance(block, Tensor) else f"a {type(block).__name__}"
                 raise ValueError(f"v[{name!r}] has {got}; expected a tensor of shape {expected}")
+            if block.is_complex():
+                raise ValueError(f"v[{name!r}] is complex ({block.dtype}); expected real numbers")
             rows.append((block if k is None else block.movedim(-1, 0)).to(self.device))
         return self.flat(rows, () if k is None else (k,))
 
     def to_blocks(self, rows: Tensor, like: Mapping[str, Tensor] | Sequence[Tensor]) -> Any:
         """The inverse of :meth:`from_blocks`, as a dictionary or a list."""
-        blocks = self.split(rows)
+        blocks = self._parts(rows)
         if rows.ndim == 2:
             blocks = [block.movedim(0, -1) for block in blocks]
         given = self._ordered(like)
-        blocks = [block.to(g.device, g.dtype) for block, g in zip(blocks, given, strict=True)]
+        blocks = [
+            block.to(g.device, g.dtype if g.is_floating_point() else torch.float64)
+            for block, g in zip(blocks, given, strict=True)
+        ]
         return dict(zip(self.names, blocks, strict=True)) if isinstance(like, Mapping) else blocks
 
     def layers(self) -> dict[str, tuple[str, ...]]:
@@ -109,6 +113,10 @@ class ParameterSet:
             owner = parametrized if ".parametrizations." in f".{name}" else f".{name}".rpartition(".")[0]
             found.setdefault(owner.removeprefix("."), []).append(name)
         return {layer: tuple(names) for layer, names in found.items()}
+
+    def _parts(self, rows: Tensor) -> list[Tensor]:
+        parts = torch.split(rows, list(self.sizes), dim=-1)
+        return [part.reshape(*rows.shape[:-1], *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def _ordered(self, value: Mapping[str, Tensor] | Sequence[Tensor]) -> list[Tensor]:
         if not isinstance(value, Mapping):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -24,23 +27,24 @@ _SAMPLED = 64  # entries of a parameter that are read to see whether it changed
 
 def check_modules(model: nn.Module) -> None:
     """Refuse modules that draw random numbers, update statistics, or change their weights while they compute."""
-    random, statistics, renormed, sparse = [], [], [], []
+    dropping, statistics, renormed, sparse, rescaled = [], [], [], [], []
     for name, module in model.named_modules():
         label = f"{name or 'the model'} ({type(module).__name__})"
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             renormed += [label] * (module.max_norm is not None)
             sparse += [label] * module.sparse
+            rescaled += [label] * module.scale_grad_by_freq
         if not module.training:
             continue
         dropped = module.p if isinstance(module, _DropoutNd) else 0.0
         if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
             dropped = module.dropout
         if dropped > 0.0:
-            random.append(label)
+            dropping.append(label)
         elif isinstance(module, _NormBase) and module.track_running_stats:
             statistics.append(label)
-    if random:
-        raise ValueError(f"dropout is active in {shown(random)}: outputs are random; call model.eval() first")
+    if dropping:
+        raise ValueError(f"dropout is active in {shown(dropping)}: outputs are random; call model.eval() first")
     if statistics:
         raise ValueError(
             f"{shown(statistics)} would update running statistics with every pass; call model.eval() first"
@@ -49,6 +53,27 @@ def check_modules(model: nn.Module) -> None:
         raise ValueError(f"{shown(renormed)} shortens its rows in every pass (max_norm); set max_norm to None")
     if sparse:
         raise ValueError(f"{shown(sparse)} has sparse gradients; set sparse to False")
+    if rescaled:
+        raise ValueError(
+            f"{shown(rescaled)} has gradients that are not those of the loss; set scale_grad_by_freq to False"
+        )
+
+
+def of_inputs_alone(model: nn.Module, inputs: Any, hint: str) -> Any:
+    """What the model makes of its inputs; says so where its forward pass needs another argument."""
+    try:
+        return model(inputs)
+    except TypeError as error:
+        try:
+            inspect.signature(model.forward).bind(inputs)
+        except TypeError as missing:
+            raise ValueError(f"the model cannot be called with the inputs alone ({missing}); {hint}") from error
+        raise
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often torch has seen a tensor change in place; 0 for those of inference mode, which are not counted."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 class Snapshot:
@@ -75,20 +100,20 @@ class Snapshot:
     def _taken(self) -> dict[str, tuple[Any, ...]]:
         tensors = dict(self._model.named_parameters()) | dict(self._model.named_buffers())
         values = {name: t.detach() for name, t in tensors.items()}
-        some = [_some(v) for v in values.values() if v.device.type == "cpu" and not v.is_complex() and v.numel()]
-        sums = iter(torch.stack(some).tolist() if some else [])
+        read = {name: v for name, v in values.items() if v.device.type == "cpu" and _is_plain(v) and v.numel()}
+        sums = torch.stack([_some(v) for v in read.values()]).tolist() if read else []
+        some = {name: x.hex() for name, x in zip(read, sums, strict=True)}  # as text NaN is what it was
         return {
-            name: (
-                0 if v.is_inference() else v._version,
-                v.data_ptr(),
-                v.dtype,
-                next(sums) if v.device.type == "cpu" and not v.is_complex() and v.numel() else 0.0,
-            )
+            name: (version_of(v), v.data_ptr() if v.layout == torch.strided else 0, v.dtype, some.get(name))
             for name, v in values.items()
         }
 
     def _training(self) -> dict[str, bool]:
         return {name: module.training for name, module in self._model.named_modules()}
+
+
+def _is_plain(value: Tensor) -> bool:
+    return value.layout == torch.strided and not value.is_complex()
 
 
 def _some(value: Tensor) -> Tensor:
@@ -104,7 +129,7 @@ def first_look(model: nn.Module, run: Callable[[], Seen], device: torch.device) 
     Refuses a pass that draws random numbers or changes parameters or buffers; the buffers get their values back.
     """
     before, kept = Snapshot(model), _Buffers(model)
-    random = _random_state(device)
+    state = _random_state(device)
     counter = FlopCounterMode(display=False)
     try:
         with counter:
@@ -114,7 +139,7 @@ def first_look(model: nn.Module, run: Callable[[], Seen], device: torch.device) 
         if "_will_engine_execute_node" not in str(error):  # torch's counter and a model that differentiates in forward
             raise
         counter, seen = FlopCounterMode(display=False), run()
-    drawn = any(not torch.equal(a, b) for a, b in zip(random, _random_state(device), strict=True))
+    drawn = state != _random_state(device)
     changed = sorted({*before.changed(), *kept.replaced()})
     kept.restore()
     if drawn:
@@ -134,7 +159,7 @@ class _Buffers:
 
     def __init__(self, model: nn.Module) -> None:
         self._held = [
-            (f"{path}.{name}".lstrip("."), module, name, buffer, buffer.detach().clone(), buffer._version)
+            (f"{path}.{name}".lstrip("."), module, name, buffer, buffer.detach().clone(), version_of(buffer))
             for path, module in model.named_modules()
             for name, buffer in module.named_buffers(recurse=False)
         ]
@@ -147,14 +172,16 @@ class _Buffers:
         """The same tensors with the same values again."""
         for _, module, name, buffer, value, version in self._held:
             module._buffers[name] = buffer
-            if buffer._version != version:
+            if version_of(buffer) != version:
                 with torch.no_grad():
                     buffer.copy_(value)
 
 
-def _random_state(device: torch.device) -> list[Tensor]:
-    """States of the generators that a pass on the device may draw from."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+def _random_state(device: torch.device) -> tuple[Any, ...]:
+    """States of the generators that a pass on the device may draw from: torch's, Python's and NumPy's."""
+    states = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+    legacy = tuple(np.asarray(part).tobytes() for part in np.random.get_state())  # noqa: NPY002
+    return (*(bytes(state.numpy()) for state in states), random.getstate(), legacy)
 
 
 def check_same(first: Tensor, second: Tensor, what: str) -> None:
@@ -179,6 +206,8 @@ class Saved:
 
     def pack(self, tensor: Tensor) -> tuple[Tensor, int]:
         """Count a tensor that is being saved. Its graph stays out of the pair, which would be a cycle for ever."""
+        if tensor.layout != torch.strided:  # without a storage: of the data, mostly, and not worth a count
+            return tensor.detach(), tensor._version
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self.known:
             self.known.add(storage.data_ptr())

@@ -58,7 +58,7 @@ def matrix(name: str, module: nn.Module) -> Matrix:
     name, layer = _base(name, module)
     if not is_layer(layer):
         raise UnreadError(f"{name} is a {type(layer).__name__}; expected a Linear layer")
-    if is_parametrized(layer):
+    if is_parametrized(layer) or "weight" not in layer._parameters:  # hooks (weight_norm, pruning) compute it too
         raise UnreadError(f"{name} is parametrized, so its weight is no parameter")
     weight = _weight(layer)
     if weight.ndim != 2 or not weight.is_floating_point():

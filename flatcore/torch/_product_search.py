@@ -18,6 +18,7 @@ from flatcore.linear import LinearChain
 from flatcore.results import Record
 from flatcore.torch._chain import chain_of_tensors, join
 from flatcore.torch._device_chain import DeviceChain
+from flatcore.torch._forms import SEPARATE, Shape, gated
 from flatcore.torch._product_matrices import (
     Matrix,
     UnreadError,
@@ -33,12 +34,6 @@ from flatcore.torch._product_matrices import (
 )
 
 _LORA = (("lora_A", "lora_B"), ("lora_a", "lora_b"))
-_SEPARATE = (  # names of queries, keys, values and, in the same module, the output
-    ("q_proj", "k_proj", "v_proj", ("o_proj", "out_proj")),
-    ("q_lin", "k_lin", "v_lin", ("out_lin",)),
-    ("q", "k", "v", ("o",)),
-    ("wq", "wk", "wv", ("wo",)),
-)
 _FUSED = (("c_attn", "c_proj"), ("qkv", "proj"))  # queries, keys and values stacked in that order; the output
 
 
@@ -148,7 +143,7 @@ class Search:
         self._add_heads(name, (q, k, v, out), module.num_heads, module.num_heads)
 
     def _separate(self, name: str, module: nn.Module) -> None:
-        for *inputs, outputs in _SEPARATE:
+        for *inputs, outputs in SEPARATE:
             out = next((part for part in outputs if has_layer(module, part)), None)
             if out is not None and all(has_layer(module, str(part)) for part in inputs):
                 names = [join(name, str(part)) for part in (*inputs, out)]
@@ -204,8 +199,9 @@ class Search:
     def take_as_linear(self, entry: str | nn.Module) -> None:
         """Add runs of consecutive free layers of the modules that `entry` means."""
         found = 0
+        shapes = {name: host_shape(layer) or () for name, layer in self.layers()}
         for name, layers in self._groups(entry).items():
-            for run in _runs([self._readable(layer) for layer in layers]):
+            for run in _runs([self._readable(layer) for layer in _in_order(layers, shapes)]):
                 found += 1
                 self._add(f"{name or 'model'} linear {_last(run[0])}–{_last(run[-1])}", "linear", name, None, run)
         if not found:
@@ -268,6 +264,19 @@ def _means(entry: Any, name: str, module: nn.Module) -> bool:
 
 def _below(layer: str, name: str) -> bool:
     return layer.startswith(f"{name}.")
+
+
+def _in_order(layers: list[str], shapes: dict[str, Shape]) -> list[str]:
+    """Layers in the order of registration, but those of a gated MLP as (up, down), or (gate, down) without up."""
+    ordered = list(layers)
+    for parent in {name.rpartition(".")[0]: None for name in layers}:
+        gate, up, down = gated(parent, shapes) or ("", "", "")
+        inside = [name for name in ordered if name in (gate, up, down)]
+        if inside:
+            first = ordered.index(inside[0])
+            ordered = [name for name in ordered if name not in inside]
+            ordered[first:first] = [name for name in (up if up in inside else gate, down) if name in inside]
+    return ordered
 
 
 def _last(matrix: Matrix) -> str:

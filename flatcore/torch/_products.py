@@ -87,7 +87,8 @@ def products(model: nn.Module, *, linear: str | nn.Module | Sequence[str | nn.Mo
         value with output.dense; lora_A with lora_B (peft's per adapter, loralib's parameters).
     linear
         Names of modules, regular expressions that match whole names, or modules: their consecutive Linear layers, in
-        order of registration and as far as widths match, count as a product although a nonlinearity lies between.
+        order of registration and as far as widths match, count as a product although a nonlinearity lies between. Of
+        gated MLPs (gate_proj, up_proj, down_proj; wi_0, wi_1, wo; w1, w3, w2) up and down do, without the gate.
 
     Returns
     -------

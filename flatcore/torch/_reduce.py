@@ -60,6 +60,16 @@ class Ranks:
         dist.all_reduce(lowest, op=dist.ReduceOp.MIN, group=self._group)
         return None if int(lowest) < 0 else int(lowest)
 
+    def alike(self, number: int | None) -> bool:
+        """Whether all ranks that have a number have the same."""
+        if self.size == 1:
+            return True
+        none = torch.iinfo(torch.int64).min
+        ends = torch.tensor([none, none] if number is None else [number, -number], device=self._device)
+        dist.all_reduce(ends, op=dist.ReduceOp.MAX, group=self._group)
+        highest, lowest = int(ends[0]), -int(ends[1])
+        return highest <= lowest
+
     def check_same(self, what: str, rows: Tensor) -> None:
         """Refuse vectors that differ between ranks: the sum of their products would belong to neither."""
         if self.size == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 class CsvRows:
     """Rows appended to a file one by one; a row that could not be written whole leaves nothing of itself.
 
-    A file that is there is continued; a last line without an end, left by a run that was killed, is dropped.
+    A file that is there is continued; a last line without an end, left by a run that was killed, is dropped. So are,
+    when the first row is written, the rows from its step on: a resumed training makes them again.
 
     Parameters
     ----------
@@ -31,6 +33,7 @@ class CsvRows:
 
     def __init__(self, path: str | os.PathLike[str], columns: Sequence[str]) -> None:
         self._path, self._columns = Path(path), tuple(columns)
+        self._begun = False
         wrong = self._path.exists() and not self._path.is_file()  # a folder, a device
         if wrong or not self._path.parent.is_dir():
             raise ValueError(f"csv is {str(path)!r}; expected the name of a file in a folder that exists")
@@ -51,13 +54,22 @@ class CsvRows:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row."""
+        if not self._begun:
+            self._drop_from(row["step"])
+            self._begun = True
         before = self._path.stat().st_size
         try:
             with self._path.open("a", encoding="utf-8", newline="") as file:
                 file.write(self._line([row[name] for name in self._columns]))
-        except OSError:
+        except BaseException:
             os.truncate(self._path, before)
             raise
+
+    def _drop_from(self, step: int) -> None:
+        """Cut the file before its first row of that step or a later one."""
+        header, *lines = self._path.read_bytes().splitlines(keepends=True)
+        earlier = itertools.takewhile(lambda line: int(line.partition(b",")[0]) < step, lines)
+        os.truncate(self._path, len(header) + sum(map(len, earlier)))
 
     @staticmethod
     def _line(values: Sequence[Any]) -> str:

@@ -9,14 +9,17 @@ native calls of the same sizes as the convolution itself. torch's own formula ta
 with a kernel as large as the image. On the CPU float32 images are laid out channels last, which its kernels prefer.
 
 **Attention.** The fused back ends have no second derivative, the one called "math" has.
+**Weight normalisation** v·g/‖v‖ fused has a wrong one: its norm is taken for a constant. **Hard sigmoids** have none.
+Both are written in operators that have.
 **Recurrent layers** of cuDNN have none either, torch's own loops have.
-**Compiled modules** run as they were written.
+**Compiled modules and functions** run as they were written.
 
 cost    a product through the kept graph of a convolution: two convolutions, two input and two weight gradients.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -116,8 +119,24 @@ class _ConvolutionBackward(torch.autograd.Function):
         return dg, dx, dw, None, None
 
 
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """v·g/‖v‖, the norm over all axes but `dim`."""
+    return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:  # noqa: A002, torch's names
+    out = torch.clamp(input / 6.0 + 0.5, 0.0, 1.0)
+    return input.copy_(out) if inplace else out
+
+
+_WRITTEN_OUT: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch._weight_norm: _weight_norm,
+    nn.functional.hardsigmoid: _hardsigmoid,
+}
+
+
 class _TwiceDifferentiable(TorchFunctionMode):
-    """Calls of convolutions go to `_Convolution`; `convolved` tells whether one did."""
+    """Calls of convolutions go to `_Convolution`, others to `_WRITTEN_OUT`; `convolved` tells of convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,7 +149,7 @@ class _TwiceDifferentiable(TorchFunctionMode):
         if function in _DIMENSIONS and (call := _plain_call(_DIMENSIONS[function], args, given)) is not None:
             self.convolved = True
             return _applied(_Convolution, *call)
-        return function(*args, **given)
+        return _WRITTEN_OUT.get(function, function)(*args, **given)
 
 
 def _plain_call(
@@ -188,7 +207,7 @@ def second_derivatives(model: nn.Module) -> Iterator[_TwiceDifferentiable]:
         torch.backends.mha.set_fastpath_enabled(False)
         if any(isinstance(module, nn.RNNBase) for module in modules):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        if any(hasattr(module, "_orig_mod") for module in modules) and hasattr(torch.compiler, "set_stance"):
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):  # something may be compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield stack.enter_context(_TwiceDifferentiable())
 
@@ -221,6 +240,11 @@ def explained(error: RuntimeError) -> Exception:
     text = str(error)
     if "Checkpointing is not compatible with .grad()" in text:
         return ValueError("the model checkpoints activations reentrantly; expected checkpoint(…, use_reentrant=False)")
+    if "saved tensor hooks" in text:
+        return ValueError(
+            "the model or the loss calls torch.func.grad or vjp, inside which graphs cannot be counted; expected "
+            "torch.autograd.grad(…, create_graph=True), or torch.func.jvp"
+        )
     if "derivative for" in text or "double backward" in text or "once_differentiable" in text:
         first = text.splitlines()[0].rstrip(".")
         return ValueError(

@@ -11,23 +11,28 @@ grid are added (`_convolution.py`).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from flatcore._checks import FloatArray, as_float_array, check_count
 from flatcore.linear import LinearChain
 from flatcore.linear import analyze as analyze_chain
 from flatcore.results import Analysis, ModuleAnalysis
-from flatcore.torch._chain import chain
+from flatcore.torch._chain import chain, join
 from flatcore.torch._convolution import circular_singular_values
+from flatcore.torch._forms import IN_PROJ, PROJ_WEIGHTS, apart
 from flatcore.torch._wrappers import unwrapped
 from flatcore.weights.layers import Kernel, Layer, offsets_text
 from flatcore.weights.layerwise import analyze_layers
@@ -71,8 +76,10 @@ def analyze(
     Returns
     -------
     ModuleAnalysis
-        With ``.summary()``, ``.to_dict()``, ``.report("file.html")`` and ``.certified``. Consecutive means registered
-        one after the other with matching widths; a convolution and a Linear layer match where each channel has the
+        With ``.summary()``, ``.to_dict()``, ``.report("file.html")`` and ``.certified``. Layers are Linear,
+        convolutions, GPT-2's Conv1D, and queries, keys and values of ``nn.MultiheadAttention``. Consecutive means
+        registered one after the other with matching widths, nothing unread between, and not side by side in attention
+        or a gated MLP as far as names say; a convolution and a Linear layer match where each channel has the
         same number of inputs (Flatten, channel-major).
 
     Raises
@@ -142,23 +149,92 @@ def _layers(model: nn.Module, input_size: InputSize | None) -> tuple[list[Layer]
     others: list[tuple[int, str]] = []
     tied: list[str] = []
     between: list[str] = []
-    with quiet_parametrizations(model):
+    unread: list[str] = []
+    with quiet_parametrizations(model), torch.no_grad():
         for name, module in _modules(model):
-            if isinstance(module, _LAYERS):
-                weight = module.weight
-                if owner := owners.get(id(weight)):
-                    tied.append(f"{_weight_name(name)} is {owner}")
+            stored = _stored(name, module)
+            for one in stored:
+                if owner := owners.get(id(one.source)):
+                    tied.append(f"{join(name, one.own)} is {owner}")
                     between.append(f"{type(module).__name__} (tied)")
                     continue
-                owners[id(weight)] = _weight_name(name)
-                layers.append(_layer(name, module, tuple(between), input_size))
-                between = []
-            elif not any(True for _ in module.children()):
+                parted = f"{', '.join(unread)} between, not analysed" if unread else ""
+                layers.append(_layer(join(name, one.part), module, one, (tuple(between), parted), input_size))
+                between, unread = [], []
+            for one in stored:  # after them all: queries, keys and values are of one tensor
+                owners.setdefault(id(one.source), join(name, one.own))
+            leaf = not any(True for _ in module.children())
+            found = list(_others(name, module, {part for one in stored for part in _parts(module, one.own)}))
+            if leaf and not stored:
                 between.append(type(module).__name__)
-            others.extend(_others(name, module))
+                unread.extend([name or type(module).__name__] * bool(found))
+            others.extend(found)
     _check_input_size(input_size, layers)
     texts = [f"{text}, tied to {owners[i]}" if i in owners else text for i, text in others]
-    return layers, texts, tied
+    return _known_apart(layers), texts, tied
+
+
+def _known_apart(layers: list[Layer]) -> list[Layer]:
+    """Layers with the reason where names say that they do not follow the one before."""
+    shapes = {layer.name: (layer.outputs, layer.inputs) for layer in layers}
+    known = [(upper, apart(lower.name, upper.name, shapes)) for lower, upper in pairwise(layers)]
+    return layers[:1] + [dataclasses.replace(one, parted=why or one.parted) for one, why in known]
+
+
+class _Stored(NamedTuple):
+    """A weight as its layer applies it, (out, in, …), and what it is stored as."""
+
+    own: str  # the parameter's name in its module
+    part: str  # of the layer's name, after the module's
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    source: torch.Tensor  # whose identity tells tied weights; it lives as long as the layers
+
+
+def _stored(name: str, module: Any) -> list[_Stored]:
+    """The weights of one module that are analysed."""
+    if isinstance(module, nn.MultiheadAttention):
+        return _projections(module)
+    transposed = type(module).__name__ == "Conv1D" and isinstance(getattr(module, "weight", None), torch.Tensor)
+    if not (isinstance(module, _LAYERS) or (transposed and module.weight.dim() == 2)):
+        return []
+    weight, bias = _computed(module, "weight"), _computed(module, "bias")
+    assert weight is not None
+    if nn.parameter.is_lazy(weight):
+        raise ValueError(f"{join(name, 'weight')} has no shape yet; run the model once")
+    return [_Stored("weight", "", weight.mT if transposed else weight, bias, weight)]
+
+
+def _projections(module: nn.MultiheadAttention) -> list[_Stored]:
+    """Queries, keys and values of nn.MultiheadAttention."""
+    biases = [None] * 3 if module.in_proj_bias is None else list(module.in_proj_bias.chunk(3))
+    if module.in_proj_weight is None:
+        parts = [(own, getattr(module, own)) for own in PROJ_WEIGHTS]
+        return [_Stored(own, own, W, b, W) for (own, W), b in zip(parts, biases, strict=True)]
+    source, own = module.in_proj_weight, "in_proj_weight"
+    rows = zip(IN_PROJ, source.chunk(3), biases, strict=True)
+    return [_Stored(own, part, W, b, source) for part, W, b in rows]
+
+
+def _parts(module: nn.Module, own: str) -> tuple[str, ...]:
+    """Names of the parameters a weight is stored as."""
+    return (own,) if own in module._parameters else tuple(f"{own}_{end}" for end in ("g", "v", "orig"))
+
+
+def _computed(module: nn.Module, name: str) -> torch.Tensor | None:
+    """A tensor of a module, computed anew where a hook of torch.nn.utils computes it.
+
+    The attribute is that of the last forward pass, and stale where a state dict was loaded since.
+    """
+    value: torch.Tensor | None = getattr(module, name, None)
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm) and hook.name == name:
+            value = hook.compute_weight(module)
+        elif isinstance(hook, SpectralNorm) and hook.name == name:
+            value = hook.compute_weight(module, do_power_iteration=False)
+        elif isinstance(hook, BasePruningMethod) and hook._tensor_name == name:
+            value = hook.apply_mask(module)  # type: ignore[no-untyped-call]
+    return value
 
 
 def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -169,13 +245,8 @@ def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield ".".join(part for part in parts if part != "_orig_mod"), module
 
 
-def _weight_name(name: str) -> str:
-    return f"{name}.weight" if name else "weight"
-
-
-def _others(name: str, module: nn.Module) -> Iterator[tuple[int, str]]:
+def _others(name: str, module: nn.Module, handled: set[str]) -> Iterator[tuple[int, str]]:
     """Identity and description of a module's own parameters of two dimensions or more that are no layer's weight."""
-    handled = {"weight", "bias"} if isinstance(module, _LAYERS) else set()
     kind = type(module).__name__
     for own, parameter in module.named_parameters(recurse=False):
         if own not in handled and not (parameter.dim() < 2 and not nn.parameter.is_lazy(parameter)):
@@ -205,13 +276,13 @@ def quiet_parametrizations(model: nn.Module) -> Iterator[None]:
             m.training = True
 
 
-def _layer(name: str, module: Any, between: tuple[str, ...], input_size: InputSize | None) -> Layer:
-    with torch.no_grad():
-        weight: torch.Tensor = module.weight
-    if nn.parameter.is_lazy(weight):
-        raise ValueError(f"{_weight_name(name)} has no shape yet; run the model once")
+def _layer(
+    name: str, module: Any, stored: _Stored, before: tuple[tuple[str, ...], str], input_size: InputSize | None
+) -> Layer:
+    """One weight as a layer; `before` is what lies between it and the one before, and what parts them."""
+    weight, text = stored.weight, join(name, stored.own) if not stored.part else name
     if weight.is_meta:
-        raise ValueError(f"{_weight_name(name)} is on the meta device; expected a model with its weights loaded")
+        raise ValueError(f"{text} is on the meta device; expected a model with its weights loaded")
     transposed = isinstance(module, _TRANSPOSED)
     groups = int(getattr(module, "groups", 1))
     first, second, *extent = weight.shape
@@ -223,10 +294,11 @@ def _layer(name: str, module: Any, between: tuple[str, ...], input_size: InputSi
         dtype=str(weight.dtype).removeprefix("torch."),
         dims=(groups, o, i, math.prod(extent)),
         offsets=offsets_text(len(extent)),
-        load=lambda: _kernel(_weight_name(name), weight, module.bias, groups, transposed),
-        between=between,
+        load=lambda: _kernel(text, weight, stored.bias, groups, transposed),
+        between=before[0],
         transposed=transposed,
         convolution=_whole_convolution(name, module, weight, input_size),
+        parted=before[1],
     )
 
 
@@ -234,7 +306,7 @@ def _kernel(name: str, weight: torch.Tensor, bias: torch.Tensor | None, groups: 
     """Weight (g, o, i, K) and bias on the host; a transposed convolution's weight is stored (in, out/groups, …)."""
     stored = as_float_array(name, weight.detach().cpu(), weight.dim(), keep_half=True)
     grouped = stored.reshape(groups, stored.shape[0] // groups, stored.shape[1], -1)
-    vector = None if bias is None else as_float_array(name.removesuffix("weight") + "bias", bias.detach().cpu(), 1)
+    vector = None if bias is None else as_float_array(f"the bias of {name}", bias.detach().cpu(), 1)
     return Kernel(grouped.swapaxes(1, 2) if transposed else grouped, vector)
 
 

@@ -49,7 +49,7 @@ class Layer:
     convolution
         Gives a text and all singular values of the whole convolution map, where these are known.
     parted
-        Weights that are not analysed between the layer before and this one, which then are no pair.
+        Why the layer before and this one are no pair; empty where nothing is known against it.
 
     """
 
@@ -63,7 +63,7 @@ class Layer:
     between: tuple[str, ...] = ()
     transposed: bool = False
     convolution: Callable[[], tuple[str, FloatArray]] | None = None
-    parted: tuple[str, ...] = ()
+    parted: str = ""
 
     @property
     def inputs(self) -> int:

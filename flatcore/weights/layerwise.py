@@ -100,7 +100,7 @@ def analyze_layers(
             top = _top_triplets(kernel_rows(kernel.weight), k, tol, seed)
             spectra.append(_spectrum(layer, kernel, top, k))
             if before is not None and layer.parted:
-                apart.append(f"{before[0].name} → {layer.name}: {', '.join(layer.parted)} between, not analysed")
+                apart.append(f"{before[0].name} → {layer.name}: {layer.parted}")
             elif before is not None and (positions := _positions(before[0], layer)) is None:
                 apart.append(f"{before[0].name} → {layer.name}: {before[0].outputs} go out, {layer.inputs} come in")
             elif before is not None:

@@ -1,0 +1,32 @@
+"""Frozen records of results."""
+
+from flatcore.results.chains import Analysis, BalanceResult, CouplingResult, GainsResult, ManyAnalyses
+from flatcore.results.estimates import DiagonalEstimate, SpectralDensity, TraceEstimate
+from flatcore.results.layers import JacobianPath, LayerPair, LayerSpectrum, ModuleAnalysis
+from flatcore.results.pairs import Certificate, EigenResult, SolverState, SvdResult
+from flatcore.results.record import Array, Record, number, numbers, plain, read_only
+
+__all__ = [
+    "Analysis",
+    "Array",
+    "BalanceResult",
+    "Certificate",
+    "CouplingResult",
+    "DiagonalEstimate",
+    "EigenResult",
+    "GainsResult",
+    "JacobianPath",
+    "LayerPair",
+    "LayerSpectrum",
+    "ManyAnalyses",
+    "ModuleAnalysis",
+    "Record",
+    "SolverState",
+    "SpectralDensity",
+    "SvdResult",
+    "TraceEstimate",
+    "number",
+    "numbers",
+    "plain",
+    "read_only",
+]
