@@ -219,10 +219,14 @@ void sums(const Patterns& patterns, ConstMatrixView<T> g, MatrixView<T> S, RunCo
         parallel_ranges(patterns.segments * blocks, grain_of(each),
                         [&](Index first, Index last) { sums_of_blocks(patterns, tables, from, to, first, last, out); });
     });
-    for (Index k = 0; k < units; ++k)
-        for (Index i = 0; i < n; ++i)
-            S(k, i) = static_cast<T>(
-                out.data()[k * out.cols() + i / simd::kHalf * simd::kHalf + kernels.place(i % simd::kHalf)]);
+    Index places[simd::kHalf];
+    for (Index i = 0; i < simd::kHalf; ++i) places[i] = kernels.place(i);
+    for (Index k = 0; k < units; ++k) {
+        const double* const row = out.data() + k * out.cols();
+        for (Index first = 0; first < n; first += simd::kHalf)
+            for (Index i = 0; i < std::min(simd::kHalf, n - first); ++i)
+                S(k, first + i) = static_cast<T>(row[first + places[i]]);
+    }
 }
 
 namespace {
