@@ -51,7 +51,10 @@ Index grain_of(double edges) { return static_cast<Index>(static_cast<double>(kEd
 // Up to eight bytes from `at` on, fewer at the end of a string.
 std::uint64_t bytes_from(const std::uint8_t* string, Index bytes, Index at) {
     std::uint64_t out = 0;
-    std::memcpy(&out, string + at, static_cast<std::size_t>(std::min<Index>(8, bytes - at)));
+    if (bytes - at >= 8)
+        std::memcpy(&out, string + at, 8);  // one load
+    else
+        std::memcpy(&out, string + at, static_cast<std::size_t>(bytes - at));
     return out;
 }
 
@@ -82,22 +85,35 @@ void pack(const PatternLayout& layout, const std::uint8_t* strings, Index bytes,
     });
 }
 
+namespace {
+
+// Words go behind each other at any bit: what does not fill 32 bits waits.
+void unpack_row(const Patterns& patterns, Index mu, std::uint8_t* out, Index bytes) {
+    std::uint8_t* const end = out + bytes;
+    std::uint64_t waiting = 0;
+    Index bits = 0;
+    for (Index s = 0; s < patterns.segments; ++s) {
+        for (Index c = 0; c < patterns.words(); ++c) {
+            const Index left = patterns.inputs - c * kWord;
+            waiting |= std::uint64_t{patterns.word(mu, s, c) & low_bits(left)} << bits;
+            bits += std::min(left, kWord);
+            if (bits < kWord) continue;
+            std::memcpy(out, &waiting, 4);
+            out += 4;
+            waiting >>= kWord;
+            bits -= kWord;
+        }
+    }
+    for (; out < end; ++out, waiting >>= 8) *out = static_cast<std::uint8_t>(waiting);
+}
+
+}  // namespace
+
 void unpack(const Patterns& patterns, Index first, Index count, std::uint8_t* strings, Index bytes) {
     require(first >= 0 && first + count <= patterns.patterns && bytes * 8 >= patterns.segments * patterns.inputs,
             "patterns to unpack do not fit");
     parallel_ranges(count, kBytesPerThread / bytes + 1, [&](Index begin, Index end) {
-        std::fill(strings + begin * bytes, strings + end * bytes, std::uint8_t{0});
-        for (Index row = begin; row < end; ++row) {
-            std::uint8_t* const out = strings + row * bytes;
-            for (Index s = 0; s < patterns.segments; ++s) {
-                for (Index c = 0; c < patterns.words(); ++c) {
-                    const Index bit = s * patterns.inputs + c * kWord, at = bit / 8;
-                    const std::uint64_t eight =
-                        bytes_from(out, bytes, at) | std::uint64_t{patterns.word(first + row, s, c)} << (bit % 8);
-                    std::memcpy(out + at, &eight, static_cast<std::size_t>(std::min<Index>(8, bytes - at)));
-                }
-            }
-        }
+        for (Index row = begin; row < end; ++row) unpack_row(patterns, first + row, strings + row * bytes, bytes);
     });
 }
 
