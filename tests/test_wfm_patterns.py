@@ -55,8 +55,8 @@ def test_float32_products_are_as_accurate_as_their_size_allows(kind):
         m, g = m.astype(np.float32).astype(dtype), g.astype(np.float32).astype(dtype)
         omega = _core.wfm_fields(patterns.words, count, n, m)
         sums = _core.wfm_sums(patterns.words, count, n, g)
-        # A chunk of 1,024 (512) terms is 256 (128) additions of eps/√12 · a partial sum each, eps = 2^-23 (2^-52):
-        # 16/√2 · eps/√12 ≈ 4e-7 (7e-16) of its sum; chunks add up as independent errors do, in the same ratio to √n.
+        # A chunk of 1,024 (256) terms is L = 256 (64) additions that round by eps/√12 of a partial sum each, together
+        # eps·√(L/24) = 4e-7 (7e-16) of its sum; chunks add up as independent errors do, in the same ratio to √n.
         error = omega - np.einsum("kpi,ki->pk", seen, m.astype(np.float64))
         assert np.sqrt(np.mean(error**2)) < tolerance * np.sqrt(n)
         assert np.abs(error).max() < 6 * tolerance * np.sqrt(n)
@@ -98,6 +98,20 @@ def test_binary_machines_are_counted_bit_by_bit(kind, activation, half_units, ha
     expected = np.count_nonzero(said != patterns.labels, axis=1)
     np.testing.assert_array_equal(binary_errors(model, words, patterns), expected)
     assert wfm.errors(model, weights[-1], patterns) == expected[-1]
+
+
+def test_long_binary_fields_are_exact():
+    """Counters of bits that are bytes, and chunks of 4,096 inputs, do not run over: also where all bits differ."""
+    model = wfm.Committee(9001)
+    patterns = wfm.random_patterns(model, 40, seed=3)
+    inputs = patterns.inputs
+    weights = np.stack([inputs[0], -inputs[1], np.random.default_rng(0).permutation(inputs[2])])
+    words = sign_words(weights)
+    for row, word in zip(weights, words, strict=True):
+        h = _core.wfm_binary_fields(patterns.words, 40, 9001, word[None])
+        np.testing.assert_array_equal(h[:, 0], inputs.astype(np.int64) @ row)
+    wrong = np.sign(weights.astype(np.int64) @ inputs.T) != patterns.labels
+    np.testing.assert_array_equal(binary_errors(model, words[:, None], patterns), wrong.sum(axis=1))
 
 
 @given(st.integers(1, 4), st.integers(1, 70), st.integers(1, 40))

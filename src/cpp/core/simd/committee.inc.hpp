@@ -330,7 +330,11 @@ inline Bits byte_counts(Bits x) {
     x = (x & 0x33333333u) + ((x >> 2) & 0x33333333u);
     return (x + (x >> 4)) & 0x0f0f0f0fu;
 }
-inline Bits word_counts(Bits bytes) { return (bytes * 0x01010101u) >> 24; }
+// The sum of a word's four bytes, which may pass 255.
+inline Bits word_counts(Bits bytes) {
+    const Bits pairs = (bytes & 0x00ff00ffu) + ((bytes >> 8) & 0x00ff00ffu);
+    return (pairs + (pairs >> 16)) & 0xffffu;
+}
 
 // Harley and Seal's counters: ones, twos and fours are kept as bits, eights counted as they come.
 inline void committee_differing(Index words, const std::uint32_t* lines, const std::uint32_t* weights,

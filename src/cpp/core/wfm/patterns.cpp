@@ -12,10 +12,10 @@ namespace flatcore::wfm {
 
 namespace {
 
-constexpr Index kFieldWords = 32;                       // a chunk of fields: 1024 inputs, tables of 16 kB
-constexpr Index kFieldGroups = 64;                      // and so many groups, whose lines stay in the second cache
-constexpr Index kTileGroups = 4;                        // lines that stay in the first cache for all units
-constexpr Index kSumGroups = 32;                        // a chunk of sums: 512 patterns
+constexpr Index kFieldWords = 32;   // a chunk of fields: 1024 inputs, tables of 16 kB
+constexpr Index kFieldGroups = 64;  // and so many groups, whose lines stay in the second cache
+constexpr Index kTileGroups = 4;    // lines that stay in the first cache for all units
+constexpr Index kSumGroups = 16;    // a chunk of sums: 256 patterns; more streams are slower from memory
 constexpr Index kBlock = simd::kTurnedWords * kWord;    // inputs turned together
 constexpr Index kCountWords = 128, kCountVectors = 64;  // a chunk of counts: 8 kB of lines, 32 kB of weights
 constexpr Index kEdgesPerThread = Index{1} << 18;       // a few microseconds
