@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update', 'wfm_descent', 'wfm_fields', 'wfm_hessian_product', 'wfm_least_action', 'wfm_margin', 'wfm_online_rows', 'wfm_output_terms', 'wfm_pack', 'wfm_perturbed', 'wfm_real_errors', 'wfm_replicated', 'wfm_sign_errors', 'wfm_sums', 'wfm_unpack']
+__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update', 'wfm_binary_errors', 'wfm_binary_fields', 'wfm_descent', 'wfm_fields', 'wfm_hessian_product', 'wfm_least_action', 'wfm_margin', 'wfm_output_terms', 'wfm_pack', 'wfm_pack_signs', 'wfm_perturbed', 'wfm_real_errors', 'wfm_replicated', 'wfm_rows', 'wfm_sums', 'wfm_unpack']
 class Recycler:
     """
     Memory for results of one size, used again once they are freed.
@@ -259,6 +259,14 @@ def update(W: numpy.ndarray, V: numpy.ndarray, C: numpy.ndarray) -> None:
     """
     W -= Cᵀ V in place.
     """
+def wfm_binary_errors(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, weights: numpy.typing.NDArray[numpy.uint32], labels: numpy.typing.NDArray[numpy.int8], parity: bool) -> numpy.typing.NDArray[numpy.int64]:
+    """
+    Errors (B,) of machines with weights ±1 as words (B, K, C).
+    """
+def wfm_binary_fields(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, weights: numpy.typing.NDArray[numpy.uint32]) -> numpy.typing.NDArray[numpy.int32]:
+    """
+    Fields (P, K), int32, of units with weights ±1 as words (K, C).
+    """
 def wfm_descent(rows: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], labels: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], parity: bool, beta: typing.SupportsFloat | typing.SupportsIndex, gamma: typing.SupportsFloat | typing.SupportsIndex, order: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], batch: typing.SupportsInt | typing.SupportsIndex, rate: typing.SupportsFloat | typing.SupportsIndex, weights: numpy.typing.NDArray[numpy.float64]) -> None:
     """
     An epoch of SGD on the cross-entropy, in place, units normalised after every batch.
@@ -285,10 +293,6 @@ def wfm_margin(rows: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], lab
     """
     An epoch of margin least action, in place; the patterns with too few robust units.
     """
-def wfm_online_rows(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.uint32]:
-    """
-    Packed patterns one after another: uint32 (P, S, C).
-    """
 def wfm_output_terms(h: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], labels: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], parity: bool, beta: typing.SupportsFloat | typing.SupportsIndex, gamma: typing.SupportsFloat | typing.SupportsIndex) -> dict:
     """
     Value, t, slope, pull, bend and curvature of every pattern's cross-entropy at fields h (P, K).
@@ -296,6 +300,10 @@ def wfm_output_terms(h: typing.Annotated[numpy.typing.ArrayLike, numpy.float64],
 def wfm_pack(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, strings: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8], first: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Write bit strings (count, ceil(S n / 8)) as patterns first, first + 1, …
+    """
+def wfm_pack_signs(signs: numpy.typing.NDArray[numpy.int8]) -> numpy.typing.NDArray[numpy.uint32]:
+    """
+    The words (R, C) of rows of int8 ±1 (R, n), the lowest bit first.
     """
 def wfm_perturbed(rows: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], labels: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], order: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], delta: typing.SupportsFloat | typing.SupportsIndex, step: typing.SupportsFloat | typing.SupportsIndex, weights: numpy.typing.NDArray[numpy.float64]) -> int:
     """
@@ -309,9 +317,9 @@ def wfm_replicated(rows: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32],
     """
     An epoch of replicated SGD on hidden reals (y, K, n), in place; the patterns that were wrong.
     """
-def wfm_sign_errors(rows: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], labels: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], parity: bool, inputs: typing.SupportsInt | typing.SupportsIndex, signs: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32]) -> numpy.typing.NDArray[numpy.int64]:
+def wfm_rows(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.uint32]:
     """
-    Errors (B,) of binary weights as sign words (B, K, C).
+    The words pattern by pattern: (P, S, C).
     """
 def wfm_sums(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, g: numpy.ndarray) -> numpy.ndarray:
     """

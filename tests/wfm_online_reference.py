@@ -1,4 +1,4 @@
-"""Slow, plain versions of the online solvers' epochs and of the γ-cross-entropy, pattern by pattern and unit by unit."""
+"""Slow, plain versions of the online solvers' epochs and of the γ-cross-entropy, one pattern and unit at a time."""
 
 from itertools import product
 
@@ -135,8 +135,8 @@ def dense_derivatives(model, seen, labels, w, beta, gamma):
             for k in range(K):
                 first[k] = d1[k] * np.delete(t, k).prod()
                 for m in range(K):
-                    second[k, m] = d2[k] * np.delete(t, k).prod() if k == m else (
-                        d1[k] * d1[m] * np.delete(t, [k, m]).prod()
+                    second[k, m] = (
+                        d2[k] * np.delete(t, k).prod() if k == m else (d1[k] * d1[m] * np.delete(t, [k, m]).prod())
                     )
         else:
             x, first, second = t.sum() / np.sqrt(K), d1 / np.sqrt(K), np.diag(d2) / np.sqrt(K)

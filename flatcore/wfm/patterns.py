@@ -149,6 +149,21 @@ def teacher_patterns(model: Committee, n_patterns: int, seed: int = 0) -> tuple[
     return Patterns(words, outputs(model, teacher, unlabelled), model.n_inputs), teacher
 
 
+def rows_of(patterns: Patterns) -> Words:
+    """The inputs' words pattern by pattern: (P, S, C), uint32, for what visits one pattern at a time.
+
+    A segment's n bits fill C = ⌈n/32⌉ words from the lowest bit on, the last one padded with zeros.
+    """
+    check_memory("the patterns by rows", patterns.words.nbytes)
+    return _core.wfm_rows(patterns.words, patterns.num_patterns, patterns.n_inputs // patterns.segments)
+
+
+def sign_words(signs: NDArray[Any]) -> Words:
+    """The words (…, C) of signs (…, n): bit 1 where positive, ordered as in :func:`rows_of`."""
+    rows = np.ascontiguousarray(signs, dtype=np.int8).reshape(-1, signs.shape[-1])
+    return _core.wfm_pack_signs(rows).reshape(*signs.shape[:-1], -1)
+
+
 def random_weights(model: Committee, rng: np.random.Generator) -> NDArray[np.float64]:
     """Weights (K, n) uniform over the model's own: ±1, or on the spheres ‖w_k‖² = n."""
     if model.weights == "binary":

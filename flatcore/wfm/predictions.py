@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from flatcore import _core
 from flatcore.wfm.models import Committee, checked_model, checked_weights
-from flatcore.wfm.patterns import Patterns, checked_patterns
+from flatcore.wfm.patterns import Patterns, Words, checked_patterns, sign_words
 
 
 def fields(model: Committee, weights: Any, patterns: Any) -> NDArray[np.float64]:
@@ -36,7 +36,17 @@ def outputs(model: Committee, weights: Any, patterns: Any) -> NDArray[np.int8]:
 def errors(model: Committee, weights: Any, patterns: Any) -> int:
     """How many patterns are classified wrongly; a field of zero counts against its label."""
     patterns = checked_patterns(checked_model(model), patterns)
+    if model.weights == "binary":
+        return int(binary_errors(model, sign_words(checked_weights(model, weights))[None], patterns)[0])
     return int(np.count_nonzero(outputs(model, weights, patterns) != patterns.labels))
+
+
+def binary_errors(model: Committee, weights: Words, patterns: Patterns) -> NDArray[np.int64]:
+    """Errors (B,) of binary machines of the model's shape, their weights as words (B, K, C): one read of the patterns."""
+    parity = model.activation == "parity"
+    return _core.wfm_binary_errors(
+        patterns.words, patterns.num_patterns, model.fan_in, weights, patterns.labels, parity
+    )
 
 
 def margins(model: Committee, weights: Any, patterns: Any) -> NDArray[np.float64]:
@@ -56,7 +66,10 @@ def margins(model: Committee, weights: Any, patterns: Any) -> NDArray[np.float64
 
 
 def _fields(model: Committee, weights: NDArray[np.float64], patterns: Patterns) -> NDArray[np.float64]:
-    h = _core.wfm_fields(patterns.words, patterns.num_patterns, model.fan_in, weights)
+    if model.weights == "binary":
+        h = _core.wfm_binary_fields(patterns.words, patterns.num_patterns, model.fan_in, sign_words(weights))
+    else:
+        h = _core.wfm_fields(patterns.words, patterns.num_patterns, model.fan_in, weights)
     return np.asarray(h / np.sqrt(model.fan_in))
 
 

@@ -11,9 +11,11 @@
 namespace flatcore::simd::baseline {
 namespace {
 #include "core/simd/lanes.inc.hpp"
-#include "core/simd/online.inc.hpp"
 #include "core/simd/skinny.inc.hpp"
 #include "core/simd/small_chain.inc.hpp"
+// Uses the exchanges above.
+#include "core/simd/committee.inc.hpp"
+#include "core/simd/online.inc.hpp"
 }  // namespace
 
 extern const Table kTable;
@@ -22,6 +24,9 @@ const Table kTable{"baseline",
                    skinny_kernels<double>(),
                    small_chain_kernels<float>(),
                    small_chain_kernels<double>(),
+                   committee_kernels<float>(),
+                   committee_kernels<double>(),
+                   bit_kernels(),
                    online_kernels()};
 
 }  // namespace flatcore::simd::baseline

@@ -87,6 +87,14 @@ template <>
 const SmallChainKernels<double>& small_chain<double>() {
     return table().chain64;
 }
+template <>
+const CommitteeKernels<float>& committee<float>() {
+    return table().committee32;
+}
+template <>
+const CommitteeKernels<double>& committee<double>() {
+    return table().committee64;
+}
 const OnlineKernels& online() { return table().online; }
 
 }  // namespace flatcore::simd

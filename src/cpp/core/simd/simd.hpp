@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/simd/committee.hpp"
 #include "core/simd/online.hpp"
 #include "core/simd/small_chain.hpp"
 
@@ -74,6 +75,9 @@ struct Table {
     SkinnyKernels<double> skinny64;
     SmallChainKernels<float> chain32;
     SmallChainKernels<double> chain64;
+    CommitteeKernels<float> committee32;
+    CommitteeKernels<double> committee64;
+    BitKernels bits;
     OnlineKernels online;
 };
 

@@ -10,7 +10,11 @@
 // interleaved word by word, words[((group·S + s)·C + c)·16 + row], so that one 64-byte line holds 32 inputs of 16
 // patterns. Both products read each line once; missing patterns of the last group are zeros and never reported.
 //
-// cost    one pass over P·S·n/8 bytes each, P·K·n signed additions
+// Both are sums of looked-up partial sums (core/simd/committee.hpp), in T over a thousand terms, then in double. A
+// result does not depend on the number of threads: one of them makes a field, and one all of an input's sums, in a
+// fixed order.
+//
+// cost    one pass over P·S·n/8 bytes each, P·K·n signed additions, four an instruction of each of three kinds and lane
 // source  docs/wide-flat-minima.md
 #pragma once
 
@@ -48,6 +52,12 @@ void pack(const PatternLayout& layout, const std::uint8_t* strings, Index bytes,
           std::uint32_t* words);
 void unpack(const Patterns& patterns, Index first, Index count, std::uint8_t* strings, Index bytes);
 
+// The words pattern by pattern: P × S × C.
+void rows(const Patterns& patterns, std::uint32_t* out);
+
+// The words of ±1 entries (rows × n): rows × C.
+void pack_signs(Index rows, Index inputs, const std::int8_t* signs, std::uint32_t* words);
+
 // m: K × n row-major. ω: P × K.
 template <class T>
 void fields(const Patterns& patterns, ConstMatrixView<T> m, MatrixView<T> omega, RunControl& control);
@@ -55,5 +65,14 @@ void fields(const Patterns& patterns, ConstMatrixView<T> m, MatrixView<T> omega,
 // g: P × K row-major. S: K × n.
 template <class T>
 void sums(const Patterns& patterns, ConstMatrixView<T> g, MatrixView<T> S, RunControl& control);
+
+// Fields P × K of weights ±1, given as words K × C: n − 2·(bits that differ).
+void binary_fields(const Patterns& patterns, Index units, const std::uint32_t* weights, std::int32_t* omega,
+                   RunControl& control);
+
+// errors[b], b < machines: how many patterns the machine with the weights b (words K × C, n odd) gets wrong. Its output
+// is the majority of its units' signs, or their product.
+void binary_errors(const Patterns& patterns, Index machines, Index units, const std::uint32_t* weights,
+                   const std::int8_t* labels, bool parity, std::int64_t* errors, RunControl& control);
 
 }  // namespace flatcore::wfm
