@@ -79,7 +79,7 @@ def cross_entropy_sgd(
         A continuous :class:`Committee`, and :class:`Patterns` or arrays (inputs, labels) of ±1.
     schedule
         ``"slow"``: β = γ = 0.5 × 1.005 an epoch. ``"fast"``: 1 × 1.05. ``"reduction"``: from 10 down, × 0.995 an
-        epoch, to 1: faster, and sharper.
+        epoch, to 1: its solutions are sharper.
     start, factor, end
         β of the first epoch, its factor, where it stays; None means the schedule's.
     batch

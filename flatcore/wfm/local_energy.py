@@ -74,7 +74,7 @@ def local_energy(
     >>> from flatcore import wfm
     >>> model = wfm.Committee(153, 3)
     >>> patterns, teacher = wfm.teacher_patterns(model, 60)
-    >>> wfm.local_energy(model, teacher, patterns, scale=[0, 0.3], samples=20).values[0]
+    >>> float(wfm.local_energy(model, teacher, patterns, scale=[0, 0.3], samples=20).values[0])
     0.0
 
     Source: arXiv:2110.14583; docs/wide-flat-minima.md.
