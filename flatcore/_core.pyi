@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update', 'wfm_binary_errors', 'wfm_binary_fields', 'wfm_descent', 'wfm_fields', 'wfm_hessian_product', 'wfm_least_action', 'wfm_margin', 'wfm_online_rows', 'wfm_output_terms', 'wfm_pack', 'wfm_pack_signs', 'wfm_perturbed', 'wfm_real_errors', 'wfm_replicated', 'wfm_rows', 'wfm_sign_errors', 'wfm_sums', 'wfm_unpack']
+__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update', 'wfm_binary_errors', 'wfm_binary_fields', 'wfm_descent', 'wfm_fields', 'wfm_hessian_product', 'wfm_least_action', 'wfm_margin', 'wfm_output_terms', 'wfm_pack', 'wfm_pack_signs', 'wfm_perturbed', 'wfm_real_errors', 'wfm_replicated', 'wfm_rows', 'wfm_sums', 'wfm_unpack']
 class Recycler:
     """
     Memory for results of one size, used again once they are freed.
@@ -293,10 +293,6 @@ def wfm_margin(rows: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], lab
     """
     An epoch of margin least action, in place; the patterns with too few robust units.
     """
-def wfm_online_rows(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.uint32]:
-    """
-    Packed patterns one after another: uint32 (P, S, C).
-    """
 def wfm_output_terms(h: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], labels: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], parity: bool, beta: typing.SupportsFloat | typing.SupportsIndex, gamma: typing.SupportsFloat | typing.SupportsIndex) -> dict:
     """
     Value, t, slope, pull, bend and curvature of every pattern's cross-entropy at fields h (P, K).
@@ -324,10 +320,6 @@ def wfm_replicated(rows: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32],
 def wfm_rows(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.uint32]:
     """
     The words pattern by pattern: (P, S, C).
-    """
-def wfm_sign_errors(rows: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], labels: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], parity: bool, inputs: typing.SupportsInt | typing.SupportsIndex, signs: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32]) -> numpy.typing.NDArray[numpy.int64]:
-    """
-    Errors (B,) of binary weights as sign words (B, K, C).
     """
 def wfm_sums(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, g: numpy.ndarray) -> numpy.ndarray:
     """

@@ -1,4 +1,4 @@
-"""Slow, plain versions of the online solvers' epochs and of the γ-cross-entropy, pattern by pattern and unit by unit."""
+"""Slow, plain versions of the online solvers' epochs and of the γ-cross-entropy, one pattern and unit at a time."""
 
 from itertools import product
 

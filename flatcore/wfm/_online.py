@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from flatcore import _core
 from flatcore._checks import check_count
-from flatcore._memory import check_memory
 from flatcore.wfm.models import Committee, normalised
-from flatcore.wfm.patterns import Patterns
+from flatcore.wfm.patterns import Patterns, rows_of, sign_words
+from flatcore.wfm.predictions import binary_errors
 from flatcore.wfm.solving import Look, generator_state, restore_generator
 
 Array = NDArray[Any]
@@ -21,9 +21,8 @@ class Examples:
     """Patterns as the online kernels read them, and errors of weights on them."""
 
     def __init__(self, model: Committee, patterns: Patterns) -> None:
-        check_memory("the patterns one after another", patterns.words.nbytes)
-        self.model, self.labels = model, patterns.labels
-        self.rows = _core.wfm_online_rows(patterns.words, patterns.num_patterns, model.fan_in)
+        self.model, self.patterns, self.labels = model, patterns, patterns.labels
+        self.rows = rows_of(patterns)
         self.parity = model.activation == "parity"
 
     @property
@@ -34,18 +33,8 @@ class Examples:
     def errors(self, weights: Array) -> NDArray[np.int64]:
         """Errors (B,) of weights (B, K, n), ±1 for a binary machine."""
         if self.model.weights == "binary":
-            words = sign_words(weights > 0)
-            return _core.wfm_sign_errors(self.rows, self.labels, self.parity, self.model.fan_in, words)
+            return binary_errors(self.model, sign_words(weights), self.patterns)
         return _core.wfm_real_errors(self.rows, self.labels, self.parity, np.ascontiguousarray(weights))
-
-
-def sign_words(positive: NDArray[np.bool_]) -> NDArray[np.uint32]:
-    """Bits (…, n) packed into words (…, ⌈n/32⌉) of uint32, the lowest bit first, padded with zeros."""
-    packed = np.packbits(positive, axis=-1, bitorder="little")
-    width = -(-positive.shape[-1] // 32) * 4
-    out = np.zeros((*packed.shape[:-1], width), dtype=np.uint8)
-    out[..., : packed.shape[-1]] = packed
-    return out.view("<u4").astype(np.uint32, copy=False)
 
 
 class EpochSearch:

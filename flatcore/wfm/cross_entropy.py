@@ -97,9 +97,9 @@ def cross_entropy(
 class CrossEntropyHessian:
     """Hessian of the mean γ-cross-entropy at some weights, as an operator (N, N), N = K·n: ``H @ v``, ``H @ V``.
 
-    Serves :func:`flatcore.eigsh`, :func:`flatcore.trace`, :func:`flatcore.spectral_density`. The full Hessian is that of
-    the loss as a function of all weights. The tangent one is that on the spheres ‖w_k‖² = n: ΠHΠ − Π diag(g_k·w_k/n) with
-    Π the projection orthogonal to each w_k, g the gradient; it has K exact zeros more.
+    Serves :func:`flatcore.eigsh`, :func:`flatcore.trace`, :func:`flatcore.spectral_density`. The full Hessian is that
+    of the loss as a function of all weights. The tangent one is that on the spheres ‖w_k‖² = n, with Π the projection
+    orthogonal to each w_k and g the gradient: ΠHΠ − Π diag(g_k·w_k/n). Its K zeros along the w_k mean nothing.
 
     Parameters
     ----------
@@ -157,7 +157,9 @@ class CrossEntropyHessian:
 
     def _projected(self, V: FloatArray) -> FloatArray:
         """Π V for V (b, K, n)."""
-        return V - np.einsum("bki,ki->bk", V, self._normals)[..., None] * self._normals
+        along = np.einsum("bki,ki->bk", V, self._normals)
+        out: FloatArray = V - along[..., None] * self._normals
+        return out
 
     def _product(self, V: FloatArray) -> FloatArray:
         if not self.tangent:
@@ -171,8 +173,8 @@ class CrossEntropyHessian:
         if V.ndim not in (1, 2) or V.shape[0] != self.shape[1]:
             raise ValueError(f"v has shape {V.shape}; expected ({self.shape[1]},) or ({self.shape[1]}, b)")
         rows = np.ascontiguousarray(np.atleast_2d(V.T), dtype=np.float64).reshape(-1, *self.model.shape)
-        out = self._product(rows).reshape(len(rows), -1).T
-        return out[:, 0] if V.ndim == 1 else out
+        out: FloatArray = self._product(rows).reshape(len(rows), -1).T
+        return out.ravel() if V.ndim == 1 else out
 
     def trace(self) -> float:
         """The exact trace, from the second derivatives at the fields: ξ² = 1."""

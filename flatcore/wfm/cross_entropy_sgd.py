@@ -22,7 +22,7 @@ _EPOCHS = 1500
 _SCHEDULES = {
     "slow": (0.5, 1.005, 100.0),
     "fast": (1.0, 1.05, 100.0),
-    "reduction": (10.0, 0.99, 0.5),
+    "reduction": (10.0, 0.995, 1.0),
 }
 _RATE = 20.0
 
@@ -46,6 +46,7 @@ class CrossEntropySGD(EpochSearch):
         return min(value, self.end) if self.factor >= 1.0 else max(value, self.end)
 
     def epoch(self, order: NDArray[np.int64]) -> dict[str, float]:
+        """Learn the patterns in that order."""
         e, beta = self.examples, self.sharpness
         _core.wfm_descent(e.rows, e.labels, e.parity, beta, beta, order, self.batch, self.rate, self.weights)
         return {"beta": beta}
@@ -77,8 +78,8 @@ def cross_entropy_sgd(
     model, patterns
         A continuous :class:`Committee`, and :class:`Patterns` or arrays (inputs, labels) of ±1.
     schedule
-        ``"slow"``: β = γ = 0.5 × 1.005 an epoch. ``"fast"``: 1 × 1.05. ``"reduction"``: from 10 down, × 0.99 an epoch,
-        to 0.5.
+        ``"slow"``: β = γ = 0.5 × 1.005 an epoch. ``"fast"``: 1 × 1.05. ``"reduction"``: from 10 down, × 0.995 an
+        epoch, to 1: its solutions are sharper.
     start, factor, end
         β of the first epoch, its factor, where it stays; None means the schedule's.
     batch

@@ -36,8 +36,8 @@ def hessian_spectrum(
     Parameters
     ----------
     model, weights, patterns, beta, gamma, tangent
-        As in :class:`CrossEntropyHessian`: by default the full Hessian, as a function of all weights. Continuous weights
-        are taken as they are in the full one; solvers return them normalised.
+        As in :class:`CrossEntropyHessian`: by default the full Hessian, as a function of all weights, at the weights as
+        they are; solvers return them normalised.
     k
         Largest eigenvalues, at most K·n.
     seed

@@ -40,6 +40,7 @@ class LeastAction(EpochSearch):
     advice = "raise max_epochs, or lower the load; least action stalls near capacity"
 
     def epoch(self, order: NDArray[np.int64]) -> dict[str, float]:
+        """Learn the patterns in that order."""
         e = self.examples
         return {"moved": float(_core.wfm_least_action(e.rows, e.labels, e.parity, order, self.weights))}
 
@@ -74,6 +75,7 @@ class MarginLeastAction(_Entropic):
     name = "entropic_least_action A"
 
     def learn(self, order: NDArray[np.int64], delta: float) -> int:
+        """Learn the patterns in that order."""
         return _core.wfm_margin(self.examples.rows, self.examples.labels, order, delta, self.weights)
 
 
@@ -84,6 +86,7 @@ class PerturbedGradient(_Entropic):
     step = _STEP
 
     def learn(self, order: NDArray[np.int64], delta: float) -> int:
+        """Learn the patterns in that order."""
         e = self.examples
         return _core.wfm_perturbed(e.rows, e.labels, order, delta, self.step * delta, self.weights)
 

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatcore import _core
-from flatcore._checks import as_float_array, check_callback, check_choice, check_count, check_finite, chunks
+from flatcore._checks import as_float_array, check_choice, check_count, check_finite, chunks
 from flatcore._threads import limit_threads
 from flatcore.results import read_only
-from flatcore.wfm._online import Array, Examples, sign_words
+from flatcore.wfm._online import Array, Examples
 from flatcore.wfm.models import Committee, checked_model, checked_weights, normalised
-from flatcore.wfm.patterns import checked_patterns
+from flatcore.wfm.patterns import checked_patterns, sign_words
+from flatcore.wfm.predictions import binary_errors
 from flatcore.wfm.results import LocalEnergy
 
 Progress = Callable[[float], Any]
@@ -56,7 +57,7 @@ def local_energy(
     threads
         Threads for this call; None leaves the process's setting alone.
     progress
-        Called with the share done after every batch of samples; returning True has no effect, Ctrl-C stops.
+        Called with the share done after every batch of samples. Ctrl-C stops between and within batches.
 
     Returns
     -------
@@ -73,7 +74,7 @@ def local_energy(
     >>> from flatcore import wfm
     >>> model = wfm.Committee(153, 3)
     >>> patterns, teacher = wfm.teacher_patterns(model, 60)
-    >>> wfm.local_energy(model, teacher, patterns, scale=[0, 0.3], samples=20).values[0]
+    >>> float(wfm.local_energy(model, teacher, patterns, scale=[0, 0.3], samples=20).values[0])
     0.0
 
     Source: arXiv:2110.14583; docs/wide-flat-minima.md.
@@ -85,8 +86,9 @@ def local_energy(
     strengths = _scale(kind, scale)
     samples = check_count("samples", samples, 2)
     rng = np.random.default_rng(check_count("seed", seed, 0))
-    check_callback(progress)
-    shares = np.empty((len(strengths), samples))
+    if progress is not None and not callable(progress):
+        raise ValueError(f"progress is {progress!r}; expected a function of a float, or None")
+    counts = np.empty((len(strengths), samples), dtype=np.int64)
     with limit_threads(threads):
         examples = Examples(model, patterns)
         count = _flipped(examples, W) if kind == "flips" else _disturbed(examples, normalised(model, W), kind)
@@ -94,16 +96,16 @@ def local_energy(
         done = 0
         for rows, part in _batches(len(strengths), samples, model.num_weights):
             at = np.repeat(strengths[rows], part.stop - part.start)
-            shares[rows, part] = (count(at, rng) / examples.count).reshape(-1, part.stop - part.start)
+            counts[rows, part] = count(at, rng).reshape(-1, part.stop - part.start)
             done += len(at)
             if progress is not None:
-                progress(done / shares.size)
-    values = shares.mean(axis=1) - base / examples.count
+                progress(done / counts.size)
+    P = examples.count
     return LocalEnergy(
         perturbation=kind,
         scale=read_only(strengths),
-        values=read_only(values),
-        stderr=read_only(shares.std(axis=1, ddof=1) / np.sqrt(samples)),
+        values=read_only((counts.mean(axis=1) - base) / P),
+        stderr=read_only(counts.std(axis=1, ddof=1) / (P * np.sqrt(samples))),
         errors=base,
         samples=samples,
         seed=seed,
@@ -148,12 +150,11 @@ def _batches(strengths: int, samples: int, weights: int) -> Iterator[tuple[slice
 
 def _flipped(examples: Examples, W: Array) -> Callable[[Array, np.random.Generator], Array]:
     """Errors (B,) of weights of which each flips with probability p (B,)."""
-    e, signs = examples, sign_words(W > 0)
+    words = sign_words(W)
 
     def count(p: Array, rng: np.random.Generator) -> Array:
         flips = rng.random((len(p), *W.shape), dtype=np.float32) < p[:, None, None].astype(np.float32)
-        words = signs ^ sign_words(flips)
-        return _core.wfm_sign_errors(e.rows, e.labels, e.parity, W.shape[1], words)
+        return binary_errors(examples.model, words ^ sign_words(flips), examples.patterns)
 
     return count
 

@@ -33,12 +33,11 @@ class ReplicatedSGD(EpochSearch):
     until: str
 
     def advance(self) -> Look:
+        """An epoch of all replicas; the best of them, or the centre."""
         e, replicas = self.examples, len(self.weights)
         gamma = self.gamma + self.gamma_step * self.sweeps
         orders = np.stack([self.rng.permutation(e.count) for _ in range(replicas)])
-        moved = _core.wfm_replicated(
-            e.rows, e.labels, e.parity, orders, self.batch, self.coupling, gamma, self.weights
-        )
+        moved = _core.wfm_replicated(e.rows, e.labels, e.parity, orders, self.batch, self.coupling, gamma, self.weights)
         self.sweeps += 1
         machines, distance = self._machines()
         errors = e.errors(machines)
@@ -57,7 +56,7 @@ class ReplicatedSGD(EpochSearch):
         """The centre, sgn Σ_a W^a, before the replicas' W (y + 1, K, n); their mean distance (1 − q)/2 from it."""
         W = np.where(self.weights > 0, 1, -1).astype(np.int8)
         center = np.where(W.sum(axis=0, dtype=np.int64) > 0, 1, -1).astype(np.int8)
-        return np.concatenate([center[None], W]), float(np.mean(W != center))
+        return np.concatenate([center[None], W]), float(np.mean(center != W))
 
 
 def replicated_sgd(

@@ -59,9 +59,9 @@ class WfmResult(Record):
 class LocalEnergy(Record):
     """δE against the strength of a perturbation.
 
-    ``values[i]`` is the mean share of errors at perturbed weights minus that of the weights themselves, ``stderr[i]`` its
-    standard error over the samples, at strength ``scale[i]`` of the ``perturbation``: flips, gaussian or multiplicative.
-    ``errors``: patterns that the weights themselves get wrong.
+    ``values[i]`` is the mean share of errors at perturbed weights minus that of the weights themselves, ``stderr[i]``
+    its standard error over the samples, at strength ``scale[i]`` of the ``perturbation``: flips, gaussian or
+    multiplicative. ``errors``: patterns that the weights themselves get wrong.
     """
 
     perturbation: str

@@ -39,15 +39,6 @@ void check_weights(const py::array& weights, Index machines, const wfm::OnlinePa
     require(weights.size() == machines * data.units * data.inputs, "weights have the wrong shape");
 }
 
-WordArray bound_rows(const WordArray& words, Index patterns, Index inputs) {
-    const wfm::Patterns view = patterns_view(words, patterns, inputs);
-    WordArray rows({patterns, view.segments, view.words()});
-    std::uint32_t* const out = rows.mutable_data();
-    const py::gil_scoped_release release;
-    wfm::rows_of(view, out);
-    return rows;
-}
-
 template <class T>
 Index bound_least_action(const WordArray& rows, const Labels& labels, bool parity, const Longs& order,
                          py::array_t<T, py::array::c_style>& weights) {
@@ -105,21 +96,6 @@ Longs bound_real_errors(const WordArray& rows, const Labels& labels, bool parity
     RunControl control = python_control();
     const py::gil_scoped_release release;
     wfm::count_errors(data, count, w, out, control);
-    return errors;
-}
-
-Longs bound_sign_errors(const WordArray& rows, const Labels& labels, bool parity, Index inputs,
-                        const WordArray& signs) {
-    require(signs.ndim() == 3, "signs are (B, K, C)");
-    const Index count = signs.shape(0);
-    const wfm::OnlinePatterns data = online_view(rows, labels, inputs, signs.shape(1), parity);
-    require(signs.shape(2) == data.words(), "signs are (B, K, C)");
-    Longs errors(count);
-    std::int64_t* const out = errors.mutable_data();
-    const std::uint32_t* const words = signs.data();
-    RunControl control = python_control();
-    const py::gil_scoped_release release;
-    wfm::count_errors(data, count, words, out, control);
     return errors;
 }
 
@@ -185,8 +161,6 @@ void bound_descent(const WordArray& rows, const Labels& labels, bool parity, dou
 
 void bind_wfm_online(py::module_& module) {
     using py::arg;
-    module.def("wfm_online_rows", &bound_rows, arg("words"), arg("patterns"), arg("inputs"),
-               "Packed patterns one after another: uint32 (P, S, C).");
     module.def("wfm_least_action", &bound_least_action<std::int32_t>, arg("rows"), arg("labels"), arg("parity"),
                arg("order"), arg("hidden").noconvert(),
                "An epoch of least action learning on hidden integers (K, n), in place; the patterns that were wrong.");
@@ -202,8 +176,6 @@ void bind_wfm_online(py::module_& module) {
                "An epoch of replicated SGD on hidden reals (y, K, n), in place; the patterns that were wrong.");
     module.def("wfm_real_errors", &bound_real_errors, arg("rows"), arg("labels"), arg("parity"), arg("weights"),
                "Errors (B,) of weights (B, K, n).");
-    module.def("wfm_sign_errors", &bound_sign_errors, arg("rows"), arg("labels"), arg("parity"), arg("inputs"),
-               arg("signs"), "Errors (B,) of binary weights as sign words (B, K, C).");
     module.def("wfm_output_terms", &bound_terms, arg("h"), arg("labels"), arg("parity"), arg("beta"), arg("gamma"),
                "Value, t, slope, pull, bend and curvature of every pattern's cross-entropy at fields h (P, K).");
     module.def("wfm_hessian_product", &bound_product, arg("words"), arg("labels"), arg("parity"), arg("beta"),

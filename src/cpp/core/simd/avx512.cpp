@@ -11,11 +11,11 @@
 namespace flatcore::simd::avx512 {
 namespace {
 #include "core/simd/lanes.inc.hpp"
-#include "core/simd/online.inc.hpp"
 #include "core/simd/skinny.inc.hpp"
 #include "core/simd/small_chain.inc.hpp"
 // Uses the exchanges above.
 #include "core/simd/committee.inc.hpp"
+#include "core/simd/online.inc.hpp"
 }  // namespace
 
 extern const Table kTable;

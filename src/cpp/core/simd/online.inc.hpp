@@ -16,18 +16,29 @@ inline V lane_bits() {
     return out;
 }
 
-// Entries `first` … of a word's 32, with the sign of their bits.
-inline Double signed_by(std::uint32_t word, int first, Double w) {
-    const LongBits bits = LongBits{} + (std::uint64_t{word} >> first);
-    const LongMask minus = (bits & lane_bits<LongBits, std::uint64_t>()) == 0;
-    return (Double)((LongBits)w ^ ((LongBits)minus & (LongBits{} + (std::uint64_t{1} << 63))));
+// A word's entries V·L … with the sign of their bits; the word in every lane.
+template <int first>
+inline Double signed_by(LongBits word, Double w) {
+    const LongMask minus = (word & (lane_bits<LongBits, std::uint64_t>() << first)) == 0;
+    return minus ? (Double)((LongBits)w ^ (LongBits{} + (std::uint64_t{1} << 63))) : w;
+}
+
+// f(v, w) for the vectors v = 0 … of one word.
+template <int first, class F>
+inline void each_vector(LongBits word, const F& f) {
+    if constexpr (first < static_cast<int>(kWordBits)) {
+        f(first / Lanes<double>::count, [&](Double w) { return signed_by<first>(word, w); });
+        each_vector<first + Lanes<double>::count>(word, f);
+    }
 }
 
 inline Index online_differing(Index words, const std::uint32_t* a, const std::uint32_t* b) {
     Index total = 0, c = 0;
     for (; c + 2 <= words; c += 2) {
-        const std::uint64_t low = a[c] ^ b[c], high = a[c + 1] ^ b[c + 1];
-        total += __builtin_popcountll(low | high << 32);
+        std::uint64_t x, y;
+        __builtin_memcpy(&x, a + c, 8);
+        __builtin_memcpy(&y, b + c, 8);
+        total += __builtin_popcountll(x ^ y);
     }
     if (c < words) total += __builtin_popcount(a[c] ^ b[c]);
     return total;
@@ -37,9 +48,10 @@ inline double online_dot(Index words, const std::uint32_t* bits, const double* w
     constexpr int L = Lanes<double>::count, V = static_cast<int>(kWordBits) / L;
     constexpr int S = V < 4 ? V : 4;  // sums in flight
     Double sum[S] = {};
-    for (Index c = 0; c < words; ++c)
-#pragma GCC unroll 16
-        for (int v = 0; v < V; ++v) sum[v % S] += signed_by(bits[c], v * L, load(w + c * kWordBits + v * L));
+    for (Index c = 0; c < words; ++c) {
+        const double* const at = w + c * kWordBits;
+        each_vector<0>(LongBits{} + bits[c], [&](int v, const auto& sign) { sum[v % S] += sign(load(at + v * L)); });
+    }
     Double total = sum[0];
 #pragma GCC unroll 4
     for (int s = 1; s < S; ++s) total += sum[s];
@@ -49,15 +61,15 @@ inline double online_dot(Index words, const std::uint32_t* bits, const double* w
 }
 
 inline void online_add(Index n, const std::uint32_t* bits, double c, double* w) {
-    constexpr int L = Lanes<double>::count, V = static_cast<int>(kWordBits) / L;
     const Index words = (n + kWordBits - 1) / kWordBits;
     const Double step = Double{} + c;
-    for (Index word = 0; word < words; ++word)
-#pragma GCC unroll 16
-        for (int v = 0; v < V; ++v) {
-            double* const at = w + word * kWordBits + v * L;
-            store(at, load(at) + signed_by(bits[word], v * L, step));
-        }
+    for (Index word = 0; word < words; ++word) {
+        double* const row = w + word * kWordBits;
+        each_vector<0>(LongBits{} + bits[word], [&](int v, const auto& sign) {
+            double* const at = row + v * Lanes<double>::count;
+            store(at, load(at) + sign(step));
+        });
+    }
     for (Index i = n; i < words * kWordBits; ++i) w[i] = 0.0;
 }
 
@@ -79,21 +91,24 @@ inline std::uint32_t positive(Ints H) {
 inline void online_turn(Index n, const std::uint32_t* bits, std::int32_t step, std::int32_t* H, std::uint32_t* signs) {
     constexpr int L = FLATCORE_VECTOR_BYTES / 4, V = static_cast<int>(kWordBits) / L;
     const Index words = (n + kWordBits - 1) / kWordBits;
+    const Bits lanes = lane_bits<Bits, std::uint32_t>();
+    const Ints plus = Ints{} + step, minus = Ints{} - step;
     for (Index c = 0; c < words; ++c) {
         std::uint32_t out = 0;
-        const std::uint32_t last = c + 1 == words && n % kWordBits ? (1u << n % kWordBits) - 1 : ~0u;
+        const Bits word = Bits{} + bits[c];
 #pragma GCC unroll 16
         for (int v = 0; v < V; ++v) {
-            const Bits lanes = lane_bits<Bits, std::uint32_t>();
-            const Ints minus = (Ints)(((Bits{} + (bits[c] >> (v * L))) & lanes) == 0);
-            const Ints inside = (Ints)(((Bits{} + (last >> (v * L))) & lanes) != 0);
             std::int32_t* const at = H + c * kWordBits + v * L;
-            const Ints h = *reinterpret_cast<const IntsAnywhere*>(at) + ((((Ints{} + step) ^ minus) - minus) & inside);
+            const Ints off = (Ints)((word & (lanes << static_cast<std::uint32_t>(v * L))) == 0);
+            const Ints h = *reinterpret_cast<const IntsAnywhere*>(at) + (off ? minus : plus);
             *reinterpret_cast<IntsAnywhere*>(at) = h;
             out |= positive(h) << (v * L);
         }
         signs[c] = out;
     }
+    if (n % kWordBits == 0) return;
+    for (Index i = n; i < words * kWordBits; ++i) H[i] = 0;
+    signs[words - 1] &= (1u << n % kWordBits) - 1;
 }
 
 constexpr OnlineKernels online_kernels() { return {online_differing, online_dot, online_add, online_turn}; }

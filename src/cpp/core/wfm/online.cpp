@@ -13,6 +13,8 @@ namespace flatcore::wfm {
 namespace {
 
 constexpr Index kPatternsPerCheckpoint = 64;
+constexpr Index kWordsPerThread = Index{1} << 15;      // of 32 weights each, some 0.1 ms
+constexpr Index kWordsPerCheckpoint = Index{1} << 24;  // some 0.05 s
 
 Index padded_inputs(const PatternLayout& layout) { return layout.words() * kWord; }
 
@@ -136,44 +138,7 @@ void binary_fields(const OnlinePatterns& data, Index mu, const std::uint32_t* si
         h[k] = static_cast<double>(data.inputs - 2 * kernels.differing(words, data.row(mu, k), signs + k * words));
 }
 
-// fields(b, mu, h) of weights b; one range of patterns a thread.
-template <class Fields>
-void count(const OnlinePatterns& data, Index count, std::int64_t* errors, RunControl& control, const Fields& fields) {
-    const Index pieces = parallel_pieces(data.patterns, kPatternsPerCheckpoint);
-    const Index work = data.patterns * data.units * data.words() / pieces;  // words a thread and weights
-    const Index together = std::clamp<Index>((Index{1} << 22) / std::max<Index>(1, work), 1, count);
-    for (Index first = 0; first < count; first += together) {
-        const Index last = std::min(count, first + together);
-        std::vector<std::int64_t> found(static_cast<std::size_t>(pieces * (last - first)), 0);
-        parallel_pieces_of(data.patterns, pieces, [&](Index piece, Index begin, Index end) {
-            std::vector<double> h(static_cast<std::size_t>(data.units));
-            for (Index b = first; b < last; ++b) {
-                std::int64_t total = 0;
-                for (Index mu = begin; mu < end; ++mu) {
-                    fields(b, mu, h.data());
-                    total += wrong(data, mu, h.data());
-                }
-                found[static_cast<std::size_t>(piece * (last - first) + b - first)] = total;
-            }
-        });
-        for (Index b = first; b < last; ++b) {
-            errors[b] = 0;
-            for (Index piece = 0; piece < pieces; ++piece)
-                errors[b] += found[static_cast<std::size_t>(piece * (last - first) + b - first)];
-        }
-        control.checkpoint(static_cast<double>(last) / static_cast<double>(count));
-    }
-}
-
 }  // namespace
-
-void rows_of(const Patterns& patterns, std::uint32_t* rows) {
-    const Index words = patterns.words(), each = patterns.segments * words;
-    parallel_ranges(patterns.patterns, 1024, [&](Index first, Index last) {
-        for (Index mu = first; mu < last; ++mu)
-            for (Index at = 0; at < each; ++at) rows[mu * each + at] = patterns.word(mu, at / words, at % words);
-    });
-}
 
 // -- units ---------------------------------------------------------------------------------------------------
 
@@ -363,14 +328,17 @@ Index replicated_epoch(const OnlinePatterns& data, const std::int64_t* orders, c
     for (Index a = 0; a < y; ++a) replicas.emplace_back(data, H + a * weights, orders + a * data.patterns);
     std::vector<double> pull(static_cast<std::size_t>(weights));
     std::vector<Index> errors(static_cast<std::size_t>(y), 0);
+    // Words counted and signs taken by a replica between two meetings; few are not worth a second thread.
+    const Index work = std::max<Index>(1, std::min(step.batch, data.patterns) * data.units * data.words() + weights);
+    const Index grain = std::max<Index>(1, kWordsPerThread / work);
     for (Index first = 0; first < data.patterns; first += step.batch) {
         const Index last = std::min(data.patterns, first + step.batch);
-        parallel_ranges(y, 1, [&](Index begin, Index end) {
+        parallel_ranges(y, grain, [&](Index begin, Index end) {
             for (Index a = begin; a < end; ++a)
                 errors[static_cast<std::size_t>(a)] += replicas[static_cast<std::size_t>(a)].learn(first, last);
         });
         pulls(data, replicas, step.gamma, pull.data());
-        parallel_ranges(y, 1, [&](Index begin, Index end) {
+        parallel_ranges(y, grain, [&](Index begin, Index end) {
             for (Index a = begin; a < end; ++a) replicas[static_cast<std::size_t>(a)].pull(step.lambda, pull.data());
         });
         control.checkpoint();
@@ -382,21 +350,35 @@ Index replicated_epoch(const OnlinePatterns& data, const std::int64_t* orders, c
 
 // -- errors --------------------------------------------------------------------------------------------------
 
-void count_errors(const OnlinePatterns& data, Index number, const double* w, std::int64_t* errors,
+void count_errors(const OnlinePatterns& data, Index machines, const double* w, std::int64_t* errors,
                   RunControl& control) {
-    const Index weights = data.units * data.inputs;
-    std::vector<ContinuousUnits> machines;
-    machines.reserve(static_cast<std::size_t>(number));
-    for (Index b = 0; b < number; ++b) machines.emplace_back(data, w + b * weights);
-    count(data, number, errors, control,
-          [&](Index b, Index mu, double* h) { machines[static_cast<std::size_t>(b)].fields(mu, h); });
-}
-
-void count_errors(const OnlinePatterns& data, Index number, const std::uint32_t* signs, std::int64_t* errors,
-                  RunControl& control) {
-    const Index each = data.units * data.words();
-    count(data, number, errors, control,
-          [&](Index b, Index mu, double* h) { binary_fields(data, mu, signs + b * each, h); });
+    const Index each = data.units * data.words() * data.patterns;  // words met by a machine
+    const Index together = std::clamp<Index>(kWordsPerCheckpoint / std::max<Index>(1, each), 1, machines);
+    for (Index first = 0; first < machines; first += together) {
+        const Index last = std::min(machines, first + together);
+        std::vector<ContinuousUnits> units;
+        units.reserve(static_cast<std::size_t>(last - first));
+        for (Index b = first; b < last; ++b) units.emplace_back(data, w + b * data.units * data.inputs);
+        // Pieces of a machine's patterns, one machine after another.
+        const Index grain = std::max<Index>(1, data.patterns * kWordsPerThread / std::max<Index>(1, each));
+        const Index tasks = (last - first) * data.patterns, pieces = parallel_pieces(tasks, grain);
+        std::vector<std::vector<std::int64_t>> found(static_cast<std::size_t>(pieces));
+        parallel_pieces_of(tasks, pieces, [&](Index piece, Index begin, Index end) {
+            std::vector<std::int64_t> counts(units.size(), 0);
+            std::vector<double> h(static_cast<std::size_t>(data.units));
+            for (Index task = begin; task < end; ++task) {
+                const Index b = task / data.patterns, mu = task % data.patterns;
+                units[static_cast<std::size_t>(b)].fields(mu, h.data());
+                counts[static_cast<std::size_t>(b)] += wrong(data, mu, h.data());
+            }
+            found[static_cast<std::size_t>(piece)] = std::move(counts);
+        });
+        for (Index b = first; b < last; ++b) {
+            errors[b] = 0;
+            for (const auto& counts : found) errors[b] += counts[static_cast<std::size_t>(b - first)];
+        }
+        control.checkpoint(static_cast<double>(last) / static_cast<double>(machines));
+    }
 }
 
 }  // namespace flatcore::wfm

@@ -17,7 +17,7 @@
 //
 // Equal fields: the unit of lower number first. A field of zero counts as positive where its sign is asked for.
 //
-// Layout: rows (P, S, C) of words, one pattern after another (PatternLayout's words, not interleaved).
+// Layout: rows (P, S, C) of words, one pattern after another (`rows` of core/wfm/patterns.hpp).
 // cost    a pattern: K·n signed additions (continuous), K·n/64 counted words (binary); n more for each unit that moves
 // source  least action and replicas: Baldassi, BinaryCommitteeMachineRSGD.jl; margin and perturbed: this project's own,
 //         in the place of entropic least action, docs/wide-flat-minima.md
@@ -50,8 +50,6 @@ struct Order {
     Index count = 0;
 };
 
-void rows_of(const Patterns& patterns, std::uint32_t* rows);
-
 // All epochs return the number of patterns that asked for a step. w, H: K × n row-major, changed in place.
 Index least_action_epoch(const OnlinePatterns& data, Order order, std::int32_t* H, RunControl& control);
 Index least_action_epoch(const OnlinePatterns& data, Order order, double* w, RunControl& control);
@@ -67,9 +65,8 @@ struct ReplicaStep {
 Index replicated_epoch(const OnlinePatterns& data, const std::int64_t* orders, const ReplicaStep& step, double* H,
                        RunControl& control);
 
-// Errors of each of `count` weights: real ones (count × K × n), or their signs at one bit (count × K × C).
-void count_errors(const OnlinePatterns& data, Index count, const double* w, std::int64_t* errors, RunControl& control);
-void count_errors(const OnlinePatterns& data, Index count, const std::uint32_t* signs, std::int64_t* errors,
+// Errors of machines with real weights w (machines × K × n), for solutions of which only the signs of fields matter.
+void count_errors(const OnlinePatterns& data, Index machines, const double* w, std::int64_t* errors,
                   RunControl& control);
 
 // Continuous weights and hidden integers of one machine, padded to whole words as the kernels want them.

@@ -1,0 +1,244 @@
+"""Least action, its entropic rules, replicated SGD: epochs against plain NumPy, solving, stopping, resuming."""
+
+import numpy as np
+import pytest
+import wfm_online_reference as reference
+from hypothesis import given
+from hypothesis import strategies as st
+
+import flatcore as fc
+from flatcore import _core
+from flatcore._threads import limit_threads
+from flatcore.wfm._online import Examples
+from flatcore.wfm.patterns import random_weights
+from flatcore.wfm.predictions import outputs
+
+wfm = fc.wfm
+
+# Two epochs of sums of at most 70 terms of size 1: rounding stays far below 1e-10, and no field is that close to a
+# threshold by chance.
+FLOATS = {"rtol": 0.0, "atol": 1e-10}
+SHAPES = st.tuples(
+    st.sampled_from(["tree", "full"]), st.sampled_from([1, 3, 5]), st.integers(0, 34), st.integers(1, 40)
+)
+
+
+def problem(kind, units, half, count, weights, activation="majority"):
+    n = 2 * half + 1
+    model = wfm.Committee(n * units if kind == "tree" else n, units, kind, weights, activation)
+    patterns = wfm.random_patterns(model, count, seed=half)
+    rng = np.random.default_rng(count)
+    order = np.concatenate([rng.permutation(count), rng.permutation(count)])
+    seen = reference.seen_by_units(model, patterns.inputs)
+    return model, Examples(model, patterns), seen, order, rng
+
+
+@given(SHAPES, st.sampled_from(["majority", "parity"]))
+def test_an_epoch_of_binary_least_action(shape, activation):
+    model, e, seen, order, rng = problem(*shape, "binary", activation)
+    H = (2 * rng.integers(-3, 3, model.shape) + 1).astype(np.int32)
+    expected, moved = reference.least_action_binary(model, seen, e.labels, order, H)
+    assert _core.wfm_least_action(e.rows, e.labels, e.parity, order, H) == moved
+    np.testing.assert_array_equal(H, expected)
+
+
+@given(SHAPES, st.sampled_from(["majority", "parity"]))
+def test_an_epoch_of_continuous_least_action(shape, activation):
+    model, e, seen, order, rng = problem(*shape, "continuous", activation)
+    w = random_weights(model, rng)
+    expected, moved = reference.least_action_continuous(model, seen, e.labels, order, w)
+    assert _core.wfm_least_action(e.rows, e.labels, e.parity, order, w) == moved
+    np.testing.assert_allclose(w, expected, **FLOATS)
+
+
+@given(SHAPES, st.floats(0.01, 3.0))
+def test_an_epoch_of_margin_least_action(shape, delta):
+    model, e, seen, order, rng = problem(*shape, "continuous")
+    w = random_weights(model, rng)
+    # Units on the margin have σh = δ up to rounding; whether they count as robust is a matter of bits, and the step that
+    # follows is one of bits too, though it is counted.
+    expected, moved = reference.margin(model, seen, e.labels, order[: len(e.labels)], w, delta)
+    counted = _core.wfm_margin(e.rows, e.labels, order[: len(e.labels)], delta, w)
+    assert model.fan_in < 30 or counted == moved
+    np.testing.assert_allclose(w, expected, **FLOATS)
+
+
+@given(SHAPES, st.floats(0.03, 2.0))
+def test_an_epoch_of_the_perturbed_gradient(shape, delta):
+    model, e, seen, order, rng = problem(*shape, "continuous")
+    w = random_weights(model, rng)
+    order = order[:12]  # enumeration is slow
+    expected = reference.perturbed(model, seen, e.labels, order, w, delta, 0.5 * delta)
+    _core.wfm_perturbed(e.rows, e.labels, order, delta, 0.5 * delta, w)
+    # The slopes are ratios of probabilities, good to 1e-11 of sizes up to |h|/δ = 200.
+    np.testing.assert_allclose(w, expected, rtol=1e-9, atol=1e-9)
+
+
+@given(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=7).filter(lambda a: len(a) % 2 == 1), st.floats(1e-3, 1e3))
+def test_slopes_in_the_tails_are_those_of_the_logarithm(a, size):
+    """One pattern whose units have the fields a: one step moves unit k by the slope at a_k, however extreme."""
+    a = np.array(a)
+    model = wfm.Committee(len(a), len(a), weights="continuous")
+    e = Examples(model, wfm.Patterns.from_arrays(model, np.ones((1, len(a))), [1]))
+    w = a[:, None] * size
+    _core.wfm_perturbed(e.rows, e.labels, np.zeros(1, dtype=np.int64), size, size, w)
+    expected = reference.majority_log_slopes(a)
+    assert np.isfinite(w).all()
+    # Differences of logarithms of size a²/2 carry a²·eps of relative error in the oracle, which adds them up.
+    scale = 1e-9 + 1e-15 * np.square(a).max()
+    np.testing.assert_allclose((w[:, 0] - a * size), expected, rtol=scale, atol=scale + 1e-15 * np.abs(w).max())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", ["tree", "full"])
+def test_an_epoch_of_replicas(kind, threads):
+    model, e, seen, _, rng = problem(kind, 3, 16, 45, "binary")
+    orders = np.stack([rng.permutation(45) for _ in range(5)])
+    H = np.repeat(random_weights(model, rng)[None], 5, axis=0)
+    expected = H
+    with limit_threads(threads):
+        for gamma in (0.1, 0.4):
+            expected = reference.replicated(model, seen, e.labels, orders, 10, 0.75, gamma, expected)
+            _core.wfm_replicated(e.rows, e.labels, False, orders, 10, 0.75, gamma, H)
+    np.testing.assert_allclose(H, expected, **FLOATS)
+
+
+@given(SHAPES, st.sampled_from(["binary", "continuous"]), st.sampled_from(["majority", "parity"]))
+def test_errors_of_many_machines(shape, weights, activation):
+    model, e, _, _, rng = problem(*shape, weights, activation)
+    W = np.stack([random_weights(model, rng) for _ in range(4)])
+    expected = [np.count_nonzero(outputs(model, w, e.patterns) != e.labels) for w in W]
+    np.testing.assert_array_equal(e.errors(W), expected)
+
+
+def test_errors_count_a_field_of_zero_as_wrong():
+    model = wfm.Committee(2, 1, weights="continuous")
+    e = Examples(model, wfm.Patterns.from_arrays(model, [[1, 1], [1, -1]], [1, 1]))
+    np.testing.assert_array_equal(e.errors(np.array([[[1.0, 1.0]], [[1.0, -2.0]]])), [1, 1])
+
+
+SOLVERS = {
+    "least action, binary perceptron": (wfm.least_action, (501, 1, "tree", "binary"), 0.25, {}),
+    "least action, binary committee": (wfm.least_action, (505, 5, "tree", "binary"), 0.2, {}),
+    "least action, continuous tree": (wfm.least_action, (459, 9, "tree", "continuous"), 1.0, {}),
+    "least action, continuous full": (wfm.least_action, (101, 5, "full", "continuous"), 0.5, {}),
+    "least action, parity": (wfm.least_action, (153, 3, "tree", "continuous", "parity"), 0.7, {}),
+    "rule A": (wfm.entropic_least_action, (459, 9, "tree", "continuous"), 1.0, {}),
+    "rule B": (wfm.entropic_least_action, (459, 9, "tree", "continuous"), 1.0, {"rule": "B"}),
+    "replicas": (wfm.replicated_sgd, (303, 3, "tree", "binary"), 0.3, {"batch": 30}),
+    "cross-entropy": (wfm.cross_entropy_sgd, (155, 5, "tree", "continuous"), 0.8, {}),
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_eight_of_ten_fresh_seeds_are_solved(name):
+    solver, shape, alpha, options = SOLVERS[name]
+    model = wfm.Committee(*shape[:4], *shape[4:])
+    solved = 0
+    for seed in range(10):
+        patterns = wfm.random_patterns(model, round(alpha * model.num_weights), seed=1000 + seed)
+        result = solver(model, patterns, seed=seed, **options)
+        assert result.errors == wfm.errors(model, result.weights, patterns)
+        assert (result.errors == 0) == (result.status == "solved")
+        assert len(result.history["errors"]) == result.sweeps
+        if model.weights == "continuous":
+            np.testing.assert_allclose(np.square(result.weights).sum(axis=1), model.fan_in, rtol=1e-12)
+        else:
+            assert result.weights.dtype == np.int8
+        solved += result.errors == 0
+    assert solved >= 8
+
+
+SMALL = {
+    "least_action": (wfm.least_action, "binary", {}),
+    "entropic A": (wfm.entropic_least_action, "continuous", {}),
+    "entropic B": (wfm.entropic_least_action, "continuous", {"rule": "B"}),
+    "replicated": (wfm.replicated_sgd, "binary", {"replicas": 3, "batch": 20}),
+    "cross-entropy": (wfm.cross_entropy_sgd, "continuous", {"batch": 20}),
+}
+
+
+def small(name, alpha=3.0):
+    """A load that is never solved, so that runs have a known length."""
+    solver, weights, options = SMALL[name]
+    model = wfm.Committee(45, 3, weights=weights)
+    return solver, model, wfm.random_patterns(model, round(alpha * 45)), {"max_epochs": 9, **options}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_interrupted_run_goes_on_to_the_same_bits(name, tmp_path):
+    solver, model, patterns, options = small(name)
+    whole = solver(model, patterns, seed=3, **options)
+    assert whole.status == "not_solved"
+    assert whole.sweeps == 9
+    place = tmp_path / "run.npz"
+
+    def interrupt(state):
+        if state.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        solver(model, patterns, seed=3, callback=interrupt, checkpoint=place, **options)
+    assert place.exists()
+    with pytest.raises(ValueError, match="the checkpoint of another run"):
+        solver(model, patterns, seed=4, checkpoint=place, **options)
+    again = solver(model, patterns, seed=3, checkpoint=place, **options)
+    assert not place.exists()
+    np.testing.assert_array_equal(again.weights, whole.weights)
+    for key, values in whole.history.items():
+        np.testing.assert_array_equal(again.history[key], values)
+    assert again.sweeps == whole.sweeps
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_callback_stops(name):
+    solver, model, patterns, options = small(name)
+    seen = []
+    result = solver(model, patterns, callback=lambda state: seen.append(state) or state.step == 2, **options)
+    assert result.status == "stopped"
+    assert [state.step for state in seen] == [1, 2]
+    assert result.errors == min(state.errors for state in seen)
+    assert set(seen[0].extras) == set(result.history) - {"errors"}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_seeds_and_threads(name):
+    solver, model, patterns, options = small(name)
+    one, two, other = (solver(model, patterns, seed=s, threads=t, **options) for s, t in ((1, 1), (1, 2), (2, 1)))
+    np.testing.assert_array_equal(one.weights, two.weights)
+    assert (one.weights != other.weights).any()
+
+
+@pytest.mark.parametrize(
+    ("solver", "weights", "options", "message"),
+    [
+        (wfm.least_action, "binary", {"max_epochs": 0}, "max_epochs is 0; expected at least 1"),
+        (wfm.least_action, "binary", {"seed": -1}, "seed is -1; expected at least 0"),
+        (wfm.least_action, "binary", {"callback": 3}, "callback is 3; expected a function"),
+        (wfm.least_action, "binary", {"threads": 0}, "threads is 0; expected at least 1"),
+        (wfm.entropic_least_action, "binary", {}, "model has binary weights; entropic_least_action expects continuous"),
+        (wfm.entropic_least_action, "continuous", {"rule": "C"}, "rule is 'C'; expected one of 'A', 'B'"),
+        (wfm.entropic_least_action, "continuous", {"margin": 0}, "margin is 0; expected a positive number"),
+        (wfm.entropic_least_action, "continuous", {"decay": 1.5}, "decay is 1.5; expected at most 1"),
+        (wfm.entropic_least_action, "continuous", {"step": 0.5}, "step is 0.5; rule 'A' has none"),
+        (wfm.replicated_sgd, "continuous", {}, "model has continuous weights; replicated_sgd expects binary ones"),
+        (wfm.replicated_sgd, "binary", {"replicas": 4}, "replicas is 4; expected an odd number"),
+        (wfm.replicated_sgd, "binary", {"batch": 0}, "batch is 0; expected at least 1"),
+        (wfm.replicated_sgd, "binary", {"coupling": -1}, "coupling is -1; expected a positive number"),
+        (wfm.replicated_sgd, "binary", {"until": "never"}, "until is 'never'; expected one of"),
+        (wfm.cross_entropy_sgd, "binary", {}, "model has binary weights; cross_entropy_sgd expects continuous"),
+        (wfm.cross_entropy_sgd, "continuous", {"schedule": "no"}, "schedule is 'no'; expected one of 'slow', 'fast'"),
+        (wfm.cross_entropy_sgd, "continuous", {"rate": np.nan}, "rate is nan; expected a positive number"),
+        (wfm.cross_entropy_sgd, "continuous", {"factor": "2"}, "factor is '2'; expected a positive number"),
+    ],
+)
+def test_wrong_arguments(solver, weights, options, message):
+    model = wfm.Committee(45, 3, weights=weights)
+    with pytest.raises(ValueError, match=message):
+        solver(model, wfm.random_patterns(model, 10), **options)
+
+
+def test_entropic_rules_want_a_majority():
+    model = wfm.Committee(45, 3, weights="continuous", activation="parity")
+    with pytest.raises(ValueError, match="model's activation is 'parity'; entropic_least_action expects a majority"):
+        wfm.entropic_least_action(model, wfm.random_patterns(model, 10))
