@@ -22,5 +22,6 @@ PYBIND11_MODULE(_core, module) {
     flatcore::bindings::bind_svd(module);
     flatcore::bindings::bind_many(module);
     flatcore::bindings::bind_weights(module);
+    flatcore::bindings::bind_wfm_edges(module);
     flatcore::bindings::bind_wfm_patterns(module);
 }

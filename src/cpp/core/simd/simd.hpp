@@ -15,6 +15,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/simd/edges.hpp"
+#include "core/simd/functions.hpp"
 #include "core/simd/small_chain.hpp"
 
 namespace flatcore {
@@ -73,6 +75,8 @@ struct Table {
     SkinnyKernels<double> skinny64;
     SmallChainKernels<float> chain32;
     SmallChainKernels<double> chain64;
+    FunctionKernels functions;
+    EdgeKernels edges;
 };
 
 // The one in use.
