@@ -72,3 +72,53 @@ def edge_sweep(model, patterns, a, b, damping):
     change = np.abs(np.tanh(new) - np.tanh(a)).max()
     new = (1 - damping) * new + damping * a
     return new, new.sum(axis=0), change, log_z
+
+
+def response(omega, V, log_plus, log_minus):
+    """g = ∂ log Z/∂ω and Γ = −∂g/∂ω."""
+    z = omega / np.sqrt(V)
+    log_z = np.logaddexp(log_plus + log_ndtr(z), log_minus + log_ndtr(-z))
+    g = (
+        -np.expm1(np.minimum(log_minus - log_plus, 700.0))
+        * np.exp(log_plus - z**2 / 2 - np.log(2 * np.pi) / 2 - log_z)
+        / np.sqrt(V)
+    )
+    return g, g**2 + z * g / np.sqrt(V)
+
+
+def amp_sweep(model, patterns, c, m, V, g, damping):
+    """Outputs after a sweep (P, K), S (K, n), sums of Γ and g² (K), Σ log Z, the change."""
+    x, target = absorbed(model, patterns)
+    V = np.maximum(V, LEAST_VARIANCE)
+    omega = c * (x * m).sum(axis=2) - V * g
+    log_plus, log_minus, log_z = node(model, omega / np.sqrt(V), target)
+    fresh, gamma = response(omega, V, log_plus, log_minus)
+    change = (np.abs(fresh - g) * np.sqrt(V)).max()
+    kept = (1 - damping) * fresh + damping * g
+    S = c * np.einsum("pki,pk->ki", x, kept) + c**2 * gamma.sum(axis=0)[:, None] * m
+    return kept, S, gamma.sum(axis=0), (kept**2).sum(axis=0), log_z.sum(), change
+
+
+def gaussian_sweep(model, patterns, g, gamma, mean, s, damping):
+    """Messages g (P, K, n), Γ (P, K), H (K, n), G (K) after a sweep on edges, and the change."""
+    x, target = absorbed(model, patterns)
+    xi = x / np.sqrt(model.fan_in)
+    cavity = mean - xi * g * s[:, None]
+    omega, V = (xi * cavity).sum(axis=2), np.broadcast_to(s, gamma.shape)
+    log_plus, log_minus, _ = node(model, omega / np.sqrt(V), target)
+    part = np.maximum(V[..., None] - xi**2 * s[:, None], LEAST_VARIANCE)
+    fresh, _ = response(omega[..., None] - xi * cavity, part, log_plus[..., None], log_minus[..., None])
+    _, fresh_gamma = response(omega, V, log_plus, log_minus)
+    change = np.abs(fresh - g).max()
+    g, gamma = (1 - damping) * fresh + damping * g, (1 - damping) * fresh_gamma + damping * gamma
+    return g, gamma, (xi * g).sum(axis=0), gamma.sum(axis=0) / model.fan_in, change
+
+
+def solutions(model, patterns):
+    """All weights (count, K, n) without errors, by enumeration."""
+    size = model.num_weights
+    every = np.array([1 - 2 * ((np.arange(2**size) >> i) & 1) for i in range(size)]).T.reshape(-1, *model.shape)
+    x, target = absorbed(model, patterns)
+    tau = np.sign(np.einsum("pki,wki->wpk", x, every))
+    right = tau.sum(2) > 0 if model.activation == "majority" else tau.prod(2) == target
+    return every[right.all(axis=1)]

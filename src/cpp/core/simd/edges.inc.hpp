@@ -66,13 +66,12 @@ inline Longs below(Index i, Index n) {
     return lane < Longs{} + static_cast<std::int64_t>(n - i);
 }
 
-void edges_up(const EdgeRow& row, const double* b2, double* q, double* h, double* omega, double* V) {
+void edges_up(const EdgeRow& row, const double* b2, double* h, double* omega, double* V) {
     constexpr Index L = Lanes<double>::count;
     Double sum = {}, variance = {};
     for (Index i = 0; i < row.n; i += L) {
         const Double b = load(b2 + i), e = exp_of(2.0 * load(row.a + i)), over = 1.0 / (b + e);
         const Double mean = (b - e) * over;
-        store(q + i, e);
         store(h + i, mean);
         sum += signed_by(mean, minus_signs(row, i));
         variance += 4.0 * (b * over) * (e * over);
@@ -114,87 +113,165 @@ struct CertainRatio {
     }
 };
 
-inline Double tame(Double ratio) { return most(least(ratio, all(0x1.79dbc9dc53c66p86)), all(0x1.5ae191a99585ap-87)); }
-
-// One vector of messages: ratio = e^{2ξF} and the message itself, a = ξF. Returns the changes of tanh.
-inline Double settle(const EdgeRow& row, Index i, Double q, Double ratio, Double message, double damping, double* S) {
-    const Longs inside = below(i, row.n);
-    const Double kept = message + damping * (load(row.a + i) - message);
-    const Double a = (Double)((Longs)kept & inside);
-    store(row.a + i, a);
-    store(S + i, load(S + i) + a);
-    const Double change = 2.0 * (ratio - q) / ((ratio + 1.0) * (q + 1.0));
-    return (Double)((Longs)change & inside & 0x7fffffffffffffffLL);
-}
-
-template <class Ratio>
-double each_edge(const EdgeRow& row, const Ratio& ratio_of, const double* q, const double* h, double damping,
-                 double* S) {
-    Double change = {};
-    for (Index i = 0; i < row.n; i += Lanes<double>::count) {
-        const Longs minus = minus_signs(row, i);
-        const Double ratio = tame(ratio_of(signed_by(load(h + i), minus))), field = 0.5 * log_of(ratio);
-        const Double with_sign = minus != 0 ? 1.0 / ratio : ratio;
-        change = most(change, settle(row, i, load(q + i), with_sign, signed_by(field, minus), damping, S));
-    }
-    double largest = 0.0;
-    for (int lane = 0; lane < Lanes<double>::count; ++lane) largest = change[lane] > largest ? change[lane] : largest;
+inline double largest_lane(Double x) {
+    double largest = x[0];
+    for (int lane = 1; lane < Lanes<double>::count; ++lane) largest = x[lane] > largest ? x[lane] : largest;
     return largest;
 }
 
-// Powers p of the interpolant of F; false where its last coefficients are not lost in rounding.
+inline Double tame(Double ratio) { return most(least(ratio, all(0x1.79dbc9dc53c66p86)), all(0x1.5ae191a99585ap-87)); }
+
+// One vector of messages ξF. `change` holds the largest changes of tanh so far.
+inline void settle(const EdgeRow& row, Index i, Double message, double damping, double* S, Double& change) {
+    const Longs inside = below(i, row.n);
+    const Double old = load(row.a + i), step = modulus(message - old);
+    if (any((step > change) & inside)) {
+        const Double e = exp_of(2.0 * old), fresh = exp_of(2.0 * message);
+        const Double turn = modulus(2.0 * (fresh - e) / ((fresh + 1.0) * (e + 1.0)));
+        change = most(change, all(largest_lane((Double)((Longs)turn & inside))));
+    }
+    const Double a = (Double)((Longs)(message + damping * (old - message)) & inside);
+    store(row.a + i, a);
+    store(S + i, load(S + i) + a);
+}
+
 template <class Ratio>
-bool interpolate(const Ratio& ratio_of, double* p) {
+double each_edge(const EdgeRow& row, const Ratio& ratio_of, const double* h, double damping, double change, double* S) {
+    Double changes = all(change);
+    for (Index i = 0; i < row.n; i += Lanes<double>::count) {
+        const Longs minus = minus_signs(row, i);
+        const Double field = 0.5 * log_of(tame(ratio_of(signed_by(load(h + i), minus))));
+        settle(row, i, signed_by(field, minus), damping, S, changes);
+    }
+    return changes[0];
+}
+
+double each_edge_interpolated(const EdgeRow& row, const double* p, const double* h, double damping, double change,
+                              double* S) {
+    Double changes = all(change);
+    for (Index i = 0; i < row.n; i += Lanes<double>::count) {
+        const Longs minus = minus_signs(row, i);
+        const Double y = signed_by(load(h + i), minus), y2 = y * y;
+        Double even = all(p[kNodes - 2]), odd = all(p[kNodes - 1]);
+#pragma GCC unroll 8
+        for (int k = kNodes - 4; k >= 0; k -= 2) {
+            even = even * y2 + p[k];
+            odd = odd * y2 + p[k + 1];
+        }
+        const Double field = most(least(even + odd * y, all(kMostField)), all(-kMostField));
+        settle(row, i, signed_by(field, minus), damping, S, changes);
+    }
+    return changes[0];
+}
+
+template <class Ratio>
+void values_at_nodes(const Ratio& ratio_of, double* values) {
+    for (int j = 0; j < kNodes; j += Lanes<double>::count)
+        store(values + j, 0.5 * log_of(tame(ratio_of(load(kChebyshev.nodes + j)))));
+}
+
+// Values at the nodes into the interpolant's powers, in place; false where its last coefficients are not lost in
+// rounding.
+bool interpolate(double* values) {
     constexpr int L = Lanes<double>::count, vectors = kNodes / L;
-    double values[kNodes], c[kNodes];
-    for (int j = 0; j < kNodes; j += L) store(values + j, 0.5 * log_of(tame(ratio_of(load(kChebyshev.nodes + j)))));
-    Double sums[vectors] = {}, powers[vectors] = {};
-    for (int j = 0; j < kNodes; ++j)
-        for (int v = 0; v < vectors; ++v) sums[v] += values[j] * load(kChebyshev.values[j] + v * L);
-    for (int v = 0; v < vectors; ++v) store(c + v * L, sums[v]);
-    double size = 1.0, last = 0.0;
-    for (int k = 0; k < kNodes; ++k) size = __builtin_fabs(c[k]) > size ? __builtin_fabs(c[k]) : size;
+    double c[kNodes];
+    Double sums[vectors] = {}, others[vectors] = {};
+    for (int j = 0; j < kNodes; j += 2)
+        for (int v = 0; v < vectors; ++v) {
+            sums[v] += values[j] * load(kChebyshev.values[j] + v * L);
+            others[v] += values[j + 1] * load(kChebyshev.values[j + 1] + v * L);
+        }
+    Double size = all(1.0);
+    for (int v = 0; v < vectors; ++v) {
+        sums[v] += others[v];
+        others[v] = Double{};
+        store(c + v * L, sums[v]);
+        size = most(size, modulus(sums[v]));
+        sums[v] = Double{};
+    }
+    double last = 0.0;
     for (int k = kNodes - 3; k < kNodes; ++k) last += __builtin_fabs(c[k]);
-    if (!(last <= 1e-13 * size)) return false;
-    for (int k = 0; k < kNodes; ++k)
-        for (int v = 0; v < vectors; ++v) powers[v] += c[k] * load(kChebyshev.powers[k] + v * L);
-    for (int v = 0; v < vectors; ++v) store(p + v * L, powers[v]);
+    if (!(last <= 1e-13 * largest_lane(size))) return false;
+    for (int k = 0; k < kNodes; k += 2)
+        for (int v = 0; v < vectors; ++v) {
+            sums[v] += c[k] * load(kChebyshev.powers[k] + v * L);
+            others[v] += c[k + 1] * load(kChebyshev.powers[k + 1] + v * L);
+        }
+    for (int v = 0; v < vectors; ++v) store(values + v * L, sums[v] + others[v]);
     return true;
 }
 
-double each_edge_interpolated(const EdgeRow& row, const double* p, const double* q, const double* h, double damping,
-                              double* S) {
+// function(ratio): Q(z₊)/Q(z₋) of one unit.
+template <class Function>
+inline auto with_ratio(const EdgeOutput& output, const Function& function) {
+    const double rest = output.V - 1.0;
+    if (output.minus == 0.0) return function(CertainRatio{output.omega, rest});
+    return function(SoftRatio{output.omega, rest, output.plus, output.minus});
+}
+
+// Below 64 edges the nodes cost as much as they save; F has poles at y² = 1 − V.
+inline bool worth_interpolating(const EdgeRow& row, const EdgeOutput& output) { return row.n >= 64 && output.V >= 5.0; }
+
+double edges_down(Index units, const EdgeRow* rows, const EdgeOutput* outputs, const double* h, Index ld,
+                  double damping, double change, double* S, double* scratch) {
+    for (Index k = 0; k < units; ++k) {
+        if (!worth_interpolating(rows[k], outputs[k])) continue;
+        with_ratio(outputs[k], [&](const auto& ratio) { values_at_nodes(ratio, scratch + k * kEdgeScratch); });
+    }
+    for (Index k = 0; k < units; ++k) {
+        double* const values = scratch + k * kEdgeScratch;
+        if (worth_interpolating(rows[k], outputs[k]) && interpolate(values)) {
+            change = each_edge_interpolated(rows[k], values, h + k * ld, damping, change, S + k * ld);
+        } else {
+            change = with_ratio(outputs[k], [&](const auto& ratio) {
+                return each_edge(rows[k], ratio, h + k * ld, damping, change, S + k * ld);
+            });
+        }
+    }
+    return change;
+}
+
+// -- continuous weights
+
+void gaussian_up(const EdgeRow& row, const double* mean, double c, double s, double* y, double* omega) {
+    Double sum = {};
+    for (Index i = 0; i < row.n; i += Lanes<double>::count) {
+        const Double cavity = c * (signed_by(load(mean + i), minus_signs(row, i)) - (c * s) * load(row.a + i));
+        store(y + i, cavity);
+        sum += cavity;
+    }
+    *omega = lane_total(sum);
+}
+
+// φ(z)(p₊ − p₋)/Q(z); where p₋ = 0 and z < 0 the exponentials cancel.
+template <bool certain>
+Double slope_of(Double z, const EdgeOutput& output) {
+    constexpr double top = 0.39894228040143267794;
+    const Double part = half_erfcx(z), e = exp_of(-0.5 * z * z), tail = part * e;
+    if constexpr (certain) return top * (z < 0.0 ? all(1.0) : e) / (z < 0.0 ? part : 1.0 - tail);
+    const Double rise = z < 0.0 ? tail : 1.0 - tail, fall = z < 0.0 ? 1.0 - tail : tail;
+    return (top * (output.plus - output.minus)) * e / (output.plus * rise + output.minus * fall);
+}
+
+template <bool certain>
+double gaussian_down_by(const EdgeRow& row, const EdgeOutput& output, const double* y, double damping, double* S) {
+    const double over = 1.0 / __builtin_sqrt(output.V);
     Double change = {};
     for (Index i = 0; i < row.n; i += Lanes<double>::count) {
-        const Longs minus = minus_signs(row, i);
-        const Double y = signed_by(load(h + i), minus);
-        Double field = all(p[kNodes - 1]);
-#pragma GCC unroll 16
-        for (int k = kNodes - 2; k >= 0; --k) field = field * y + p[k];
-        const Double message = signed_by(most(least(field, all(kMostField)), all(-kMostField)), minus);
-        change = most(change, settle(row, i, load(q + i), exp_of(2.0 * message), message, damping, S));
+        const Longs inside = below(i, row.n);
+        const Double old = load(row.a + i);
+        const Double g = over * slope_of<certain>((output.omega - load(y + i)) * over, output);
+        const Double kept = (Double)((Longs)(g + damping * (old - g)) & inside);
+        store(row.a + i, kept);
+        store(S + i, load(S + i) + signed_by(kept, minus_signs(row, i)));
+        change = most(change, (Double)((Longs)modulus(g - old) & inside));
     }
-    double largest = 0.0;
-    for (int lane = 0; lane < Lanes<double>::count; ++lane) largest = change[lane] > largest ? change[lane] : largest;
-    return largest;
+    return largest_lane(change);
 }
 
-template <class Ratio>
-double edges_down_by(const EdgeRow& row, const Ratio& ratio_of, const double* q, const double* h, double damping,
-                     double* S) {
-    // Below, computing 16 nodes costs as much as it saves; poles of F at y² = 1 − V.
-    constexpr Index kFewest = 64;
-    double p[kNodes];
-    if (row.n >= kFewest && ratio_of.rest >= 4.0 && interpolate(ratio_of, p))
-        return each_edge_interpolated(row, p, q, h, damping, S);
-    return each_edge(row, ratio_of, q, h, damping, S);
+double gaussian_down(const EdgeRow& row, const EdgeOutput& output, const double* y, double damping, double* S) {
+    return output.minus == 0.0 ? gaussian_down_by<true>(row, output, y, damping, S)
+                               : gaussian_down_by<false>(row, output, y, damping, S);
 }
 
-double edges_down(const EdgeRow& row, const EdgeOutput& output, const double* q, const double* h, double damping,
-                  double* S) {
-    const double rest = output.V - 1.0;
-    if (output.minus == 0.0) return edges_down_by(row, CertainRatio{output.omega, rest}, q, h, damping, S);
-    return edges_down_by(row, SoftRatio{output.omega, rest, output.plus, output.minus}, q, h, damping, S);
-}
-
-constexpr EdgeKernels edge_kernels() { return {edges_up, edges_down}; }
+constexpr EdgeKernels edge_kernels() { return {edges_up, edges_down, gaussian_up, gaussian_down}; }

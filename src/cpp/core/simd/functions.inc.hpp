@@ -8,6 +8,20 @@ inline Double least(Double x, Double y) { return x < y ? x : y; }
 inline Double most(Double x, Double y) { return x > y ? x : y; }
 inline Double modulus(Double x) { return (Double)((Longs)x & 0x7fffffffffffffffLL); }
 
+inline bool any(Longs mask) {
+#if FLATCORE_VECTOR_BYTES == 64 && defined(__AVX512DQ__)
+    return _mm512_movepi64_mask((__m512i)mask) != 0;
+#elif FLATCORE_VECTOR_BYTES == 32 && defined(__AVX__)
+    return _mm256_movemask_pd((__m256d)mask) != 0;
+#elif defined(__SSE2__)
+    return _mm_movemask_pd((__m128d)mask) != 0;
+#else
+    std::int64_t bits = 0;
+    for (int lane = 0; lane < Lanes<double>::count; ++lane) bits |= mask[lane];
+    return bits != 0;
+#endif
+}
+
 inline Double square_root(Double x) {
 #if FLATCORE_VECTOR_BYTES == 64 && defined(__AVX512F__)
     return (Double)_mm512_maskz_sqrt_pd(0xff, (__m512d)x);
@@ -65,18 +79,22 @@ inline Double log_of(Double x) {
 inline Double erfcx_of(Double x) {
     static constexpr double c = 3.75;
     static constexpr double a[] = {
-        1.2375126308378275,     -0.14024059858554525,   0.0035854154854790257,  0.08227673848999506,
-        -0.10880393014244462,   0.09230432116428125,    -0.05869339857664934,   0.02836227737211114,
-        -0.009746579683265262,  0.0017556261651970652,  0.000293714378044958,   -0.00029015535246077655,
-        5.164652974177416e-05,  2.2387565714911816e-05, -1.1438048033346894e-05, -9.792625707303523e-07,
-        1.7419821586224816e-06, -5.084465378687302e-08, -2.4857126248016745e-07, 1.879082322370048e-08,
+        1.2375126308378275,     -0.14024059858554525,    0.0035854154854790257,   0.08227673848999506,
+        -0.10880393014244462,   0.09230432116428125,     -0.05869339857664934,    0.02836227737211114,
+        -0.009746579683265262,  0.0017556261651970652,   0.000293714378044958,    -0.00029015535246077655,
+        5.164652974177416e-05,  2.2387565714911816e-05,  -1.1438048033346894e-05, -9.792625707303523e-07,
+        1.7419821586224816e-06, -5.084465378687302e-08,  -2.4857126248016745e-07, 1.879082322370048e-08,
         3.197926671666804e-08,  -1.9551358868985616e-09, -2.623107347133476e-09};
     const Double above = x + c, slope = 2.0 * x + 1.0, both = 1.0 / (above * slope);
     const Double t = (x - c) * (slope * both);
-    Double sum = all(a[22]);
-#pragma GCC unroll 22
-    for (int k = 21; k >= 0; --k) sum = sum * t + a[k];
-    return sum * (above * both);
+    const Double t2 = t * t;  // even and odd powers side by side: half the latency
+    Double even = all(a[22]), odd = all(a[21]);
+#pragma GCC unroll 11
+    for (int k = 20; k >= 2; k -= 2) {
+        even = even * t2 + a[k];
+        odd = odd * t2 + a[k - 1];
+    }
+    return (even * t2 + (odd * t + a[0])) * (above * both);
 }
 
 // ½ erfcx(|x|/√2): Φ(−|x|) over e^{−x²/2}.

@@ -13,7 +13,8 @@
 //
 // Rows of a lie `ld` entries apart, a multiple of 8, zeros behind n.
 //
-// cost    P·K·n edges, each as core/simd/edges.hpp says; 16 bytes an edge to and from memory. Threads take patterns, and
+// cost    P·K·n edges, each as core/simd/edges.hpp says; 16 bytes an edge to and from memory. Threads take patterns,
+// and
 //         their sums are added in the threads' order: the same threads give the same bits.
 // source  Baldassi et al., PNAS 113, E7655 (2016); BinaryCommitteeMachineFBP.jl; docs/wide-flat-minima.md
 #pragma once
@@ -48,8 +49,27 @@ struct EdgeMessages {
 // Rows of messages for n inputs.
 Index padded_inputs(Index inputs);
 
-// b, S: K × n row-major. Returns the change.
+// b, S: K × n row-major; S has room for n. Returns the change.
 double edge_sweep(const Task& task, const EdgeMessages& a, ConstMatrixView<double> b, double damping,
                   MatrixView<double> S, RunControl& control);
+
+// One parallel sweep for continuous weights: inputs cξ with c = 1/√n, messages g (P × K × n, as a above), unit
+// variances s (K), means m (K × n).
+//
+//   ω = Σ_i c x_i m_i^{cav},  m^{cav}_i = m_i − c x_i s g_i;  V = s
+//   g' = ∂ log Z/∂ω at (ω − c x_i m_i^{cav}, V(1 − 1/n)),  Γ' = g(g + ω/V) at (ω, V); both damped;
+//   H_{ki} = c Σ_μ x g,  G_k = c² Σ_μ Γ
+//
+// Γ: P × K in place. H: K × n. G: K. Returns max |g' − g|.
+struct GaussianUnits {
+    ConstMatrixView<double> mean;
+    const double* variance;
+};
+struct GaussianSums {
+    MatrixView<double> H;
+    double* G;
+};
+double gaussian_sweep(const Task& task, const EdgeMessages& g, MatrixView<double> gamma, const GaussianUnits& units,
+                      double damping, const GaussianSums& sums, RunControl& control);
 
 }  // namespace flatcore::wfm
