@@ -22,6 +22,8 @@ PYBIND11_MODULE(_core, module) {
     flatcore::bindings::bind_svd(module);
     flatcore::bindings::bind_many(module);
     flatcore::bindings::bind_weights(module);
+    flatcore::bindings::bind_wfm_amp(module);
+    flatcore::bindings::bind_wfm_edges(module);
     flatcore::bindings::bind_wfm_patterns(module);
     flatcore::bindings::bind_wfm_online(module);
 }

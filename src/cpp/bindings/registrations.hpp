@@ -12,6 +12,8 @@ void bind_hessian(pybind11::module_& module);
 void bind_svd(pybind11::module_& module);
 void bind_many(pybind11::module_& module);
 void bind_weights(pybind11::module_& module);
+void bind_wfm_amp(pybind11::module_& module);
+void bind_wfm_edges(pybind11::module_& module);
 void bind_wfm_patterns(pybind11::module_& module);
 void bind_wfm_online(pybind11::module_& module);
 

@@ -10,23 +10,10 @@
 
 namespace flatcore::simd::avx512 {
 namespace {
-#include "core/simd/lanes.inc.hpp"
-#include "core/simd/skinny.inc.hpp"
-#include "core/simd/small_chain.inc.hpp"
-// Uses the exchanges above.
-#include "core/simd/committee.inc.hpp"
-#include "core/simd/online.inc.hpp"
+#include "core/simd/kernels.inc.hpp"
 }  // namespace
 
 extern const Table kTable;
-const Table kTable{"avx512",
-                   skinny_kernels<float>(),
-                   skinny_kernels<double>(),
-                   small_chain_kernels<float>(),
-                   small_chain_kernels<double>(),
-                   committee_kernels<float>(),
-                   committee_kernels<double>(),
-                   bit_kernels(),
-                   online_kernels()};
+const Table kTable = all_kernels("avx512");
 
 }  // namespace flatcore::simd::avx512

@@ -2,6 +2,7 @@
 //
 //   <set>.cpp             one file a set: avx512, avx2, baseline (SSE2 or NEON, as the compiler assumes). It defines
 //                         the vector length, opens a namespace of its own and includes the kernel headers there.
+//   kernels.inc.hpp       includes them all and makes the table.
 //   *.inc.hpp             the kernels, written once on compiler vectors. They include no Eigen and no standard-library
 //                         templates: such code, compiled under two sets of flags, shares symbols, and the linker keeps
 //                         either.
@@ -16,6 +17,8 @@
 #include <cstdint>
 
 #include "core/simd/committee.hpp"
+#include "core/simd/edges.hpp"
+#include "core/simd/functions.hpp"
 #include "core/simd/online.hpp"
 #include "core/simd/small_chain.hpp"
 
@@ -79,6 +82,8 @@ struct Table {
     CommitteeKernels<double> committee64;
     BitKernels bits;
     OnlineKernels online;
+    FunctionKernels functions;
+    EdgeKernels edges;
 };
 
 // The one in use.

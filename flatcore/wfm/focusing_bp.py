@@ -1,0 +1,294 @@
+"""Focusing belief propagation: message passing that is drawn to where solutions are dense."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flatcore._atomic import PathLike
+from flatcore._checks import check_callback, check_choice, check_count
+from flatcore._threads import limit_threads
+from flatcore.wfm.message_passing import BinaryAmp, BinaryEdges, GaussianAmp, GaussianEdges, form_of
+from flatcore.wfm.models import Committee, checked_model, normalised
+from flatcore.wfm.patterns import Patterns, checked_patterns
+from flatcore.wfm.predictions import errors
+from flatcore.wfm.results import WfmResult
+from flatcore.wfm.solving import Callback, Look, solve
+
+Array = NDArray[Any]
+
+_SCHEDULES = ("reinforcement", "pseudo", "scoping")
+_SCOPING_REPLICAS = 21.0
+_SETTLED = 1e-3  # change of tanh a, or of g√V, at which a schedule that has ended is over
+_MANY_WEIGHTS = 10_000  # from here on focusing stops short: driven on to ρ = 1, sweeps freeze with a few errors
+_MOST_RHO, _MOST_RHO_LARGE = 0.99, 0.95
+_REPLICAS, _FIRST_COUPLING, _LAST_COUPLING, _COUPLINGS = 10.0, 0.05, 300.0, 80
+_FIRST_MEANS = 0.3
+
+
+def focusing_bp(
+    model: Committee,
+    patterns: Any,
+    *,
+    form: str = "auto",
+    schedule: str = "reinforcement",
+    damping: float | None = None,
+    step: float | None = None,
+    max_sweeps: int | None = None,
+    stop: str = "first",
+    dtype: Any = np.float64,
+    seed: int = 0,
+    threads: int | None = None,
+    callback: Callback | None = None,
+    checkpoint: PathLike | None = None,
+) -> WfmResult:
+    """Weights that solve the patterns, by focusing belief propagation.
+
+    Belief propagation on y replicas of the machine, coupled to a common centre with strength γ, amounts to a field on
+    every weight of a single machine that grows with what its patterns say of it. One sweep is made for each step of
+    the schedule; then errors are counted.
+
+    Parameters
+    ----------
+    model
+        A :class:`Committee`.
+    patterns
+        :class:`Patterns`, or arrays (inputs, labels) of ±1.
+    form
+        ``"edge"`` keeps a message for every pattern and weight, ``"amp"`` two numbers for every pattern and unit and
+        for every weight; ``"auto"`` takes edges up to four million of them.
+    schedule
+        For binary weights. ``"reinforcement"``: γ = ∞, y = 1/(1 − ρ); ``"pseudo"``: γ = atanh √ρ,
+        y = (2 − ρ)/(1 − ρ); ``"scoping"``: γ = atanh √ρ, y = 21. ρ grows to 0.99 (0.95 from 10,000 weights on) and
+        stays there. Continuous weights have one schedule, y = 10 and γ from 0.05 to 300 in geometric steps, and take
+        ``"scoping"`` and the default for it.
+    damping
+        λ in [0, 1): share of the old messages. By default 0 for binary edges, else 0.5.
+    step
+        Of ρ, by default 0.01; of log γ for continuous weights, by default log(6000)/79, 80 values.
+    max_sweeps
+        Where the search ends unsolved; by default 1,000, and for continuous weights the values of γ and 80 more.
+    stop
+        ``"first"``: at the first weights without errors. ``"end"``: at the end of the schedule, where the messages
+        have settled; other solutions, more or less flat.
+    dtype
+        ``float32`` or ``float64``, of the state in its AMP form. Edges are float64.
+    seed
+        Of the first messages.
+    threads
+        OpenMP threads; the same number gives the same bits.
+    callback
+        Called with a :class:`WfmState` after each sweep (extras: ``rho`` or ``gamma``, ``change``); True stops.
+    checkpoint
+        A file to go on from (docs/wide-flat-minima.md).
+
+    Returns
+    -------
+    WfmResult
+        ``history`` has ``errors``, ``rho`` or ``gamma``, and ``change``, the largest of any message.
+
+    Raises
+    ------
+    ValueError
+        Arguments that are none of these.
+    MemoryError
+        Messages that do not fit.
+
+    References
+    ----------
+    Baldassi et al., PNAS 113, E7655 (2016); arXiv:2110.14583. AMP with continuous weights and the field of y Gaussian
+    replicas: docs/wide-flat-minima.md.
+
+    Examples
+    --------
+    >>> model = Committee(201)
+    >>> from flatcore.wfm import random_patterns
+    >>> focusing_bp(model, random_patterns(model, 60)).status
+    'solved'
+    """
+    patterns = checked_patterns(checked_model(model), patterns)
+    form = form_of(form, model, patterns)
+    check_choice("schedule", schedule, _SCHEDULES)
+    binary = model.weights == "binary"
+    if not binary and schedule == "pseudo":
+        raise ValueError("schedule is 'pseudo'; continuous weights have one schedule, expected 'scoping'")
+    damping = (0.0 if binary and form == "edge" else 0.5) if damping is None else _in_range("damping", damping)
+    step = _default_step(binary) if step is None else _in_range("step", step, open_below=True)
+    steps = 1 + int(np.ceil(np.log(_LAST_COUPLING / _FIRST_COUPLING) / step - 1e-9))
+    most = (1000 if binary else steps + _COUPLINGS) if max_sweeps is None else check_count("max_sweeps", max_sweeps)
+    check_choice("stop", stop, ("first", "end"))
+    if dtype not in (np.float32, np.float64) or (form == "edge" and np.dtype(dtype) != np.float64):
+        raise ValueError(f"dtype is {dtype!r}; expected float64, or float32 for form='amp'")
+    check_count("seed", seed, 0)
+    check_callback(callback)
+    rng = np.random.default_rng(seed)
+    ends = _End(stop == "first", most)
+    with limit_threads(threads):
+        search: _Binary | _Continuous
+        if binary:
+            state = (
+                BinaryEdges(model, patterns, rng, damping)
+                if form == "edge"
+                else BinaryAmp(model, patterns, rng, damping, dtype)
+            )
+            search = _Binary(model, patterns, state, schedule, step, ends)
+        else:
+            search = _Continuous(model, patterns, form, damping, step, ends, rng, dtype)
+        settings = {
+            "form": form,
+            "schedule": schedule if binary else "scoping",
+            "damping": damping,
+            "step": step,
+            "max_sweeps": most,
+            "stop": stop,
+            "dtype": np.dtype(dtype).name,
+        }
+        return solve(search, model, patterns, settings=settings, seed=seed, callback=callback, checkpoint=checkpoint)
+
+
+class _End:
+    """When a search is over."""
+
+    def __init__(self, at_first: bool, most: int) -> None:
+        self.at_first, self.most = at_first, most
+
+    def reached(self, errors: int, sweeps: int, settled: bool) -> bool:
+        if sweeps >= self.most:
+            return True
+        return errors == 0 if self.at_first else settled
+
+
+class _Binary:
+    name = "focusing_bp"
+    advice = "use a smaller step, more sweeps or fewer patterns"
+
+    def __init__(
+        self,
+        model: Committee,
+        patterns: Patterns,
+        state: BinaryEdges | BinaryAmp,
+        schedule: str,
+        step: float,
+        ends: _End,
+    ) -> None:
+        self.model, self.patterns, self.state, self.ends = model, patterns, state, ends
+        self.schedule, self.step = schedule, step
+        self.most_rho = _MOST_RHO if model.num_weights < _MANY_WEIGHTS else _MOST_RHO_LARGE
+        self.field: Array = np.zeros_like(state.sums)
+        self.sweeps = 0
+
+    def advance(self) -> Look:
+        """One step of ρ, the field it asks for, one sweep, the errors of the signs."""
+        self.sweeps += 1
+        rho = min(self.step * self.sweeps, self.most_rho)
+        self.field = next_field(self.schedule, rho, self.state.sums, self.field)
+        self.state.sweep(self.field)
+        weights = np.where(self.state.sums + self.field < 0, -1, 1).astype(np.int8)
+        found = errors(self.model, weights, self.patterns)
+        settled = rho == self.most_rho and self.state.change < _SETTLED
+        extras = {"rho": rho, "change": float(self.state.change)}
+        return Look(weights, found, extras, self.ends.reached(found, self.sweeps, settled))
+
+    def arrays(self) -> dict[str, Any]:
+        return {**self.state.arrays(), "field": self.field.copy(), "sweeps": np.array(self.sweeps)}
+
+    def restore(self, arrays: dict[str, Any]) -> None:
+        self.state.restore(arrays)
+        self.field, self.sweeps = arrays["field"].copy(), int(arrays["sweeps"])
+
+
+def next_field(schedule: str, rho: float, sums: Array, field: Array) -> Array:
+    """The focusing field f, by increments: f ← (1 − r) f* + r f with the field f* of the schedule's y and γ.
+
+    f* = atanh(tanh γ · tanh[(y − 1) atanh(tanh S · tanh γ)]), which is (y − 1) S for γ = ∞. Set at once, it oscillates.
+    """
+    dtype = sums.dtype.type
+    if schedule == "reinforcement":  # r = ρ
+        return np.asarray(dtype(rho) * (sums + field))
+    gamma = np.arctanh(np.sqrt(rho))
+    y = _SCOPING_REPLICAS if schedule == "scoping" else (2.0 - rho) / (1.0 - rho)
+    keep = dtype(1.0 - 1.0 / y if schedule == "scoping" else rho)
+    inner = dtype(y - 1.0) * _joint(sums, dtype(gamma))
+    return np.asarray((dtype(1.0) - keep) * _joint(inner, dtype(gamma)) + keep * field)
+
+
+def _joint(x: Array, y: Any) -> Array:
+    """atanh(tanh x · tanh y) = ½[log cosh(x + y) − log cosh(x − y)]."""
+    return np.asarray(0.5 * (_log_two_cosh(x + y) - _log_two_cosh(x - y)))
+
+
+def _log_two_cosh(x: Array) -> Array:
+    size = np.abs(x)
+    return np.asarray(size + np.log1p(np.exp(-2 * size)))
+
+
+class _Continuous:
+    name = "focusing_bp"
+    advice = "use a smaller step or fewer patterns"
+
+    def __init__(
+        self,
+        model: Committee,
+        patterns: Patterns,
+        form: str,
+        damping: float,
+        step: float,
+        ends: _End,
+        rng: np.random.Generator,
+        dtype: Any,
+    ) -> None:
+        self.model, self.patterns, self.damping, self.step, self.ends = model, patterns, damping, step, ends
+        self.state = GaussianEdges(model, patterns) if form == "edge" else GaussianAmp(model, patterns, dtype)
+        self.means: Array = _FIRST_MEANS * rng.standard_normal(model.shape)
+        self.variances: Array = np.ones(model.n_hidden)
+        self.sweeps = 0
+
+    def advance(self) -> Look:
+        """One value of γ, one sweep, the weights' law under the field of the other replicas, errors of the means."""
+        gamma = min(_FIRST_COUPLING * np.exp(self.step * self.sweeps), _LAST_COUPLING)
+        state = self.state
+        state.sweep(self.means, self.variances, self.damping if self.sweeps else 0.0)
+        self.sweeps += 1
+        self.means, self.variances = focused_law(state.fields, state.precisions, gamma)
+        weights = normalised(self.model, self.means)
+        found = errors(self.model, weights, self.patterns)
+        extras = {"gamma": float(gamma), "change": float(state.change)}
+        ended = gamma == _LAST_COUPLING  # one sweep for each γ; what goes on beyond looks for a first solution
+        return Look(weights, found, extras, self.ends.reached(found, self.sweeps, ended))
+
+    def arrays(self) -> dict[str, Any]:
+        own = {"means": self.means.copy(), "variances": self.variances.copy(), "sweeps": np.array(self.sweeps)}
+        return {**self.state.arrays(), **own}
+
+    def restore(self, arrays: dict[str, Any]) -> None:
+        self.state.restore(arrays)
+        self.means, self.variances = arrays["means"].copy(), arrays["variances"].copy()
+        self.sweeps = int(arrays["sweeps"])
+
+
+def focused_law(fields: Array, precisions: Array, gamma: float) -> tuple[Array, Array]:
+    """Means (K, n) and variances (K) of a replica: H, G of its patterns, prior N(0, 1), y − 1 others through the centre.
+
+    A = [(s + 1/γ)/(y − 1) + 1/γ]⁻¹ with the cavity's law m = H/(G + 1), s = 1/(G + 1); the field A m has precision A.
+    """
+    cavity = 1.0 / (precisions + 1.0)
+    pull = 1.0 / ((cavity + 1.0 / gamma) / (_REPLICAS - 1.0) + 1.0 / gamma)
+    variances = 1.0 / (precisions + 1.0 + pull)
+    return fields * ((1.0 + pull * cavity) * variances)[:, None], variances
+
+
+def _default_step(binary: bool) -> float:
+    return 0.01 if binary else float(np.log(_LAST_COUPLING / _FIRST_COUPLING) / (_COUPLINGS - 1))
+
+
+def _in_range(name: str, value: Any, *, open_below: bool = False) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not (0.0 < number < 1.0 or (number == 0.0 and not open_below)):
+        low = "(0" if open_below else "[0"
+        raise ValueError(f"{name} is {value!r}; expected a number in {low}, 1)")
+    return number

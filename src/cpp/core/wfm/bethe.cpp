@@ -1,0 +1,165 @@
+#include "core/wfm/bethe.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "core/parallel.hpp"
+#include "core/simd/edges.hpp"
+#include "core/wfm/normal.hpp"
+
+namespace flatcore::wfm {
+
+namespace {
+
+constexpr Index kEdgesPerThread = 1 << 12;
+constexpr Index kEdgesBetweenLooks = 1 << 19;
+
+// One pattern's units: cavity means with the pattern's signs, and the laws of their fields.
+class PatternNode {
+ public:
+    explicit PatternNode(const Task& task)
+        : task_(task),
+          node_(task.units, task.activation),
+          y_(static_cast<std::size_t>(task.units * task.patterns.inputs)),
+          rise_(y_),
+          fall_(y_),
+          enough_(y_),
+          more_(y_),
+          positive_(static_cast<std::size_t>(task.units)),
+          negative_(positive_),
+          plus_(positive_),
+          minus_(positive_) {}
+
+    double sign(Index mu, Index k, Index i) const {
+        const Patterns& p = task_.patterns;
+        const bool bit = (p.word(mu, p.segment_of(k), i / kWord) >> (i % kWord)) & 1;
+        return bit == (task_.sign[mu] > 0) ? 1.0 : -1.0;
+    }
+
+    // y = x tanh(b − a) of all edges.
+    void cavities(Index mu, const EdgeMessages& a, ConstMatrixView<double> b) {
+        const Index n = task_.patterns.inputs;
+        for (Index k = 0; k < task_.units; ++k)
+            for (Index i = 0; i < n; ++i) at(y_, k, i) = sign(mu, k, i) * std::tanh(b(k, i) - a.row(mu, k)[i]);
+    }
+
+    double normal_partition(Index mu) {
+        const Index n = task_.patterns.inputs;
+        for (Index k = 0; k < task_.units; ++k) {
+            double omega = 0.0, V = 0.0;
+            for (Index i = 0; i < n; ++i) {
+                const double y = at(y_, k, i);
+                omega += y;
+                V += 1.0 - y * y;
+            }
+            positive_[static_cast<std::size_t>(k)] = omega / std::sqrt(std::max(V, simd::kLeastVariance));
+        }
+        return node_.messages(positive_.data(), task_.target[mu], plus_.data(), minus_.data());
+    }
+
+    double exact_partition(Index mu) {
+        const Index n = task_.patterns.inputs;
+        const auto square = static_cast<std::size_t>((n + 1) * (n + 1));
+        left_.resize(square);
+        right_.resize(square);
+        for (Index k = 0; k < task_.units; ++k) {
+            for (Index i = 0; i < n; ++i) {
+                at(rise_, k, i) = 0.5 * (1.0 + at(y_, k, i));
+                at(fall_, k, i) = 0.5 * (1.0 - at(y_, k, i));
+            }
+            majority_tails(n, &at(rise_, k, 0), &at(fall_, k, 0), left_.data(), right_.data(), &at(enough_, k, 0),
+                           &at(more_, k, 0));
+            const double all = at(enough_, k, 0) * at(rise_, k, 0) + at(more_, k, 0) * at(fall_, k, 0);
+            positive_[static_cast<std::size_t>(k)] = std::clamp(all, node_.floor(), 1.0);
+            negative_[static_cast<std::size_t>(k)] = std::clamp(1.0 - all, node_.floor(), 1.0);
+        }
+        return node_.messages_of(positive_.data(), negative_.data(), task_.target[mu], plus_.data(), minus_.data());
+    }
+
+    // The exact message to a weight.
+    double message(Index mu, Index k, Index i) {
+        const auto unit = static_cast<std::size_t>(k);
+        const auto part = [&](double positive) {
+            return std::max(plus_[unit] * positive + minus_[unit] * std::max(0.0, 1.0 - positive), node_.floor());
+        };
+        const double log_ratio = std::log(part(at(enough_, k, i)) / part(at(more_, k, i)));
+        return sign(mu, k, i) * std::clamp(0.5 * log_ratio, -simd::kMostField, simd::kMostField);
+    }
+
+ private:
+    double& at(std::vector<double>& rows, Index k, Index i) const {
+        return rows[static_cast<std::size_t>(k * task_.patterns.inputs + i)];
+    }
+
+    const Task& task_;
+    OutputNode node_;
+    std::vector<double> y_, rise_, fall_, enough_, more_, positive_, negative_, plus_, minus_, left_, right_;
+};
+
+// pattern(piece, node, mu) for all patterns.
+template <class Pattern>
+void each_pattern(const Task& task, Index pieces, RunControl& control, const Pattern& pattern) {
+    const Index P = task.patterns.patterns, row_edges = task.units * task.patterns.inputs;
+    std::vector<PatternNode> nodes;
+    for (Index p = 0; p < pieces; ++p) nodes.emplace_back(task);
+    const Index chunk = std::max<Index>(1, kEdgesBetweenLooks / row_edges) * pieces;
+    for (Index first = 0; first < P; first += chunk) {
+        parallel_pieces_of(std::min(chunk, P - first), pieces, [&](Index piece, Index begin, Index end) {
+            for (Index mu = first + begin; mu < first + end; ++mu)
+                pattern(piece, nodes[static_cast<std::size_t>(piece)], mu);
+        });
+        control.checkpoint();
+    }
+}
+
+Index pieces_of(const Task& task) {
+    const Index row_edges = task.units * task.patterns.inputs;
+    return parallel_pieces(task.patterns.patterns, std::max<Index>(1, kEdgesPerThread / row_edges));
+}
+
+}  // namespace
+
+double edge_bethe(const Task& task, const EdgeMessages& a, ConstMatrixView<double> b, FieldLaw law,
+                  RunControl& control) {
+    const Index pieces = pieces_of(task), n = task.patterns.inputs;
+    std::vector<double> totals(static_cast<std::size_t>(pieces), 0.0);
+    each_pattern(task, pieces, control, [&](Index piece, PatternNode& node, Index mu) {
+        node.cavities(mu, a, b);
+        double sum = law == FieldLaw::normal ? node.normal_partition(mu) : node.exact_partition(mu);
+        for (Index k = 0; k < task.units; ++k)
+            for (Index i = 0; i < n; ++i) sum -= log_two_cosh(b(k, i)) - log_two_cosh(b(k, i) - a.row(mu, k)[i]);
+        totals[static_cast<std::size_t>(piece)] += sum;
+    });
+    double total = 0.0;
+    for (const double part : totals) total += part;
+    return total;
+}
+
+double exact_sweep(const Task& task, const EdgeMessages& a, ConstMatrixView<double> b, double damping,
+                   MatrixView<double> S, RunControl& control) {
+    const Index pieces = pieces_of(task), n = task.patterns.inputs;
+    std::vector<Matrix<double>> sums;
+    for (Index p = 0; p < pieces; ++p) sums.push_back(Matrix<double>::zeros(task.units, n));
+    std::vector<double> changes(static_cast<std::size_t>(pieces), 0.0);
+    each_pattern(task, pieces, control, [&](Index piece, PatternNode& node, Index mu) {
+        node.cavities(mu, a, b);
+        node.exact_partition(mu);
+        double& change = changes[static_cast<std::size_t>(piece)];
+        const MatrixView<double> own = sums[static_cast<std::size_t>(piece)].view();
+        for (Index k = 0; k < task.units; ++k) {
+            for (Index i = 0; i < n; ++i) {
+                double& kept = a.row(mu, k)[i];
+                const double fresh = node.message(mu, k, i);
+                change = std::max(change, std::fabs(std::tanh(fresh) - std::tanh(kept)));
+                kept = fresh + damping * (kept - fresh);
+                own(k, i) += kept;
+            }
+        }
+    });
+    S.eigen().setZero();
+    for (const Matrix<double>& part : sums) S.eigen() += part.view().eigen();
+    return *std::max_element(changes.begin(), changes.end());
+}
+
+}  // namespace flatcore::wfm

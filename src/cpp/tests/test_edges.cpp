@@ -1,0 +1,130 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "core/simd/tables.hpp"
+#include "helpers.hpp"
+
+using namespace flatcore;
+using namespace flatcore::testing;
+
+namespace {
+
+using Values = std::vector<double>;
+
+Values grid(double low, double high, Index count) {
+    Values out(static_cast<std::size_t>(count));
+    for (Index i = 0; i < count; ++i)
+        out[static_cast<std::size_t>(i)] = low + (high - low) * static_cast<double>(i) / static_cast<double>(count - 1);
+    return out;
+}
+
+// max |f(x)/exact(x) − 1| in units of eps.
+template <class Exact>
+double ulps(void (*f)(Index, const double*, double*), const Values& x, const Exact& exact) {
+    Values y(x.size(), kNaN);
+    f(static_cast<Index>(x.size()), x.data(), y.data());
+    double worst = 0.0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+        const long double error = std::fabs(static_cast<long double>(y[i]) / exact(static_cast<long double>(x[i])) - 1);
+        if (!(error <= worst)) worst = static_cast<double>(error);
+    }
+    return worst / eps<double>();
+}
+
+long double erfcx(long double x) {
+    if (x < 100) return std::exp(x * x) * std::erfc(x);
+    const long double w = 1 / (2 * x * x);
+    return (1 - w * (1 - 3 * w * (1 - 5 * w))) / (x * 1.772453850905516027298167483341145L);
+}
+
+// A row of n edges with its own memory.
+struct Row {
+    explicit Row(Index n)
+        : padded((n + simd::kEdgeLanes - 1) / simd::kEdgeLanes * simd::kEdgeLanes),
+          words(static_cast<std::size_t>((n + 31) / 32)),
+          a(1, padded),
+          b2(1, padded),
+          h(1, padded),
+          S(Matrix<double>::zeros(1, padded)) {
+        const Dense random = random_dense(2, padded, static_cast<unsigned>(n));
+        for (std::size_t c = 0; c < words.size(); ++c) words[c] = static_cast<std::uint32_t>(0x9E3779B9u * (c + 1));
+        for (Index i = 0; i < padded; ++i) {
+            a.data()[i] = i < n ? 0.3 * random(0, i) : 0.0;
+            b2.data()[i] = i < n ? std::exp(random(1, i)) : 1.0;
+        }
+        edges = {n, words.data(), 1, n % 3 == 0 ? -1 : 1, a.data()};
+    }
+
+    Index padded;
+    std::vector<std::uint32_t> words;
+    Matrix<double> a, b2, h, S, scratch{1, simd::kEdgeScratch};
+    simd::EdgeRow edges{};
+};
+
+// Up and down a row with the kernels of one set: ω, V, the change, then messages and sums.
+Values swept(const simd::EdgeKernels& kernels, Index n, double plus, double minus) {
+    Row row(n);
+    simd::EdgeOutput output{0.0, 0.0, plus, minus};
+    kernels.up(row.edges, row.b2.data(), row.h.data(), &output.omega, &output.V);
+    const double change =
+        kernels.down(1, &row.edges, &output, row.h.data(), row.padded, 0.25, 0.0, row.S.data(), row.scratch.data());
+    Values out{output.omega, output.V, change};
+    out.insert(out.end(), row.a.data(), row.a.data() + n);
+    out.insert(out.end(), row.S.data(), row.S.data() + n);
+    for (Index i = n; i < row.padded; ++i) CHECK(row.a.data()[i] == 0.0);
+    double omega = 0.0;
+    kernels.gaussian_up(row.edges, row.b2.data(), 0.1, 0.5, row.h.data(), &omega);
+    const double gaussian_change =
+        kernels.gaussian_down(row.edges, {omega, 0.5, plus, minus}, row.h.data(), 0.25, row.S.data());
+    out.push_back(omega);
+    out.push_back(gaussian_change);
+    out.insert(out.end(), row.a.data(), row.a.data() + n);
+    out.insert(out.end(), row.S.data(), row.S.data() + n);
+    return out;
+}
+
+}  // namespace
+
+TEST_CASE("elementary functions keep their digits in every set") {
+    for (const simd::Table* table : simd::supported_tables()) {
+        CAPTURE(std::string(table->name));
+        const simd::FunctionKernels& f = table->functions;
+        // Rounding of the last step, of the polynomial and, without fused multiply-adds, of the argument's reduction.
+        CHECK(ulps(f.exp, grid(-708.0, 709.0, 40000), [](long double x) { return std::exp(x); }) < 2.5);
+        CHECK(ulps(f.exp, grid(-1.0, 1.0, 4000), [](long double x) { return std::exp(x); }) < 2.5);
+        CHECK(ulps(f.erfcx, grid(0.0, 30.0, 40000), erfcx) < 6.0);
+        CHECK(ulps(f.erfcx, grid(30.0, 1e6, 4000), erfcx) < 6.0);
+        CHECK(ulps(f.log, grid(1e-3, 0.999, 4000), [](long double x) { return std::log(x); }) < 2.5);
+        CHECK(ulps(f.log, grid(1.001, 1e9, 4000), [](long double x) { return std::log(x); }) < 2.5);
+        // e^{−x²/2} multiplies the rounding of its argument, eps·x²/2 up to 700 eps.
+        CHECK(ulps(f.ndtr, grid(-37.0, 37.0, 40000),
+                   [](long double x) { return std::erfc(-x * 0.7071067811865475244L) / 2; }) < 1000.0);
+        double ends[8] = {-1e308, -1e4, 1e4, 1e308, 0.0, 0.0, 0.0, 0.0};
+        f.exp(8, ends, ends);
+        CHECK((ends[0] > 0.0 && ends[0] < 1e-300 && ends[1] == ends[0]));
+        CHECK((ends[3] > 1e300 && std::isfinite(ends[3]) && ends[2] == ends[3]));
+        CHECK(ends[4] == 1.0);
+    }
+}
+
+TEST_CASE("messages on edges are the same in every set") {
+    const auto tables = simd::supported_tables();
+    for (const Index n : {1, 7, 8, 31, 33, 64, 111, 203}) {
+        CAPTURE(n);
+        for (const double minus : {0.0, 0.3, 1.0}) {
+            const Values first = swept(tables.front()->edges, n, 1.0 - minus, minus);
+            for (const double value : first) CHECK(std::isfinite(value));
+            for (const simd::Table* table : tables) {
+                CAPTURE(std::string(table->name));
+                const Values other = swept(table->edges, n, 1.0 - minus, minus);
+                REQUIRE(other.size() == first.size());
+                // Sums of up to 203 terms of size 1 in another order; the interpolant is cut at 1e-13.
+                for (std::size_t i = 0; i < first.size(); ++i)
+                    CHECK(std::fabs(other[i] - first[i]) <= 1e-12 * (1.0 + std::fabs(first[i])));
+            }
+        }
+    }
+}

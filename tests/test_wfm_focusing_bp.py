@@ -1,0 +1,136 @@
+"""Focusing belief propagation: it solves, in every form; what it solves is flat; its arguments and interruptions."""
+
+import numpy as np
+import pytest
+
+import flatcore as fc
+
+wfm = fc.wfm
+
+
+def solved(model, load, seeds, **options):
+    """How many fresh instances are solved, each with its errors counted anew."""
+    count = 0
+    for seed in seeds:
+        patterns = wfm.random_patterns(model, int(load * model.num_weights), seed=1000 + seed)
+        result = wfm.focusing_bp(model, patterns, seed=seed, **options)
+        assert wfm.errors(model, result.weights, patterns) == result.errors
+        assert result.history["errors"][-1] == result.errors or result.status != "solved"
+        count += result.status == "solved"
+    return count
+
+
+@pytest.mark.parametrize("schedule", ["reinforcement", "pseudo", "scoping"])
+@pytest.mark.parametrize("form", ["edge", "amp"])
+@pytest.mark.parametrize(
+    ("model", "load"),
+    [(wfm.Committee(201), 0.5), (wfm.Committee(153, 3), 0.3), (wfm.Committee(101, 3, "full"), 0.3)],
+    ids=str,
+)
+def test_binary_machines_are_solved(model, load, form, schedule):
+    assert solved(model, load, range(10), form=form, schedule=schedule) >= 8
+
+
+@pytest.mark.parametrize("stop", ["first", "end"])
+@pytest.mark.parametrize("form", ["edge", "amp"])
+@pytest.mark.parametrize(
+    ("model", "load"),
+    [
+        (wfm.Committee(153, 3, "tree", "continuous"), 1.0),
+        (wfm.Committee(101, 1, "tree", "continuous"), 1.0),
+        (wfm.Committee(51, 3, "full", "continuous"), 0.8),
+    ],
+    ids=str,
+)
+def test_continuous_machines_are_solved(model, load, form, stop):
+    assert solved(model, load, range(10), form=form, stop=stop) >= 8
+
+
+def test_a_parity_machine_of_even_order_is_solved():
+    model = wfm.Committee(202, 2, activation="parity")
+    assert solved(model, 0.2, range(5), form="edge") >= 3
+
+
+def test_the_end_of_the_schedule_lies_beyond_the_first_solution():
+    model = wfm.Committee(153, 3)
+    patterns = wfm.random_patterns(model, 45, seed=3)
+    first = wfm.focusing_bp(model, patterns, seed=1)
+    end = wfm.focusing_bp(model, patterns, seed=1, stop="end")
+    assert first.status == end.status == "solved"
+    assert end.sweeps > first.sweeps
+    assert end.history["change"][-1] < 1e-3
+    np.testing.assert_array_equal(end.history["errors"][: first.sweeps], first.history["errors"])
+
+
+def test_single_precision_solves_too():
+    model = wfm.Committee(1001)
+    patterns = wfm.random_patterns(model, 500, seed=4)
+    result = wfm.focusing_bp(model, patterns, form="amp", dtype=np.float32)
+    assert result.status == "solved"
+    assert result.weights.dtype == np.int8
+
+
+def test_not_solving_is_a_status_with_the_best_weights():
+    model = wfm.Committee(101)
+    patterns = wfm.random_patterns(model, 150, seed=5)  # α = 1.5, no solutions
+    result = wfm.focusing_bp(model, patterns, max_sweeps=30)
+    assert result.status == "not_solved"
+    assert result.sweeps == 30
+    assert result.errors == result.history["errors"].min() == wfm.errors(model, result.weights, patterns)
+    assert "smaller step" in result.message
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("form", ["edge", "amp"])
+@pytest.mark.parametrize("weights", ["binary", "continuous"])
+def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, form, weights):
+    model = wfm.Committee(99, 3, "tree", weights)
+    patterns = wfm.random_patterns(model, 40, seed=6)
+    options = {"form": form, "stop": "end", "seed": 2, "threads": 1}
+    whole = wfm.focusing_bp(model, patterns, **options)
+
+    def interrupt(state):
+        if state.step == 20:
+            raise Interrupted
+
+    path = tmp_path / "run.npz"
+    with pytest.raises(Interrupted):
+        wfm.focusing_bp(model, patterns, **options, callback=interrupt, checkpoint=path)
+    with pytest.raises(ValueError, match="checkpoint of another run"):
+        wfm.focusing_bp(model, patterns, **{**options, "seed": 3}, checkpoint=path)
+    resumed = wfm.focusing_bp(model, patterns, **options, checkpoint=path)
+    np.testing.assert_array_equal(resumed.weights, whole.weights)
+    for name, values in whole.history.items():
+        np.testing.assert_array_equal(resumed.history[name], values)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"form": "bp"}, "form is 'bp'; expected one of 'auto', 'edge', 'amp'"),
+        ({"schedule": "slow"}, "schedule is 'slow'; expected one of"),
+        ({"damping": 1.0}, r"damping is 1.0; expected a number in \[0, 1\)"),
+        ({"step": 0}, r"step is 0; expected a number in \(0, 1\)"),
+        ({"max_sweeps": 0}, "max_sweeps is 0; expected at least 1"),
+        ({"stop": "last"}, "stop is 'last'; expected one of 'first', 'end'"),
+        ({"dtype": np.float16}, "expected float64, or float32 for form='amp'"),
+        ({"dtype": np.float32, "form": "edge"}, "expected float64, or float32 for form='amp'"),
+        ({"seed": -1}, "seed is -1; expected at least 0"),
+        ({"callback": 3}, "callback is 3"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(options, message):
+    model = wfm.Committee(9)
+    with pytest.raises(ValueError, match=message):
+        wfm.focusing_bp(model, wfm.random_patterns(model, 3), **options)
+
+
+def test_messages_that_do_not_fit_are_told_before(monkeypatch):
+    monkeypatch.setattr("flatcore._memory.available_memory", lambda root="/": 10**8)
+    model = wfm.Committee(3001)
+    with pytest.raises(MemoryError, match=r"messages of all edges \(form='amp' needs far less\) needs 0.1 GB"):
+        wfm.focusing_bp(model, wfm.random_patterns(model, 6000), form="edge")
