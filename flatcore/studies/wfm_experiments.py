@@ -33,11 +33,15 @@ CONTINUOUS: Mapping[str, Solver] = {
     FIRST: partial(wfm.focusing_bp, stop="first"),
     END: partial(wfm.focusing_bp, stop="end"),
 }
+# Each row of results belongs to the solver at its place.
 BINARY: Mapping[str, Solver] = {LAL: wfm.least_action, REPLICATED: wfm.replicated_sgd, BP: wfm.focusing_bp}
 LEARNERS: Mapping[str, Solver] = {name: CONTINUOUS[name] for name in (LAL, RULE_A, RULE_B, SLOW, FIRST)}
 FLIPS = np.linspace(0.0, 0.3, 13)
 NOISE = np.linspace(0.0, 0.5, 11)
+GAMMA_EPOCHS = 300
 GAMMAS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+FEATURES = 201  # of an image: signs of its pixels' random combinations about their medians
+DAMPING = 0.9  # of belief propagation on these: their correlations are not in its equations
 OVERLAPS = np.concatenate([np.linspace(0.5, 0.9, 9), np.linspace(0.92, 0.99, 8)])
 
 
@@ -154,7 +158,7 @@ def parity(size: Size, seed: int, tick: Tick) -> Measured:
     for i, activation in enumerate(("majority", "parity")):
         model = wfm.Committee(units * inputs, units, weights="binary", activation=activation)
         patterns = wfm.random_patterns(model, round(alpha * model.num_weights), seed=seed)
-        found = [solver(model, patterns, seed=seed) for solver in (wfm.least_action, wfm.focusing_bp)]
+        found = [solver(model, patterns, seed=seed) for solver in BINARY.values()]
         errors.append([r.errors for r in found])
         curves.append(_curves(model, found, patterns, FLIPS, size.samples, seed))
         tick((i + 1) / 2)
@@ -168,7 +172,7 @@ def gamma(size: Size, seed: int, tick: Tick) -> Measured:
     patterns = wfm.random_patterns(model, round(alpha * model.num_weights), seed=seed)
     flat = wfm.focusing_bp(model, patterns, stop="end", seed=seed)
     found = []
-    fixed = partial(wfm.cross_entropy_sgd, model, patterns, factor=1.0, max_epochs=300, seed=seed)
+    fixed = partial(wfm.cross_entropy_sgd, model, patterns, factor=1.0, max_epochs=GAMMA_EPOCHS, seed=seed)
     for i, value in enumerate(GAMMAS):
         found.append(fixed(start=value, end=value))
         tick((i + 1) / (len(GAMMAS) + 1))
@@ -185,15 +189,17 @@ def digits(size: Size, seed: int, tick: Tick) -> Measured:
     from flatcore.studies import digits_data
 
     images, numbers = digits_data.load()
-    pixels = images.reshape(len(images), -1)
-    inputs = np.where(np.column_stack([pixels > pixels.mean(), np.ones(len(pixels))]), 1, -1).astype(np.int8)
-    labels = np.where(numbers % 2 == 0, 1, -1).astype(np.int8)
-    order = np.random.default_rng([seed, 11]).permutation(len(labels))
+    rng = np.random.default_rng([seed, 11])
+    order = rng.permutation(len(images))
     train, test = order[: len(order) // 2], order[len(order) // 2 :]
+    features = images.reshape(len(images), -1) @ rng.standard_normal((images[0].size, FEATURES))
+    inputs = np.where(features > np.median(features[train], axis=0), 1, -1).astype(np.int8)
+    labels = np.where(numbers % 2 == 0, 1, -1).astype(np.int8)
     model = wfm.Committee(inputs.shape[1], size.digits, kind="full", weights="continuous")
     patterns = wfm.Patterns.from_arrays(model, inputs[train], labels[train])
     unseen = wfm.Patterns.from_arrays(model, inputs[test], labels[test])
-    found = _solutions(CONTINUOUS, model, patterns, seed, tick)
+    damped = {name: partial(CONTINUOUS[name], damping=DAMPING) for name in (FIRST, END)}
+    found = _solutions({**CONTINUOUS, **damped}, model, patterns, seed, tick)
     return {
         **_outcome(found),
         "energy": _curves(model, found, patterns, NOISE, size.samples, seed),

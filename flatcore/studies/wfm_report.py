@@ -21,7 +21,6 @@ from flatcore.studies.wfm_experiments import (
     CONTINUOUS,
     FLIPS,
     GAMMAS,
-    LAL,
     LEARNERS,
     NOISE,
     PLANTED,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from flatcore.studies.wfm import Results, Size
 
 TITLE = "Wide flat minima of committee machines"
+_SOLVED = "Means over the seeds that a solver solves, ± one standard error."
 
 
 def write(folder: StudyFolder, size: Size, results: Results) -> StudyResult:
@@ -77,32 +77,32 @@ def _energies(size: Size, results: Results) -> Section:
     first = draw.energies("energy", {"continuous weights": (NOISE, continuous)}, "strength δ of the noise")
     second = draw.energies("flips", {"binary weights": (FLIPS, flips)}, "probability p of a flip")
     rows = _solver_rows(results, "committee", CONTINUOUS) + _solver_rows(results, "binary", BINARY)
-    header = ("committee", "solver", "solved", "sweeps", "δE at a third", "δE at the end")
+    header = ("committee", "solver", "solved", "sweeps", "δE at δ = 0.2, p = 0.1", "δE at δ = 0.5, p = 0.3")
     return Section(
         "One: local energy",
         figures=(
             Figure("energy", "Continuous tree committee", first, words.energy_words(results, size)),
             Figure("flips", "Binary tree committee", second, words.flip_words(results, size)),
         ),
-        tables=(Table(header, rows, "Means over the seeds that a solver solves, ± one standard error."),),
+        tables=(Table(header, rows, _SOLVED),),
     )
 
 
 def _solver_rows(results: Results, experiment: str, solvers: Mapping[str, Any]) -> list[tuple[str, ...]]:
     rows, energy = results[experiment], by_solver(results[experiment], "energy", solvers)
+    weak = 4  # of the strengths: δ = 0.2, p = 0.1
     out = []
     for i, name in enumerate(solvers):
         solved = [row["errors"][i] == 0 for row in rows]
         kept = energy[name][solved]
         sweeps = np.array([row["sweeps"][i] for row in rows], dtype=float)[solved]
-        third = kept.shape[1] * 2 // 5
-        cells = [with_error(kept[:, j]) if len(kept) else "undefined" for j in (third, -1)]
+        cells = [words.mean_of(kept[:, j]) for j in (weak, -1)]
         out.append(
             (
                 "continuous" if experiment == "committee" else "binary",
                 name,
                 f"{sum(solved)} of {len(rows)}",
-                with_error(sweeps) if len(kept) else "undefined",
+                words.mean_of(sweeps),
                 *cells,
             )
         )
@@ -132,7 +132,12 @@ def _hessians(results: Results) -> Section:
         "share of |λ| < 1e-3": by_solver(results["committee"], "near_zero", CONTINUOUS),
     }
     svg, title = draw.bars("hessian", quantities), "Hessian of the cross-entropy at the solutions"
-    return Section("Three: Hessian spectra", figures=(Figure("hessian", title, svg, words.hessian_words(results)),))
+    table = [(name, *(words.mean_of(curves[name]) for curves in quantities.values())) for name in CONTINUOUS]
+    return Section(
+        "Three: Hessian spectra",
+        figures=(Figure("hessian", title, svg, words.hessian_words(results)),),
+        tables=(Table(("solver", *quantities), table, _SOLVED),),
+    )
 
 
 def _capacity(size: Size, results: Results) -> Section:
@@ -153,7 +158,7 @@ def _parity(size: Size, results: Results) -> Section:
     panels = {}
     for machine, title in enumerate(("committee", "parity machine")):
         rows = [{"errors": row["errors"][machine], "energy": row["energy"][machine]} for row in results["parity"]]
-        panels[title] = (FLIPS, by_solver(rows, "energy", dict.fromkeys((LAL, BP))))
+        panels[title] = (FLIPS, by_solver(rows, "energy", BINARY))
     svg = draw.energies("parity", panels, "probability p of a flip")
     return Section(
         "Five: the parity machine",
@@ -169,9 +174,14 @@ def _gamma(results: Results) -> Section:
         "overlap with focusing BP": np.array([row["overlap"] for row in rows]),
     }
     svg = draw.against("gamma", GAMMAS, quantities, "β = γ")
+    table = [
+        (f"{value:g}", *(with_error(quantity[:, i]) for quantity in quantities.values()))
+        for i, value in enumerate(GAMMAS)
+    ]
     return Section(
         "Six: minimisers of the cross-entropy",
         figures=(Figure("gamma", "Cross-entropy at fixed β = γ", svg, words.gamma_words(results)),),
+        tables=(Table(("β = γ", *quantities), table, "Means over all seeds, ± one standard error."),),
     )
 
 
@@ -189,16 +199,12 @@ def _digits(results: Results) -> Section:
     table = []
     for i, name in enumerate(CONTINUOUS):
         solved = [row["errors"][i] == 0 for row in rows]
-        cells = (
-            (with_error(100.0 * test[name][solved]), with_error(energy[name][solved][:, words.NOISE_AT]))
-            if any(solved)
-            else ("undefined", "undefined")
-        )
+        cells = words.mean_of(100.0 * test[name]), words.mean_of(energy[name][:, words.NOISE_AT])
         table.append((name, f"{sum(solved)} of {len(rows)}", *cells))
     return Section(
         "Seven: real images",
         figures=(Figure("digits", "Test error against local energy", svg, words.digit_words(results)),),
-        tables=(Table(header, table, "Solved: no training errors. Means over these, ± one standard error."),),
+        tables=(Table(header, table, _SOLVED),),
     )
 
 

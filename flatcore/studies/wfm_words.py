@@ -9,16 +9,20 @@ import numpy as np
 import scipy.stats
 
 from flatcore._checks import FloatArray
+from flatcore.results import number
 from flatcore.studies.digits_words import joined
 from flatcore.studies.statistics import Comparison, with_error
 from flatcore.studies.wfm_experiments import (
     BINARY,
     BP,
     CONTINUOUS,
+    DAMPING,
     END,
     FAST,
+    FEATURES,
     FIRST,
     FLIPS,
+    GAMMA_EPOCHS,
     GAMMAS,
     LAL,
     LEARNERS,
@@ -56,9 +60,10 @@ def difference(rows: Sequence[Mapping[str, FloatArray]], i: int, j: int, key: st
     return Comparison(d[np.isfinite(d)])
 
 
-def _mean(values: FloatArray, digits: int = 3) -> str:
+def mean_of(values: FloatArray) -> str:
+    """Mean ± standard error over the seeds that have a value."""
     kept = values[np.isfinite(values)]
-    return with_error(kept, digits) if len(kept) else "undefined (not solved)"
+    return with_error(kept) if len(kept) else "undefined"
 
 
 def _answer(sign: int, expected: int) -> str:
@@ -96,13 +101,15 @@ def verdicts(results: Results) -> list[tuple[str, str]]:
             _answer(difference(flips, _BINARY[LAL], _BINARY[BP], "energy", FLIPS_AT).sign, 1),
         ),
         ("more solutions lie around focusing BP's than around planted ones", _entropy_verdict(results)),
-        ("the parity machine has no flat solutions to find", _parity_verdict(results)),
+        ("every solver that solves both ends sharper on the parity machine", _parity_verdict(results)),
         ("flatter solutions make fewer errors on unseen digits", _correlation_verdict(real)),
     ]
     return answers
 
 
 def _all(signs: Sequence[int]) -> str:
+    if not signs:
+        return "undecided"
     if all(sign > 0 for sign in signs):
         return "yes"
     against = sum(sign < 0 for sign in signs)
@@ -128,24 +135,15 @@ def _entropy_verdict(results: Results) -> str:
     return _answer(_entropy_gap(results).sign, 1)
 
 
-def _parity_gap(results: Results, machine: int) -> Comparison:
-    """Least action's local energy minus focusing BP's."""
-    rows = [{"errors": row["errors"][machine], "energy": row["energy"][machine]} for row in results["parity"]]
-    return difference(rows, 0, 1, "energy", FLIPS_AT)
-
-
-def _parity_excess(results: Results) -> Comparison:
-    """Focusing BP's local energy on the parity machine minus on the committee."""
-    rows = results["parity"]
-    both = [row for row in rows if row["errors"][0][1] == 0 and row["errors"][1][1] == 0]
-    return Comparison(np.array([row["energy"][1][1][FLIPS_AT] - row["energy"][0][1][FLIPS_AT] for row in both]))
+def _parity_excess(results: Results, name: str) -> Comparison:
+    """A solver's local energy on the parity machine minus on the committee, over the seeds it solves on both."""
+    i, rows = _BINARY[name], results["parity"]
+    both = [row for row in rows if row["errors"][0][i] == 0 and row["errors"][1][i] == 0]
+    return Comparison(np.array([row["energy"][1][i][FLIPS_AT] - row["energy"][0][i][FLIPS_AT] for row in both]))
 
 
 def _parity_verdict(results: Results) -> str:
-    excess = _parity_excess(results)
-    if not len(excess.differences):
-        return "undecided: focusing BP solves no seed of both machines"
-    return {1: "its solutions are sharper than the committee's", -1: "no, the opposite", 0: "undecided"}[excess.sign]
+    return _all([c.sign for name in BINARY if len((c := _parity_excess(results, name)).differences)])
 
 
 def _correlations(rows: Sequence[Mapping[str, FloatArray]]) -> Comparison:
@@ -190,7 +188,7 @@ def energy_words(results: Results, size: Size) -> tuple[str, ...]:
     rows = results["committee"]
     values = {name: _values(rows, i, "energy", NOISE_AT) for name, i in _INDEX.items()}
     order = sorted((n for n in values if np.isfinite(values[n]).any()), key=lambda n: float(np.nanmean(values[n])))
-    listed = joined([f"{name} {_mean(values[name])}" for name in order])
+    listed = joined([f"{name} {mean_of(values[name])}" for name in order])
     return (
         "Asked: how flat are the solutions that different algorithms find of the same patterns?",
         "Paper (Baldassi, Pittorino and Zecchina 2020): least action finds sharp minima, focusing algorithms wide flat "
@@ -212,7 +210,7 @@ def _differences(rows: Sequence[Mapping[str, FloatArray]], one: str, others: Seq
 def flip_words(results: Results, size: Size) -> tuple[str, ...]:
     """Local energies of the binary tree."""
     rows = results["binary"]
-    listed = joined([f"{name} {_mean(_values(rows, i, 'energy', FLIPS_AT))}" for name, i in _BINARY.items()])
+    listed = joined([f"{name} {mean_of(_values(rows, i, 'energy', FLIPS_AT))}" for name, i in _BINARY.items()])
     gap = difference(rows, _BINARY[LAL], _BINARY[BP], "energy", FLIPS_AT)
     return (
         "Asked: the same with weights ±1, each flipped with probability p.",
@@ -240,18 +238,12 @@ def entropy_words(results: Results, size: Size) -> tuple[str, ...]:
 def hessian_words(results: Results) -> tuple[str, ...]:
     """Hessians at the solutions."""
     rows = results["committee"]
-    listed = [
-        f"{name} {_mean(_values(rows, i, 'top'))} / {_mean(_values(rows, i, 'trace'))} / "
-        f"{_mean(_values(rows, i, 'near_zero'))}"
-        for name, i in _INDEX.items()
-    ]
     signs = _hessian_signs(rows)
     return (
         "Asked: does the Hessian of the cross-entropy tell the same story as the local energy?",
         "Paper: the spectrum at wide minima is concentrated near zero.",
-        "Measured, β = γ = 2, mean over patterns, in all weights; largest eigenvalue / trace / share of |λ| < 1e-3: "
-        f"{joined(listed)}. Least action's largest eigenvalue is above {sum(s > 0 for s in signs)} of the {len(signs)} "
-        "others' as far as the seeds can tell.",
+        "Measured, β = γ = 2, mean over patterns, in all weights: least action's largest eigenvalue is above "
+        f"{sum(s > 0 for s in signs)} of the {len(signs)} others' as far as the seeds can tell.",
     )
 
 
@@ -284,33 +276,32 @@ def parity_words(results: Results, size: Size) -> tuple[str, ...]:
     rows = results["parity"]
     counts = []
     for machine, title in enumerate(("committee", "parity machine")):
-        for i, name in enumerate((LAL, BP)):
-            counts.append(f"{title}, {name}: {sum(row['errors'][machine][i] == 0 for row in rows)} of {len(rows)}")
+        solved = [f"{name} {sum(row['errors'][machine][i] == 0 for row in rows)}" for i, name in enumerate(BINARY)]
+        counts.append(f"{title}, {joined(solved)}")
+    excess = [f"{name} {_parity_excess(results, name).text()}" for name in BINARY]
     return (
         "Asked: are there wide flat minima where the output is a product of signs?",
         "Paper: parity machines have none, and learning them is hard.",
-        f"Measured: {_task(size.parity, 'binary')}, for both machines. Seeds solved: {'; '.join(counts)}. At "
-        f"p = {FLIPS[FLIPS_AT]:g}, least action minus focusing BP: committee {_parity_gap(results, 0).text()}, parity "
-        f"machine {_parity_gap(results, 1).text()}; focusing BP on the parity machine minus on the committee: "
-        f"{_parity_excess(results).text()}.",
+        f"Measured: {_task(size.parity, 'binary')}, for both machines. Of {len(rows)} seeds are solved: "
+        f"{'; '.join(counts)}. Parity machine minus committee at p = {FLIPS[FLIPS_AT]:g}: {joined(excess)}.",
     )
 
 
 def gamma_words(results: Results) -> tuple[str, ...]:
     """Fixed sharpness of the cross-entropy."""
     rows = results["gamma"]
-    listed = []
-    for i, value in enumerate(GAMMAS):
-        errors = np.array([row["errors"][i] for row in rows], dtype=float)
-        energy = np.array([row["energy"][i][NOISE_AT] for row in rows])
-        overlap = np.array([row["overlap"][i] for row in rows])
-        listed.append(f"γ = {value:g}: {with_error(errors)}, {with_error(energy)}, {with_error(overlap)}")
+    errors = np.array([row["errors"] for row in rows], dtype=float).mean(axis=0)
+    overlap = np.array([row["overlap"] for row in rows]).mean(axis=0)
+    solved = [i for i in range(len(GAMMAS)) if errors[i] == 0.0]
+    nearest, none = GAMMAS[int(np.argmax(overlap))], "at none of them all seeds end without errors"
+    solved_words = f"all seeds end without errors at {joined([f'{GAMMAS[i]:g}' for i in solved])}" if solved else none
     return (
         "Asked: which minimisers of the cross-entropy lie where solutions are flat?",
         "Paper: those at moderate γ, though not those of the largest margin at γ → ∞.",
-        "Measured on the patterns of the first section: training errors, local energy at "
-        f"δ = {NOISE[NOISE_AT]:g}, overlap of units with focusing BP's (end of schedule): {'; '.join(listed)}. "
-        "SGD stops at its first epoch without errors.",
+        f"Measured on the patterns of the first section, SGD at fixed β = γ, at most {GAMMA_EPOCHS} epochs and up to "
+        f"the first without errors: {solved_words}; units overlap most with those of focusing BP (end of schedule) at "
+        f"{nearest:g}, {number(float(overlap.max()), 3)} in the mean. Local energies are beyond the errors left, so "
+        "they tell of flat solutions only where there are none.",
     )
 
 
@@ -323,7 +314,8 @@ def digit_words(results: Results) -> tuple[str, ...]:
     return (
         "Asked: do flatter solutions make fewer errors on unseen data?",
         "Paper: local energy and generalisation go together.",
-        f"Measured: fully connected committees of continuous weights, {len(rows)} seeds; even against odd digits, "
-        "pixels above or below the mean, half of the images held out. Rank correlation over solvers of local energy "
-        f"with test error: {said}.",
+        f"Measured: fully connected committees of continuous weights, {len(rows)} seeds; even against odd digits, half "
+        f"of the images held out. The {FEATURES} inputs are signs of random combinations of the pixels about their "
+        f"medians; as they are correlated, belief propagation is damped by {DAMPING:g}. Rank correlation over solvers "
+        f"of local energy with test error: {said}.",
     )
