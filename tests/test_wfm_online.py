@@ -55,8 +55,8 @@ def test_an_epoch_of_continuous_least_action(shape, activation):
 def test_an_epoch_of_margin_least_action(shape, delta):
     model, e, seen, order, rng = problem(*shape, "continuous")
     w = random_weights(model, rng)
-    # Units on the margin have σh = δ up to rounding; whether they count as robust is a matter of bits, and the step that
-    # follows is one of bits too, though it is counted.
+    # Units on the margin have σh = δ up to rounding; whether they count as robust is a matter of bits, and the step
+    # that follows is one of bits too, though it is counted.
     expected, moved = reference.margin(model, seen, e.labels, order[: len(e.labels)], w, delta)
     counted = _core.wfm_margin(e.rows, e.labels, order[: len(e.labels)], delta, w)
     assert model.fan_in < 30 or counted == moved
