@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 import flatcore as fc
 from flatcore import _core
+from flatcore.wfm.patterns import rows_of, sign_words
+from flatcore.wfm.predictions import binary_errors
 
 wfm = fc.wfm
 
@@ -38,6 +40,90 @@ def test_products_are_those_of_the_unpacked_patterns(kind, units, inputs, count,
     assert omega.dtype == sums.dtype == dtype
     np.testing.assert_allclose(omega, np.einsum("kpi,ki->pk", seen, m), atol=tolerance)
     np.testing.assert_allclose(sums, np.einsum("kpi,pk->ki", seen, g), atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["tree", "full"])
+def test_float32_products_are_as_accurate_as_their_size_allows(kind):
+    """More than a chunk of inputs and of patterns, where float32 sums become float64 ones."""
+    model = wfm.Committee(3 * 1451, 3, kind, "continuous")
+    n, count = model.fan_in, 1237
+    patterns = wfm.random_patterns(model, count, seed=5)
+    seen = unit_inputs(model, patterns.inputs).astype(np.float64)
+    rng = np.random.default_rng(6)
+    m, g = rng.standard_normal(model.shape), rng.standard_normal((count, 3))
+    for dtype, tolerance in ((np.float32, 1e-6), (np.float64, 1e-14)):
+        m, g = m.astype(np.float32).astype(dtype), g.astype(np.float32).astype(dtype)
+        omega = _core.wfm_fields(patterns.words, count, n, m)
+        sums = _core.wfm_sums(patterns.words, count, n, g)
+        # A chunk of 1,024 (256) terms is L = 256 (64) additions that round by eps/√12 of a partial sum each, together
+        # eps·√(L/24) = 4e-7 (7e-16) of its sum; chunks add up as independent errors do, in the same ratio to √n.
+        error = omega - np.einsum("kpi,ki->pk", seen, m.astype(np.float64))
+        assert np.sqrt(np.mean(error**2)) < tolerance * np.sqrt(n)
+        assert np.abs(error).max() < 6 * tolerance * np.sqrt(n)
+        error = sums - np.einsum("kpi,pk->ki", seen, g.astype(np.float64))
+        assert np.sqrt(np.mean(error**2)) < tolerance * np.sqrt(count)
+        assert np.abs(error).max() < 6 * tolerance * np.sqrt(count)
+
+
+def test_products_do_not_depend_on_threads():
+    model = wfm.Committee(1001, 1)
+    patterns = wfm.random_patterns(model, 2000)
+    rng = np.random.default_rng(1)
+    m, g = rng.standard_normal((1, 1001)), rng.standard_normal((2000, 1))
+    before, results = _core.max_threads(), []
+    try:
+        for threads in (1, 3):
+            _core.set_threads(threads)
+            omega = _core.wfm_fields(patterns.words, 2000, 1001, m)
+            results.append((omega, _core.wfm_sums(patterns.words, 2000, 1001, g)))
+    finally:
+        _core.set_threads(before)
+    for one, three in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, three)
+
+
+@given(
+    st.sampled_from(["tree", "full"]), st.sampled_from(["majority", "parity"]), st.integers(0, 2), st.integers(0, 40),
+    st.integers(1, 40), st.integers(1, 70),
+)  # fmt: skip
+def test_binary_machines_are_counted_bit_by_bit(kind, activation, half_units, half_inputs, count, machines):
+    units, n = 2 * half_units + 1, 2 * half_inputs + 1
+    model = wfm.Committee(units * n if kind == "tree" else n, units, kind, "binary", activation)
+    patterns = wfm.random_patterns(model, count, seed=1)
+    weights = np.random.default_rng(2).choice(np.array([-1, 1], dtype=np.int8), (machines, units, n))
+    words = sign_words(weights)
+    h = np.einsum("kpi,bki->bpk", unit_inputs(model, patterns.inputs).astype(np.int64), weights)
+    np.testing.assert_array_equal(_core.wfm_binary_fields(patterns.words, count, n, words[0]), h[0])
+    said = np.prod(np.sign(h), axis=2) if activation == "parity" else np.sign(np.sign(h).sum(axis=2))
+    expected = np.count_nonzero(said != patterns.labels, axis=1)
+    np.testing.assert_array_equal(binary_errors(model, words, patterns), expected)
+    assert wfm.errors(model, weights[-1], patterns) == expected[-1]
+
+
+def test_long_binary_fields_are_exact():
+    """Counters of bits that are bytes, and chunks of 4,096 inputs, do not run over: also where all bits differ."""
+    model = wfm.Committee(9001)
+    patterns = wfm.random_patterns(model, 40, seed=3)
+    inputs = patterns.inputs
+    weights = np.stack([inputs[0], -inputs[1], np.random.default_rng(0).permutation(inputs[2])])
+    words = sign_words(weights)
+    for row, word in zip(weights, words, strict=True):
+        h = _core.wfm_binary_fields(patterns.words, 40, 9001, word[None])
+        np.testing.assert_array_equal(h[:, 0], inputs.astype(np.int64) @ row)
+    wrong = np.sign(weights.astype(np.int64) @ inputs.T) != patterns.labels
+    np.testing.assert_array_equal(binary_errors(model, words[:, None], patterns), wrong.sum(axis=1))
+
+
+@given(st.integers(1, 4), st.integers(1, 70), st.integers(1, 40))
+def test_rows_hold_the_bits_of_each_pattern(units, inputs, count):
+    model = wfm.Committee(units * inputs, units, "tree", "continuous", "parity")
+    patterns = wfm.random_patterns(model, count, seed=2)
+    rows = rows_of(patterns)
+    assert rows.shape == (count, units, -(-inputs // 32))
+    np.testing.assert_array_equal(rows, sign_words(patterns.inputs.reshape(count, units, inputs)))
+    bits = np.unpackbits(rows.astype("<u4").view(np.uint8).reshape(count, units, -1), axis=2, bitorder="little")
+    np.testing.assert_array_equal(bits[:, :, :inputs].reshape(count, -1), patterns.inputs > 0)
+    assert not bits[:, :, inputs:].any()
 
 
 @given(st.integers(1, 5), st.integers(1, 45), st.integers(1, 35))

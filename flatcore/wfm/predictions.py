@@ -42,7 +42,7 @@ def errors(model: Committee, weights: Any, patterns: Any) -> int:
 
 
 def binary_errors(model: Committee, weights: Words, patterns: Patterns) -> NDArray[np.int64]:
-    """Errors (B,) of binary machines of the model's shape, their weights as words (B, K, C): one read of the patterns."""
+    """Errors (B,) of binary machines of the model's shape, their weights as words (B, K, C)."""
     parity = model.activation == "parity"
     return _core.wfm_binary_errors(
         patterns.words, patterns.num_patterns, model.fan_in, weights, patterns.labels, parity

@@ -66,14 +66,29 @@ constexpr int kEntries = 1 << Lookup<T>::bits;
 template <class T>
 constexpr int kTables = (32 + Lookup<T>::bits - 1) / Lookup<T>::bits;
 
-// table[e] = Σ_j ±x_j over `count` <= bits of the set, for e < entries.
+// table[e] = Σ_j ±x_j, j < count, + where e has bit j.
 template <class T>
-inline void tabulate(int bits, int count, const T* x, Index stride, T* table) {
-    table[0] = T(0);
-    for (int j = 0; j < count; ++j) table[0] -= x[j * stride];
-    for (int j = 0; j < bits; ++j) {
-        const T twice = j < count ? 2 * x[j * stride] : T(0);
-        for (int e = 0; e < 1 << j; ++e) table[(1 << j) + e] = table[e] + twice;
+struct TableSigns {
+    T of[4][16] = {};
+    constexpr TableSigns() {
+        for (int j = 0; j < 4; ++j)
+            for (int e = 0; e < 16; ++e) of[j][e] = (e >> j) % 2 != 0 ? T(1) : T(-1);
+    }
+};
+template <class T>
+constexpr TableSigns<T> kTableSigns;
+
+template <class T, int bits>
+inline void tabulate(Index count, const T* x, Index stride, T* table) {
+    T terms[4] = {};
+    for (Index j = 0; j < 4; ++j)
+        if (j < count) terms[j] = x[j * stride];
+#pragma GCC unroll 4
+    for (int e = 0; e < 1 << bits; e += Lanes<T>::count) {
+        typename Lanes<T>::Vector sum = terms[0] * load(kTableSigns<T>.of[0] + e);
+#pragma GCC unroll 4
+        for (int j = 1; j < bits; ++j) sum += terms[j] * load(kTableSigns<T>.of[j] + e);
+        store(table + e, sum);
     }
 }
 
@@ -83,8 +98,7 @@ void tabulate_inputs(Index inputs, const T* m, Index stride, T* tables) {
     for (Index word = 0; word < inputs; word += 32) {
         const Index end = inputs - word < 32 ? inputs - word : 32;
         for (Index i = 0; i < 32; i += bits, tables += kEntries<T>) {
-            const Index left = end - i < 0 ? 0 : end - i;
-            tabulate<T>(bits, static_cast<int>(left < bits ? left : bits), m + (word + i) * stride, stride, tables);
+            tabulate<T, bits>(end - i < bits ? end - i : bits, m + (word + i) * stride, stride, tables);
         }
     }
 }
@@ -93,14 +107,14 @@ template <class T>
 void tabulate_patterns(Index patterns, const T* g, Index stride, T* tables) {
     for (Index mu = 0; mu < patterns; mu += 16) {
         for (Index first = mu; first < mu + 16; first += 4, tables += kPatternTable) {
-            const Index left = patterns - first < 0 ? 0 : patterns - first;
-            const int count = static_cast<int>(left < 4 ? left : 4);
-            if (Lookup<T>::vector && Lookup<T>::bits == 3) {
-                tabulate<T>(3, count < 3 ? count : 3, g + first * stride, stride, tables);
-                const T last = count == 4 ? g[(first + 3) * stride] : T(0);
-                for (int e = 0; e < 8; ++e) tables[8 + e] = (e & 4) != 0 ? last : -last;
+            const T* const four = g + first * stride;
+            const Index left = patterns - first;
+            if constexpr (Lookup<T>::bits == 3) {
+                const T last[3] = {0, 0, left > 3 ? four[3 * stride] : T(0)};
+                tabulate<T, 3>(left < 3 ? left : 3, four, stride, tables);
+                tabulate<T, 3>(3, last, 1, tables + 8);
             } else {
-                tabulate<T>(4, count, g + first * stride, stride, tables);
+                tabulate<T, 4>(left, four, stride, tables);
             }
         }
     }
@@ -316,7 +330,11 @@ inline Bits byte_counts(Bits x) {
     x = (x & 0x33333333u) + ((x >> 2) & 0x33333333u);
     return (x + (x >> 4)) & 0x0f0f0f0fu;
 }
-inline Bits word_counts(Bits bytes) { return (bytes * 0x01010101u) >> 24; }
+// The sum of a word's four bytes, which may pass 255.
+inline Bits word_counts(Bits bytes) {
+    const Bits pairs = (bytes & 0x00ff00ffu) + ((bytes >> 8) & 0x00ff00ffu);
+    return (pairs + (pairs >> 16)) & 0xffffu;
+}
 
 // Harley and Seal's counters: ones, twos and fours are kept as bits, eights counted as they come.
 inline void committee_differing(Index words, const std::uint32_t* lines, const std::uint32_t* weights,

@@ -12,10 +12,10 @@ namespace flatcore::wfm {
 
 namespace {
 
-constexpr Index kFieldWords = 32;                       // a chunk of fields: 1024 inputs, tables of 16 kB
-constexpr Index kFieldGroups = 64;                      // and so many groups, whose lines stay in the second cache
-constexpr Index kTileGroups = 4;                        // lines that stay in the first cache for all units
-constexpr Index kSumGroups = 32;                        // a chunk of sums: 512 patterns
+constexpr Index kFieldWords = 32;   // a chunk of fields: 1024 inputs, tables of 16 kB
+constexpr Index kFieldGroups = 64;  // and so many groups, whose lines stay in the second cache
+constexpr Index kTileGroups = 4;    // lines that stay in the first cache for all units
+constexpr Index kSumGroups = 16;    // a chunk of sums: 256 patterns; more streams are slower from memory
 constexpr Index kBlock = simd::kTurnedWords * kWord;    // inputs turned together
 constexpr Index kCountWords = 128, kCountVectors = 64;  // a chunk of counts: 8 kB of lines, 32 kB of weights
 constexpr Index kEdgesPerThread = Index{1} << 18;       // a few microseconds
@@ -51,7 +51,10 @@ Index grain_of(double edges) { return static_cast<Index>(static_cast<double>(kEd
 // Up to eight bytes from `at` on, fewer at the end of a string.
 std::uint64_t bytes_from(const std::uint8_t* string, Index bytes, Index at) {
     std::uint64_t out = 0;
-    std::memcpy(&out, string + at, static_cast<std::size_t>(std::min<Index>(8, bytes - at)));
+    if (bytes - at >= 8)
+        std::memcpy(&out, string + at, 8);  // one load
+    else
+        std::memcpy(&out, string + at, static_cast<std::size_t>(bytes - at));
     return out;
 }
 
@@ -82,22 +85,35 @@ void pack(const PatternLayout& layout, const std::uint8_t* strings, Index bytes,
     });
 }
 
+namespace {
+
+// Words go behind each other at any bit: what does not fill 32 bits waits.
+void unpack_row(const Patterns& patterns, Index mu, std::uint8_t* out, Index bytes) {
+    std::uint8_t* const end = out + bytes;
+    std::uint64_t waiting = 0;
+    Index bits = 0;
+    for (Index s = 0; s < patterns.segments; ++s) {
+        for (Index c = 0; c < patterns.words(); ++c) {
+            const Index left = patterns.inputs - c * kWord;
+            waiting |= std::uint64_t{patterns.word(mu, s, c) & low_bits(left)} << bits;
+            bits += std::min(left, kWord);
+            if (bits < kWord) continue;
+            std::memcpy(out, &waiting, 4);
+            out += 4;
+            waiting >>= kWord;
+            bits -= kWord;
+        }
+    }
+    for (; out < end; ++out, waiting >>= 8) *out = static_cast<std::uint8_t>(waiting);
+}
+
+}  // namespace
+
 void unpack(const Patterns& patterns, Index first, Index count, std::uint8_t* strings, Index bytes) {
     require(first >= 0 && first + count <= patterns.patterns && bytes * 8 >= patterns.segments * patterns.inputs,
             "patterns to unpack do not fit");
     parallel_ranges(count, kBytesPerThread / bytes + 1, [&](Index begin, Index end) {
-        std::fill(strings + begin * bytes, strings + end * bytes, std::uint8_t{0});
-        for (Index row = begin; row < end; ++row) {
-            std::uint8_t* const out = strings + row * bytes;
-            for (Index s = 0; s < patterns.segments; ++s) {
-                for (Index c = 0; c < patterns.words(); ++c) {
-                    const Index bit = s * patterns.inputs + c * kWord, at = bit / 8;
-                    const std::uint64_t eight =
-                        bytes_from(out, bytes, at) | std::uint64_t{patterns.word(first + row, s, c)} << (bit % 8);
-                    std::memcpy(out + at, &eight, static_cast<std::size_t>(std::min<Index>(8, bytes - at)));
-                }
-            }
-        }
+        for (Index row = begin; row < end; ++row) unpack_row(patterns, first + row, strings + row * bytes, bytes);
     });
 }
 
@@ -219,10 +235,14 @@ void sums(const Patterns& patterns, ConstMatrixView<T> g, MatrixView<T> S, RunCo
         parallel_ranges(patterns.segments * blocks, grain_of(each),
                         [&](Index first, Index last) { sums_of_blocks(patterns, tables, from, to, first, last, out); });
     });
-    for (Index k = 0; k < units; ++k)
-        for (Index i = 0; i < n; ++i)
-            S(k, i) = static_cast<T>(
-                out.data()[k * out.cols() + i / simd::kHalf * simd::kHalf + kernels.place(i % simd::kHalf)]);
+    Index places[simd::kHalf];
+    for (Index i = 0; i < simd::kHalf; ++i) places[i] = kernels.place(i);
+    for (Index k = 0; k < units; ++k) {
+        const double* const row = out.data() + k * out.cols();
+        for (Index first = 0; first < n; first += simd::kHalf)
+            for (Index i = 0; i < std::min(simd::kHalf, n - first); ++i)
+                S(k, first + i) = static_cast<T>(row[first + places[i]]);
+    }
 }
 
 namespace {

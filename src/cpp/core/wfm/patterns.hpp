@@ -10,7 +10,7 @@
 // interleaved word by word, words[((group·S + s)·C + c)·16 + row], so that one 64-byte line holds 32 inputs of 16
 // patterns. Both products read each line once; missing patterns of the last group are zeros and never reported.
 //
-// Both are sums of looked-up partial sums (core/simd/committee.hpp), in T over a thousand terms, then in double. A
+// Both are sums of looked-up sums of four (core/simd/committee.hpp), in T over a thousand terms, then in double. A
 // result does not depend on the number of threads: one of them makes a field, and one all of an input's sums, in a
 // fixed order.
 //
