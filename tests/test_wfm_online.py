@@ -1,5 +1,10 @@
 """Least action, its entropic rules, replicated SGD: epochs against plain NumPy, solving, stopping, resuming."""
 
+import os
+import signal
+import threading
+import time
+
 import numpy as np
 import pytest
 import wfm_online_reference as reference
@@ -199,6 +204,20 @@ def test_a_callback_stops(name):
     assert [state.step for state in seen] == [1, 2]
     assert result.errors == min(state.errors for state in seen)
     assert set(seen[0].extras) == set(result.history) - {"errors"}
+
+
+def test_ctrl_c_reaches_a_kernel():
+    """An epoch of some seconds, interrupted after a fifth: it ends within a second even on a busy machine."""
+    model = wfm.Committee(1001, 7, "full")
+    e = Examples(model, wfm.random_patterns(model, 2000))
+    H = random_weights(model, np.random.default_rng(0)).astype(np.int32)
+    order = np.tile(np.arange(2000), 20_000)
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        _core.wfm_least_action(e.rows, e.labels, False, order, H)
+    assert time.perf_counter() - start < 1.5
 
 
 @pytest.mark.parametrize("name", SMALL)
