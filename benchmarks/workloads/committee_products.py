@@ -41,6 +41,4 @@ def targets(results: Sequence[CaseResult], yardsticks: Yardsticks) -> list[Targe
     return out
 
 
-WORKLOAD = Workload(
-    "committee-products", "products of bit-packed patterns with vectors, float32", cases, targets, judges="W1"
-)
+WORKLOAD = Workload("committee-products", "products of bit-packed patterns with vectors, float32", cases, targets)

@@ -18,7 +18,7 @@ constexpr Index kTileGroups = 4;    // lines that stay in the first cache for al
 constexpr Index kSumGroups = 16;    // a chunk of sums: 256 patterns; more streams are slower from memory
 constexpr Index kBlock = simd::kTurnedWords * kWord;    // inputs turned together
 constexpr Index kCountWords = 128, kCountVectors = 64;  // a chunk of counts: 8 kB of lines, 32 kB of weights
-constexpr Index kEdgesPerThread = Index{1} << 18;       // a few microseconds
+constexpr Index kEdgesPerThread = Index{1} << 19;       // a few microseconds
 constexpr double kEdgesPerPiece = 5e8;                  // between checkpoints: 0.1 s for the slowest set
 constexpr Index kBytesPerThread = Index{1} << 18;       // packed or unpacked
 
@@ -283,7 +283,7 @@ Index wrong_of_group(Index n, Index patterns, Index units, const std::uint32_t* 
 void binary_fields(const Patterns& patterns, Index units, const std::uint32_t* weights, std::int32_t* omega,
                    RunControl& control) {
     check_units(patterns, units, patterns.inputs);
-    const double edges = static_cast<double>(kGroup * patterns.inputs * units) / 8;  // counting is faster than adding
+    const double edges = static_cast<double>(kGroup * patterns.inputs * units) / 4;  // counting is faster than adding
     pieces(patterns.groups(), edges, 1, control, [&](Index from, Index to) {
         parallel_ranges(to - from, grain_of(edges), [&](Index first, Index last) {
             std::vector<std::uint32_t> counts(static_cast<std::size_t>(units * kGroup));
@@ -304,7 +304,7 @@ void binary_errors(const Patterns& patterns, Index machines, Index units, const 
     check_units(patterns, units, patterns.inputs);
     const Index together = std::max<Index>(1, kCountVectors / units), threads = max_threads();
     std::vector<std::int64_t> wrong(static_cast<std::size_t>(threads * machines));
-    const double edges = static_cast<double>(kGroup * patterns.inputs * units * machines) / 8;
+    const double edges = static_cast<double>(kGroup * patterns.inputs * units * machines) / 4;
     pieces(patterns.groups(), edges, 1, control, [&](Index from, Index to) {
         const Index cut = parallel_pieces(to - from, grain_of(edges));
         parallel_pieces_of(to - from, cut, [&](Index piece, Index first, Index last) {
