@@ -64,7 +64,7 @@ class OnlineProblem:
         return self.patterns.inputs.reshape(-1, *self.model.shape).astype(dtype)
 
     def agreements(self, answer: Array) -> list[Agreement]:
-        """Against the plain loop: identical integers (differences are even), or 1e-9 after thousands of rounded steps."""
+        """Against the plain loop: identical integers (differences are even); 1e-9 after thousands of rounded steps."""
         if np.shape(answer) != self.start.shape:
             return [Agreement("shape", float("inf"), 0.0)]
         difference = float(np.max(np.abs(answer - self._exact)))
