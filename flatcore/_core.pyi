@@ -309,7 +309,7 @@ def wfm_perturbed(rows: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], 
     """
     An epoch of the perturbed gradient, in place.
     """
-def wfm_real_errors(rows: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], labels: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], parity: bool, weights: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> numpy.typing.NDArray[numpy.int64]:
+def wfm_real_errors(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], labels: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], parity: bool, weights: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> numpy.typing.NDArray[numpy.int64]:
     """
     Errors (B,) of weights (B, K, n).
     """

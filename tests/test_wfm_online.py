@@ -1,5 +1,10 @@
 """Least action, its entropic rules, replicated SGD: epochs against plain NumPy, solving, stopping, resuming."""
 
+import os
+import signal
+import threading
+import time
+
 import numpy as np
 import pytest
 import wfm_online_reference as reference
@@ -55,8 +60,8 @@ def test_an_epoch_of_continuous_least_action(shape, activation):
 def test_an_epoch_of_margin_least_action(shape, delta):
     model, e, seen, order, rng = problem(*shape, "continuous")
     w = random_weights(model, rng)
-    # Units on the margin have σh = δ up to rounding; whether they count as robust is a matter of bits, and the step that
-    # follows is one of bits too, though it is counted.
+    # Units on the margin have σh = δ up to rounding; whether they count as robust is a matter of bits, and the step
+    # that follows is one of bits too, though it is counted.
     expected, moved = reference.margin(model, seen, e.labels, order[: len(e.labels)], w, delta)
     counted = _core.wfm_margin(e.rows, e.labels, order[: len(e.labels)], delta, w)
     assert model.fan_in < 30 or counted == moved
@@ -199,6 +204,20 @@ def test_a_callback_stops(name):
     assert [state.step for state in seen] == [1, 2]
     assert result.errors == min(state.errors for state in seen)
     assert set(seen[0].extras) == set(result.history) - {"errors"}
+
+
+def test_ctrl_c_reaches_a_kernel():
+    """An epoch of some seconds, interrupted after a fifth: it ends within a second even on a busy machine."""
+    model = wfm.Committee(1001, 7, "full")
+    e = Examples(model, wfm.random_patterns(model, 2000))
+    H = random_weights(model, np.random.default_rng(0)).astype(np.int32)
+    order = np.tile(np.arange(2000), 20_000)
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        _core.wfm_least_action(e.rows, e.labels, False, order, H)
+    assert time.perf_counter() - start < 1.5
 
 
 @pytest.mark.parametrize("name", SMALL)

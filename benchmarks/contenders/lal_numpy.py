@@ -17,7 +17,7 @@ from benchmarks.timing import Stages
 if TYPE_CHECKING:
     from benchmarks.online_problem import OnlineProblem
 
-_AHEAD = 8  # patterns whose fields are computed together
+_AHEAD = 16  # patterns whose fields are computed together
 
 
 class NumpyLeastAction:

@@ -34,7 +34,7 @@ class Examples:
         """Errors (B,) of weights (B, K, n), ±1 for a binary machine."""
         if self.model.weights == "binary":
             return binary_errors(self.model, sign_words(weights), self.patterns)
-        return _core.wfm_real_errors(self.rows, self.labels, self.parity, np.ascontiguousarray(weights))
+        return _core.wfm_real_errors(self.patterns.words, self.labels, self.parity, np.ascontiguousarray(weights))
 
 
 class EpochSearch:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flatcore import _core
 from flatcore._checks import as_float_array, check_choice, check_count, check_finite, chunks
 from flatcore._threads import limit_threads
 from flatcore.results import read_only
@@ -169,6 +168,6 @@ def _disturbed(examples: Examples, W: Array, kind: str) -> Callable[[Array, np.r
         if kind == "multiplicative":
             z *= W
         z += W
-        return _core.wfm_real_errors(e.rows, e.labels, e.parity, z)
+        return e.errors(z)
 
     return count

@@ -86,16 +86,16 @@ Index bound_replicated(const WordArray& rows, const Labels& labels, bool parity,
     return wfm::replicated_epoch(data, view.patterns, {replicas, batch, lambda, gamma}, H, control);
 }
 
-Longs bound_real_errors(const WordArray& rows, const Labels& labels, bool parity, const Doubles& weights) {
+Longs bound_real_errors(const WordArray& words, const Labels& labels, bool parity, const Doubles& weights) {
     require(weights.ndim() == 3, "weights are (B, K, n)");
-    const Index count = weights.shape(0);
-    const wfm::OnlinePatterns data = online_view(rows, labels, weights.shape(2), weights.shape(1), parity);
+    const Index count = weights.shape(0), units = weights.shape(1);
+    const wfm::Patterns view = patterns_view(words, labels.size(), weights.shape(2));
     Longs errors(count);
     std::int64_t* const out = errors.mutable_data();
     const double* const w = weights.data();
     RunControl control = python_control();
     const py::gil_scoped_release release;
-    wfm::count_errors(data, count, w, out, control);
+    wfm::count_errors(view, labels.data(), parity, units, count, w, out, control);
     return errors;
 }
 
@@ -174,7 +174,7 @@ void bind_wfm_online(py::module_& module) {
     module.def("wfm_replicated", &bound_replicated, arg("rows"), arg("labels"), arg("parity"), arg("orders"),
                arg("batch"), arg("lambda_"), arg("gamma"), arg("hidden").noconvert(),
                "An epoch of replicated SGD on hidden reals (y, K, n), in place; the patterns that were wrong.");
-    module.def("wfm_real_errors", &bound_real_errors, arg("rows"), arg("labels"), arg("parity"), arg("weights"),
+    module.def("wfm_real_errors", &bound_real_errors, arg("words"), arg("labels"), arg("parity"), arg("weights"),
                "Errors (B,) of weights (B, K, n).");
     module.def("wfm_output_terms", &bound_terms, arg("h"), arg("labels"), arg("parity"), arg("beta"), arg("gamma"),
                "Value, t, slope, pull, bend and curvature of every pattern's cross-entropy at fields h (P, K).");

@@ -70,9 +70,17 @@ struct Machine {
         }
         data.rows = rows.data();
         data.labels = labels.data();
+        static_cast<wfm::PatternLayout&>(patterns) = data;
+        words.resize(at(patterns.size()));
+        for (Index mu = 0; mu < P; ++mu)
+            for (Index c = 0; c < data.words(); ++c)
+                words[at((mu / wfm::kGroup) * data.group_words() + c * wfm::kGroup + mu % wfm::kGroup)] =
+                    rows[at(mu * data.words() + c)];
+        patterns.data = words.data();
     }
     wfm::OnlinePatterns data;
-    std::vector<std::uint32_t> rows;
+    wfm::Patterns patterns;
+    std::vector<std::uint32_t> rows, words;
     std::vector<std::int8_t> labels;
 };
 
@@ -102,7 +110,8 @@ TEST_CASE("replicas and errors do not depend on the number of threads") {
         results[i] = start;
         CHECK(wfm::replicated_epoch(machine.data, orders.data(), {y, 400, 0.75, 0.1}, results[i].data(), control) > 0);
         errors[i].resize(at(y));
-        wfm::count_errors(machine.data, y, results[i].data(), errors[i].data(), control);
+        wfm::count_errors(machine.patterns, machine.data.labels, false, 3, y, results[i].data(), errors[i].data(),
+                          control);
     }
     CHECK(results[0] == results[1]);
     CHECK(results[0] != start);

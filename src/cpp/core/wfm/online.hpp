@@ -66,8 +66,8 @@ Index replicated_epoch(const OnlinePatterns& data, const std::int64_t* orders, c
                        RunControl& control);
 
 // Errors of machines with real weights w (machines × K × n), for solutions of which only the signs of fields matter.
-void count_errors(const OnlinePatterns& data, Index machines, const double* w, std::int64_t* errors,
-                  RunControl& control);
+void count_errors(const Patterns& patterns, const std::int8_t* labels, bool parity, Index units, Index machines,
+                  const double* w, std::int64_t* errors, RunControl& control);
 
 // Continuous weights and hidden integers of one machine, padded to whole words as the kernels want them.
 class ContinuousUnits {
