@@ -23,7 +23,7 @@ class Size:
 
     `tree`: (K, n, α) of the continuous tree committee. `binary`: (K, n, α) of the binary one. `entropy`: (N, α) of the
     binary perceptron. `loads`: α at which solvers are tried, (binary perceptron, continuous tree); `capacity`: (N of
-    the perceptron, n of the tree's nine units). `parity`: (K, n, α). `digits`: K of the full committee. `samples`: of a
+    the perceptron, n of the tree's nine units). `parity`: (K, n, α). `digits`: K of the full committee, images (half are held out). `samples`: of a
     local energy. `epochs`: most epochs of the solvers that make epochs, where loads are tried.
     """
 
@@ -35,7 +35,7 @@ class Size:
     loads: tuple[tuple[float, ...], tuple[float, ...]]
     capacity: tuple[int, int]
     parity: tuple[int, int, float]
-    digits: int
+    digits: tuple[int, int]
     epochs: int
 
 
@@ -49,7 +49,7 @@ SIZES = {
         loads=((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), (0.5, 1.0, 1.5, 2.0, 2.5)),
         capacity=(201, 21),
         parity=(3, 51, 0.3),
-        digits=9,
+        digits=(9, 1797),
         epochs=150,
     ),
     "full": Size(
@@ -61,7 +61,7 @@ SIZES = {
         loads=((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75), (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)),
         capacity=(1001, 51),
         parity=(3, 111, 0.3),
-        digits=9,
+        digits=(9, 1797),
         epochs=400,
     ),
 }

@@ -190,12 +190,13 @@ def digits(size: Size, seed: int, tick: Tick) -> Measured:
 
     images, numbers = digits_data.load()
     rng = np.random.default_rng([seed, 11])
-    order = rng.permutation(len(images))
+    units, count = size.digits
+    order = rng.permutation(len(images))[:count]
     train, test = order[: len(order) // 2], order[len(order) // 2 :]
     features = images.reshape(len(images), -1) @ rng.standard_normal((images[0].size, FEATURES))
     inputs = np.where(features > np.median(features[train], axis=0), 1, -1).astype(np.int8)
     labels = np.where(numbers % 2 == 0, 1, -1).astype(np.int8)
-    model = wfm.Committee(inputs.shape[1], size.digits, kind="full", weights="continuous")
+    model = wfm.Committee(inputs.shape[1], units, kind="full", weights="continuous")
     patterns = wfm.Patterns.from_arrays(model, inputs[train], labels[train])
     unseen = wfm.Patterns.from_arrays(model, inputs[test], labels[test])
     damped = {name: partial(CONTINUOUS[name], damping=DAMPING) for name in (FIRST, END)}
