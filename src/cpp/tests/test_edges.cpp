@@ -102,6 +102,10 @@ TEST_CASE("elementary functions keep their digits in every set") {
         // e^{−x²/2} multiplies the rounding of its argument, eps·x²/2 up to 700 eps.
         CHECK(ulps(f.ndtr, grid(-37.0, 37.0, 40000),
                    [](long double x) { return std::erfc(-x * 0.7071067811865475244L) / 2; }) < 1000.0);
+        CHECK(ulps(f.log_ndtr, grid(-1e6, -1e-3, 40000), [](long double x) {
+                  return x < -100 ? -x * x / 2 + std::log(erfcx(-x * 0.7071067811865475244L) / 2)
+                                  : std::log(std::erfc(-x * 0.7071067811865475244L) / 2);
+              }) < 4.0);
         double ends[8] = {-1e308, -1e4, 1e4, 1e308, 0.0, 0.0, 0.0, 0.0};
         f.exp(8, ends, ends);
         CHECK((ends[0] > 0.0 && ends[0] < 1e-300 && ends[1] == ends[0]));

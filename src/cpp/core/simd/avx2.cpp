@@ -15,10 +15,11 @@ namespace {
 #include "core/simd/small_chain.inc.hpp"
 #include "core/simd/functions.inc.hpp"
 #include "core/simd/edges.inc.hpp"
+#include "core/simd/node.inc.hpp"
 }  // namespace
 
 extern const Table kTable;
 const Table kTable{"avx2", skinny_kernels<float>(), skinny_kernels<double>(), small_chain_kernels<float>(),
-                   small_chain_kernels<double>(), function_kernels(), edge_kernels()};
+                   small_chain_kernels<double>(), function_kernels(), edge_kernels(), node_kernels()};
 
 }  // namespace flatcore::simd::avx2

@@ -17,6 +17,7 @@
 
 #include "core/simd/edges.hpp"
 #include "core/simd/functions.hpp"
+#include "core/simd/node.hpp"
 #include "core/simd/small_chain.hpp"
 
 namespace flatcore {
@@ -77,6 +78,7 @@ struct Table {
     SmallChainKernels<double> chain64;
     FunctionKernels functions;
     EdgeKernels edges;
+    NodeKernels node;
 };
 
 // The one in use.
