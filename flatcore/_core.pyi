@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update', 'wfm_fields', 'wfm_pack', 'wfm_sums', 'wfm_unpack']
+__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update', 'wfm_amp_sweep', 'wfm_edge_bethe', 'wfm_edge_sweep', 'wfm_fields', 'wfm_gaussian_sweep', 'wfm_pack', 'wfm_padded_inputs', 'wfm_sums', 'wfm_unpack']
 class Recycler:
     """
     Memory for results of one size, used again once they are freed.
@@ -259,13 +259,33 @@ def update(W: numpy.ndarray, V: numpy.ndarray, C: numpy.ndarray) -> None:
     """
     W -= Cᵀ V in place.
     """
+def wfm_amp_sweep(task: typing.Any, c: typing.SupportsFloat | typing.SupportsIndex, m: numpy.ndarray, V: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], g: numpy.ndarray, damping: typing.SupportsFloat | typing.SupportsIndex) -> tuple:
+    """
+    One sweep of approximate message passing, outputs g (P, K) in place: S (K, n), sums (K) of Γ and of g², the log partition function and the change.
+    """
+def wfm_edge_bethe(task: typing.Any, a: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], b: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], exact: bool = False) -> float:
+    """
+    The Bethe free entropy without the weights' own terms.
+    """
+def wfm_edge_sweep(task: typing.Any, a: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], b: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], damping: typing.SupportsFloat | typing.SupportsIndex, exact: bool = False) -> tuple:
+    """
+    One sweep of belief propagation: messages a (P, K, padded) in place; sums (K, n) and the change.
+    """
 def wfm_fields(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, m: numpy.ndarray) -> numpy.ndarray:
     """
     Fields (P, K) of the units with weights m (K, n).
     """
+def wfm_gaussian_sweep(task: typing.Any, g: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], gamma: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], mean: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], variance: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], damping: typing.SupportsFloat | typing.SupportsIndex) -> tuple:
+    """
+    The same for continuous weights: messages g (P, K, padded) and gamma (P, K) in place; H (K, n), G (K), the change.
+    """
 def wfm_pack(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, strings: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8], first: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Write bit strings (count, ceil(S n / 8)) as patterns first, first + 1, …
+    """
+def wfm_padded_inputs(inputs: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    Entries of a row of messages.
     """
 def wfm_sums(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, g: numpy.ndarray) -> numpy.ndarray:
     """
