@@ -13,13 +13,21 @@ namespace {
 #include "core/simd/lanes.inc.hpp"
 #include "core/simd/skinny.inc.hpp"
 #include "core/simd/small_chain.inc.hpp"
+// Functions of vectors, and what uses them.
 #include "core/simd/functions.inc.hpp"
+// Rows of edges, then nodes.
 #include "core/simd/edges.inc.hpp"
 #include "core/simd/node.inc.hpp"
 }  // namespace
 
 extern const Table kTable;
-const Table kTable{"avx2", skinny_kernels<float>(), skinny_kernels<double>(), small_chain_kernels<float>(),
-                   small_chain_kernels<double>(), function_kernels(), edge_kernels(), node_kernels()};
+const Table kTable{"avx2",
+                   skinny_kernels<float>(),
+                   skinny_kernels<double>(),
+                   small_chain_kernels<float>(),
+                   small_chain_kernels<double>(),
+                   function_kernels(),
+                   edge_kernels(),
+                   node_kernels()};
 
 }  // namespace flatcore::simd::avx2
