@@ -1,7 +1,7 @@
 """The question "sweeps of belief propagation": the sums of the messages after some sweeps from the same start.
 
-Edges: messages (P, K, n) in float64. AMP: outputs (P, K) and sums (K, n) in float32. An answer is the sums (K, n); it is
-checked against the other contender's equations in float64, run on the same start.
+Edges: messages (P, K, n) in float64. AMP: outputs (P, K) and sums (K, n) in float32. An answer is the sums (K, n); it
+is checked against the other contender's equations in float64, run on the same start.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def test_one_pattern_is_counted_exactly(model):
 
 @pytest.mark.parametrize(("form", "bound"), [("exact", 0.02), ("edge", 0.03), ("amp", 0.05)])
 def test_entropies_of_small_machines_are_those_counted(form, bound):
-    """Loops and the law of the fields cost 0.005 to 0.02 in the root mean square at N = 15 (docs/theory)."""
+    """Loops and the law of the fields cost 0.005 to 0.02 in the root mean square at N = 15."""
     model, errors = wfm.Committee(17), []
     for seed in range(5):
         patterns = wfm.random_patterns(model, 5, seed=seed)

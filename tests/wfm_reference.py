@@ -43,11 +43,13 @@ def log_odds(model, log_rise, log_fall, target):
 
 
 def node(model, z, target):
-    """log p₊, log p₋ (P, K), normalised, and log Z (P,)."""
+    """log p₊, log p₋ (P, K), normalised, and log Z (P,); what units say is clamped, where there are several."""
+    floor = -np.inf if model.n_hidden == 1 else -2 * MOST_FIELD
+    rise, fall = np.maximum(log_ndtr(z), floor), np.maximum(log_ndtr(-z), floor)
     shape = (len(z), model.n_hidden, 2)
     messages, log_z = np.empty(shape), np.empty(len(z))
     for mu in range(len(z)):
-        messages[mu], log_z[mu] = log_odds(model, log_ndtr(z[mu]), log_ndtr(-z[mu]), target[mu])
+        messages[mu], log_z[mu] = log_odds(model, rise[mu], fall[mu], target[mu])
     if model.n_hidden > 1:
         half = np.clip(messages[..., 0] - messages[..., 1], -2 * MOST_FIELD, 2 * MOST_FIELD)
         messages = np.stack([-np.logaddexp(0, -half), -np.logaddexp(0, half)], axis=-1)

@@ -1,4 +1,4 @@
-"""Sweeps of belief propagation in vectorised NumPy and SciPy: patterns as ±1 floats, buffers reused, BLAS for products."""
+"""Sweeps of belief propagation in NumPy and SciPy: patterns as ±1 floats, buffers reused, BLAS for products."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as record_field
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class LocalEntropy(Record):
     converged: Array
     sweeps: Array
     tol: float
-    weights: Array = field(repr=False)
+    weights: Array = record_field(repr=False)
 
     def _lines(self) -> Iterator[tuple[str, str]]:
         yield "form", self.form

@@ -1,7 +1,8 @@
 """States of belief propagation on a committee, on edges and in its AMP form, that solvers and entropies share.
 
-A binary state is swept with a field f (K, n) on the weights: b = S + f, and S (K, n), the sums of what the patterns say,
-is renewed. A Gaussian one holds H, G with P(patterns | w_k) ∝ exp(H·w − G w²/2) and is swept with means and variances.
+A binary state is swept with a field f (K, n) on the weights: b = S + f, and S (K, n), the sums of what the patterns
+say, is renewed. A Gaussian one holds H, G with P(patterns | w_k) ∝ exp(H·w − G w²/2) and is swept with means and
+variances.
 The kernels are src/cpp/core/wfm/edge_bp.hpp and amp.hpp.
 """
 

@@ -76,7 +76,7 @@ Values swept(const simd::EdgeKernels& kernels, Index n, double plus, double minu
     out.insert(out.end(), row.S.data(), row.S.data() + n);
     for (Index i = n; i < row.padded; ++i) CHECK(row.a.data()[i] == 0.0);
     double omega = 0.0;
-    kernels.gaussian_up(row.edges, row.b2.data(), 0.1, 0.5, row.h.data(), &omega);
+    kernels.gaussian_up(row.edges, row.S.data(), 0.1, 0.5, row.h.data(), &omega);
     const double gaussian_change =
         kernels.gaussian_down(row.edges, {omega, 0.5, plus, minus}, row.h.data(), 0.25, row.S.data());
     out.push_back(omega);
@@ -102,6 +102,10 @@ TEST_CASE("elementary functions keep their digits in every set") {
         // e^{−x²/2} multiplies the rounding of its argument, eps·x²/2 up to 700 eps.
         CHECK(ulps(f.ndtr, grid(-37.0, 37.0, 40000),
                    [](long double x) { return std::erfc(-x * 0.7071067811865475244L) / 2; }) < 1000.0);
+        CHECK(ulps(f.log_ndtr, grid(-1e6, -1e-3, 40000), [](long double x) {
+                  return x < -100 ? -x * x / 2 + std::log(erfcx(-x * 0.7071067811865475244L) / 2)
+                                  : std::log(std::erfc(-x * 0.7071067811865475244L) / 2);
+              }) < 4.0);
         double ends[8] = {-1e308, -1e4, 1e4, 1e308, 0.0, 0.0, 0.0, 0.0};
         f.exp(8, ends, ends);
         CHECK((ends[0] > 0.0 && ends[0] < 1e-300 && ends[1] == ends[0]));
@@ -126,5 +130,42 @@ TEST_CASE("messages on edges are the same in every set") {
                     CHECK(std::fabs(other[i] - first[i]) <= 1e-12 * (1.0 + std::fabs(first[i])));
             }
         }
+    }
+}
+
+TEST_CASE("output nodes are the same in every set, lane by lane") {
+    const auto tables = simd::supported_tables();
+    for (const Index units : {2, 3, 4, 9, 21}) {
+        CAPTURE(units);
+        const auto size = static_cast<std::size_t>(units * simd::kNodeLanes);
+        const Dense random = random_dense(1, units * simd::kNodeLanes, static_cast<unsigned>(units));
+        Values z(size), rise(size), fall(size), target(simd::kNodeLanes);
+        for (std::size_t i = 0; i < size; ++i) {
+            z[i] = 3.0 * random(0, static_cast<Index>(i));
+            rise[i] = 0.5 * std::erfc(-z[i] * std::sqrt(0.5));
+            fall[i] = 0.5 * std::erfc(z[i] * std::sqrt(0.5));
+        }
+        for (std::size_t lane = 0; lane < target.size(); ++lane) target[lane] = lane % 3 == 0 ? -1.0 : 1.0;
+        std::vector<Values> found;
+        for (const simd::Table* table : tables) {
+            Values scratch(static_cast<std::size_t>(simd::node_scratch(units)), kNaN), all;
+            for (const bool parity : {false, true}) {
+                if (!parity && units % 2 == 0) continue;
+                Values plus(size), minus(size), slope(size), log_z(simd::kNodeLanes);
+                if (parity)
+                    table->node.parity(units, rise.data(), fall.data(), target.data(), plus.data(), minus.data(),
+                                       log_z.data(), scratch.data());
+                else
+                    table->node.majority(units, rise.data(), fall.data(), plus.data(), minus.data(), log_z.data(),
+                                         scratch.data());
+                table->node.slope(static_cast<Index>(size), false, z.data(), plus.data(), minus.data(), slope.data());
+                for (const Values* part : {&plus, &minus, &slope, &log_z})
+                    all.insert(all.end(), part->begin(), part->end());
+            }
+            found.push_back(all);
+        }
+        for (const Values& other : found)
+            for (std::size_t i = 0; i < other.size(); ++i)
+                CHECK(std::fabs(other[i] - found[0][i]) <= 1e-13 * (1.0 + std::fabs(found[0][i])));
     }
 }

@@ -243,24 +243,31 @@ void gaussian_up(const EdgeRow& row, const double* mean, double c, double s, dou
     *omega = lane_total(sum);
 }
 
-// φ(z)(p₊ − p₋)/Q(z); where p₋ = 0 and z < 0 the exponentials cancel.
-template <bool certain>
-Double slope_of(Double z, const EdgeOutput& output) {
-    constexpr double top = 0.39894228040143267794;
-    const Double part = half_erfcx(z), e = exp_of(-0.5 * z * z), tail = part * e;
-    if constexpr (certain) return top * (z < 0.0 ? all(1.0) : e) / (z < 0.0 ? part : 1.0 - tail);
+constexpr double kInverseSqrt2Pi = 0.39894228040143267794;
+
+// φ(z)/Φ(z): below zero the exponentials cancel.
+inline Double certain_slope(Double z) {
+    const Double part = half_erfcx(z), e = exp_of(-0.5 * z * z);
+    return kInverseSqrt2Pi * (z < 0.0 ? all(1.0) : e) / (z < 0.0 ? part : 1.0 - part * e);
+}
+
+// φ(z)(p₊ − p₋)/Q(z)
+inline Double soft_slope(Double z, Double plus, Double minus) {
+    const Double e = exp_of(-0.5 * z * z), tail = half_erfcx(z) * e;
     const Double rise = z < 0.0 ? tail : 1.0 - tail, fall = z < 0.0 ? 1.0 - tail : tail;
-    return (top * (output.plus - output.minus)) * e / (output.plus * rise + output.minus * fall);
+    return kInverseSqrt2Pi * (plus - minus) * e / (plus * rise + minus * fall);
 }
 
 template <bool certain>
 double gaussian_down_by(const EdgeRow& row, const EdgeOutput& output, const double* y, double damping, double* S) {
     const double over = 1.0 / __builtin_sqrt(output.V);
+    const Double plus = all(output.plus), minus = all(output.minus);
     Double change = {};
     for (Index i = 0; i < row.n; i += Lanes<double>::count) {
         const Longs inside = below(i, row.n);
         const Double old = load(row.a + i);
-        const Double g = over * slope_of<certain>((output.omega - load(y + i)) * over, output);
+        const Double z = (output.omega - load(y + i)) * over;
+        const Double g = over * (certain ? certain_slope(z) : soft_slope(z, plus, minus));
         const Double kept = (Double)((Longs)(g + damping * (old - g)) & inside);
         store(row.a + i, kept);
         store(S + i, load(S + i) + signed_by(kept, minus_signs(row, i)));

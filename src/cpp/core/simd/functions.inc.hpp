@@ -105,11 +105,16 @@ inline Double ndtr_of(Double x) {
     return x < 0.0 ? tail : 1.0 - tail;
 }
 
+inline Double log_ndtr_of(Double x) {
+    const Double part = half_erfcx(x), square = 0.5 * x * x;
+    return log_of(x < 0.0 ? part : 1.0 - part * exp_of(-square)) - (x < 0.0 ? square : all(0.0));
+}
+
 template <Double (*function)(Double)>
 void map_array(Index n, const double* x, double* y) {
     for (Index i = 0; i < n; i += Lanes<double>::count) store(y + i, function(load(x + i)));
 }
 
 constexpr FunctionKernels function_kernels() {
-    return {map_array<exp_of>, map_array<log_of>, map_array<erfcx_of>, map_array<ndtr_of>};
+    return {map_array<exp_of>, map_array<log_of>, map_array<erfcx_of>, map_array<ndtr_of>, map_array<log_ndtr_of>};
 }

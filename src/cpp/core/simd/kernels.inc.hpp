@@ -7,6 +7,7 @@
 #include "core/simd/online.inc.hpp"
 #include "core/simd/functions.inc.hpp"
 #include "core/simd/edges.inc.hpp"
+#include "core/simd/node.inc.hpp"
 // clang-format on
 
 constexpr Table all_kernels(const char* name) {
@@ -20,5 +21,6 @@ constexpr Table all_kernels(const char* name) {
             bit_kernels(),
             online_kernels(),
             function_kernels(),
-            edge_kernels()};
+            edge_kernels(),
+            node_kernels()};
 }

@@ -19,6 +19,7 @@
 #include "core/simd/committee.hpp"
 #include "core/simd/edges.hpp"
 #include "core/simd/functions.hpp"
+#include "core/simd/node.hpp"
 #include "core/simd/online.hpp"
 #include "core/simd/small_chain.hpp"
 
@@ -84,6 +85,7 @@ struct Table {
     OnlineKernels online;
     FunctionKernels functions;
     EdgeKernels edges;
+    NodeKernels node;
 };
 
 // The one in use.

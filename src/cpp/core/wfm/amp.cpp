@@ -13,44 +13,46 @@ namespace {
 constexpr Index kOutputsPerThread = 1 << 9;
 constexpr double kLeastVariance = 1e-6;
 
-// The outputs of a range of patterns; ω comes in as Σ ξ m and leaves as sign·g, which goes back to the weights.
+// Outputs of a thread's patterns; ω comes in as Σ ξ m and leaves as sign·g, which goes back to the weights.
 template <class T>
 struct Outputs {
-    explicit Outputs(const Task& task_)
-        : task(task_),
-          node(task.units, task.activation),
-          gamma(static_cast<std::size_t>(task.units)),
-          square(gamma),
-          omega(gamma),
-          z(gamma),
-          plus(gamma),
-          minus(gamma) {}
+    static constexpr Index kLanes = OutputNode::kLanes;
 
-    void pattern(double c, const double* V, MatrixView<T> fields, MatrixView<T> g, double damping, Index mu) {
-        const double sign = static_cast<double>(task.sign[mu]);
-        for (std::size_t k = 0; k < z.size(); ++k) {
-            const auto at = static_cast<Index>(k);
-            const double variance = std::max(V[k], kLeastVariance);
-            omega[k] = c * sign * static_cast<double>(fields(mu, at)) - variance * static_cast<double>(g(mu, at));
-            z[k] = omega[k] / std::sqrt(variance);
+    explicit Outputs(const Task& task_)
+        : task(task_), node(task.units, task.activation), gamma(static_cast<std::size_t>(task.units)), square(gamma) {}
+
+    void block(double c, const double* V, MatrixView<T> fields, MatrixView<T> g, double damping, Index first,
+               Index count) {
+        for (Index k = 0; k < task.units; ++k) {
+            const double variance = std::max(V[k], kLeastVariance), over = 1.0 / std::sqrt(variance);
+            for (Index lane = 0; lane < count; ++lane) {
+                const double field = c * task.sign[first + lane] * static_cast<double>(fields(first + lane, k));
+                node.z(k, lane) = (field - variance * static_cast<double>(g(first + lane, k))) * over;
+            }
         }
-        log_partition += node.messages(z.data(), task.target[mu], plus.data(), minus.data());
-        for (std::size_t k = 0; k < z.size(); ++k) {
-            const auto at = static_cast<Index>(k);
-            const double variance = std::max(V[k], kLeastVariance), old = static_cast<double>(g(mu, at));
-            const UnitResponse unit = unit_response(omega[k], variance, plus[k], minus[k]);
-            const double kept = unit.g + damping * (old - unit.g);
-            change = std::max(change, std::fabs(unit.g - old) * std::sqrt(variance));
-            gamma[k] += unit.gamma;
-            square[k] += kept * kept;
-            g(mu, at) = static_cast<T>(kept);
-            fields(mu, at) = static_cast<T>(sign * kept);
+        for (Index lane = 0; lane < count; ++lane) node.set_target(lane, task.target[first + lane]);
+        node.messages();
+        node.slopes();
+        for (Index lane = 0; lane < count; ++lane) log_partition += node.log_partition(lane);
+        for (Index k = 0; k < task.units; ++k) {
+            const double root = std::sqrt(std::max(V[k], kLeastVariance)), over = 1.0 / root;
+            double& gammas = gamma[static_cast<std::size_t>(k)];
+            double& squares = square[static_cast<std::size_t>(k)];
+            for (Index lane = 0; lane < count; ++lane) {
+                const double old = static_cast<double>(g(first + lane, k)), fresh = node.slope(k, lane) * over;
+                const double kept = fresh + damping * (old - fresh);
+                change = std::max(change, std::fabs(fresh - old) * root);
+                gammas += fresh * (fresh + node.z(k, lane) * over);
+                squares += kept * kept;
+                g(first + lane, k) = static_cast<T>(kept);
+                fields(first + lane, k) = static_cast<T>(task.sign[first + lane] * kept);
+            }
         }
     }
 
     const Task& task;
     OutputNode node;
-    std::vector<double> gamma, square, omega, z, plus, minus;
+    std::vector<double> gamma, square;
     double log_partition = 0.0, change = 0.0;
 };
 
@@ -63,7 +65,8 @@ void all_outputs(const Task& task, double c, const double* V, MatrixView<T> fiel
     for (Index p = 0; p < pieces; ++p) outputs.emplace_back(task);
     parallel_pieces_of(P, pieces, [&](Index piece, Index first, Index last) {
         Outputs<T>& own = outputs[static_cast<std::size_t>(piece)];
-        for (Index mu = first; mu < last; ++mu) own.pattern(c, V, fields, g, damping, mu);
+        for (Index mu = first; mu < last; mu += Outputs<T>::kLanes)
+            own.block(c, V, fields, g, damping, mu, std::min(Outputs<T>::kLanes, last - mu));
     });
     sums.log_partition = sums.change = 0.0;
     std::fill_n(sums.gamma, task.units, 0.0);

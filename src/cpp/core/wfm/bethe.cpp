@@ -6,7 +6,6 @@
 
 #include "core/parallel.hpp"
 #include "core/simd/edges.hpp"
-#include "core/wfm/normal.hpp"
 
 namespace flatcore::wfm {
 
@@ -14,6 +13,9 @@ namespace {
 
 constexpr Index kEdgesPerThread = 1 << 12;
 constexpr Index kEdgesBetweenLooks = 1 << 19;
+constexpr double kLeastPart = 1e-300;
+
+double log_two_cosh(double x) { return std::fabs(x) + std::log1p(std::exp(-2.0 * std::fabs(x))); }
 
 // One pattern's units: cavity means with the pattern's signs, and the laws of their fields.
 class PatternNode {
@@ -25,11 +27,7 @@ class PatternNode {
           rise_(y_),
           fall_(y_),
           enough_(y_),
-          more_(y_),
-          positive_(static_cast<std::size_t>(task.units)),
-          negative_(positive_),
-          plus_(positive_),
-          minus_(positive_) {}
+          more_(y_) {}
 
     double sign(Index mu, Index k, Index i) const {
         const Patterns& p = task_.patterns;
@@ -53,9 +51,11 @@ class PatternNode {
                 omega += y;
                 V += 1.0 - y * y;
             }
-            positive_[static_cast<std::size_t>(k)] = omega / std::sqrt(std::max(V, simd::kLeastVariance));
+            node_.z(k, 0) = omega / std::sqrt(std::max(V, simd::kLeastVariance));
         }
-        return node_.messages(positive_.data(), task_.target[mu], plus_.data(), minus_.data());
+        node_.set_target(0, task_.target[mu]);
+        node_.messages();
+        return node_.log_partition(0);
     }
 
     double exact_partition(Index mu) {
@@ -70,18 +70,19 @@ class PatternNode {
             }
             majority_tails(n, &at(rise_, k, 0), &at(fall_, k, 0), left_.data(), right_.data(), &at(enough_, k, 0),
                            &at(more_, k, 0));
-            const double all = at(enough_, k, 0) * at(rise_, k, 0) + at(more_, k, 0) * at(fall_, k, 0);
-            positive_[static_cast<std::size_t>(k)] = std::clamp(all, node_.floor(), 1.0);
-            negative_[static_cast<std::size_t>(k)] = std::clamp(1.0 - all, node_.floor(), 1.0);
+            node_.rise(k, 0) = at(enough_, k, 0) * at(rise_, k, 0) + at(more_, k, 0) * at(fall_, k, 0);
+            node_.fall(k, 0) = 1.0 - node_.rise(k, 0);
         }
-        return node_.messages_of(positive_.data(), negative_.data(), task_.target[mu], plus_.data(), minus_.data());
+        node_.set_target(0, task_.target[mu]);
+        node_.messages_of_probabilities();
+        return node_.log_partition(0);
     }
 
     // The exact message to a weight.
     double message(Index mu, Index k, Index i) {
-        const auto unit = static_cast<std::size_t>(k);
         const auto part = [&](double positive) {
-            return std::max(plus_[unit] * positive + minus_[unit] * std::max(0.0, 1.0 - positive), node_.floor());
+            const double negative = std::max(0.0, 1.0 - positive);
+            return std::max(node_.plus(k, 0) * positive + node_.minus(k, 0) * negative, kLeastPart);
         };
         const double log_ratio = std::log(part(at(enough_, k, i)) / part(at(more_, k, i)));
         return sign(mu, k, i) * std::clamp(0.5 * log_ratio, -simd::kMostField, simd::kMostField);
@@ -94,7 +95,7 @@ class PatternNode {
 
     const Task& task_;
     OutputNode node_;
-    std::vector<double> y_, rise_, fall_, enough_, more_, positive_, negative_, plus_, minus_, left_, right_;
+    std::vector<double> y_, rise_, fall_, enough_, more_, left_, right_;
 };
 
 // pattern(piece, node, mu) for all patterns.

@@ -25,8 +25,11 @@ simd::EdgeRow edge_row(const Task& task, const EdgeMessages& a, Index mu, Index 
             task.sign[mu], a.row(mu, k)};
 }
 
-// One thread's sums over its patterns, and its scratch: rows of a pattern's K units.
+// One thread's sums over its patterns, and its scratch: rows of K units of up to eight patterns, whose output nodes are
+// computed together.
 struct Worker {
+    static constexpr Index kLanes = OutputNode::kLanes;
+
     Worker(const Task& task_, const EdgeMessages& messages_, double damping_)
         : task(task_),
           messages(messages_),
@@ -34,56 +37,68 @@ struct Worker {
           node(task.units, task.activation),
           S(Matrix<double>::zeros(task.units, messages.ld)),
           G(static_cast<std::size_t>(task.units)),
-          cavity(task.units, messages.ld),
+          cavity(kLanes * task.units, messages.ld),
           scratch(task.units, simd::kEdgeScratch),
-          rows(G.size()),
-          outputs(G.size()),
-          z(G.size()),
-          plus(G.size()),
-          minus(G.size()) {}
+          rows(static_cast<std::size_t>(kLanes * task.units)),
+          outputs(rows.size()) {}
 
-    double* row(Matrix<double>& matrix, Index k) const { return matrix.data() + k * messages.ld; }
+    std::size_t at(Index lane, Index k) const { return static_cast<std::size_t>(lane * task.units + k); }
+    double* cavity_row(Index lane, Index k) { return cavity.data() + (lane * task.units + k) * messages.ld; }
+    double* sum_row(Index k) { return S.data() + k * messages.ld; }
 
-    void node_messages(Index mu) {
-        for (std::size_t k = 0; k < z.size(); ++k) {
-            outputs[k].V = std::max(outputs[k].V, simd::kLeastVariance);
-            z[k] = outputs[k].omega / std::sqrt(outputs[k].V);
+    // up(lane, k) for each unit of the patterns first … first + count − 1: ω and V of its output; then their nodes.
+    template <class Up>
+    void all_up(Index first, Index count, const Up& up) {
+        for (Index lane = 0; lane < count; ++lane) {
+            for (Index k = 0; k < task.units; ++k) {
+                simd::EdgeOutput& output = outputs[at(lane, k)];
+                rows[at(lane, k)] = edge_row(task, messages, first + lane, k);
+                up(lane, k);
+                output.V = std::max(output.V, simd::kLeastVariance);
+                node.z(k, lane) = output.omega / std::sqrt(output.V);
+            }
+            node.set_target(lane, task.target[first + lane]);
         }
-        node.messages(z.data(), task.target[mu], plus.data(), minus.data());
-        for (std::size_t k = 0; k < z.size(); ++k) {
-            outputs[k].plus = plus[k];
-            outputs[k].minus = minus[k];
+        node.messages();
+        for (Index lane = 0; lane < count; ++lane) {
+            for (Index k = 0; k < task.units; ++k) {
+                outputs[at(lane, k)].plus = node.plus(k, lane);
+                outputs[at(lane, k)].minus = node.minus(k, lane);
+            }
         }
     }
 
-    void binary(const Matrix<double>& b2, Index mu) {
-        for (Index k = 0; k < task.units; ++k) {
-            const auto at = static_cast<std::size_t>(k);
-            rows[at] = edge_row(task, messages, mu, k);
-            kernels.up(rows[at], b2.data() + k * messages.ld, row(cavity, k), &outputs[at].omega, &outputs[at].V);
-        }
-        node_messages(mu);
-        change = kernels.down(task.units, rows.data(), outputs.data(), cavity.data(), messages.ld, damping, change,
-                              S.data(), scratch.data());
+    void binary(const Matrix<double>& b2, Index first, Index count) {
+        all_up(first, count, [&](Index lane, Index k) {
+            simd::EdgeOutput& output = outputs[at(lane, k)];
+            kernels.up(rows[at(lane, k)], b2.data() + k * messages.ld, cavity_row(lane, k), &output.omega, &output.V);
+        });
+        for (Index lane = 0; lane < count; ++lane)
+            change = kernels.down(task.units, &rows[at(lane, 0)], &outputs[at(lane, 0)], cavity_row(lane, 0),
+                                  messages.ld, damping, change, S.data(), scratch.data());
     }
 
-    void gaussian(const Matrix<double>& mean, const double* variance, double c, MatrixView<double> gamma, Index mu) {
-        for (Index k = 0; k < task.units; ++k) {
-            simd::EdgeOutput& output = outputs[static_cast<std::size_t>(k)];
+    void gaussian(const Matrix<double>& mean, const double* variance, double c, MatrixView<double> gamma, Index first,
+                  Index count) {
+        all_up(first, count, [&](Index lane, Index k) {
+            simd::EdgeOutput& output = outputs[at(lane, k)];
             output.V = variance[k];
-            kernels.gaussian_up(edge_row(task, messages, mu, k), mean.data() + k * messages.ld, c, variance[k],
-                                row(cavity, k), &output.omega);
-        }
-        node_messages(mu);
-        for (Index k = 0; k < task.units; ++k) {
-            simd::EdgeOutput output = outputs[static_cast<std::size_t>(k)];
-            const UnitResponse full = unit_response(output.omega, output.V, output.plus, output.minus);
-            double& kept = gamma(mu, k);
-            kept = full.gamma + damping * (kept - full.gamma);
-            G[static_cast<std::size_t>(k)] += kept;
-            output.V = std::max(output.V * (1.0 - c * c), simd::kLeastVariance);
-            change = std::max(change, kernels.gaussian_down(edge_row(task, messages, mu, k), output, row(cavity, k),
-                                                            damping, row(S, k)));
+            kernels.gaussian_up(rows[at(lane, k)], mean.data() + k * messages.ld, c, variance[k], cavity_row(lane, k),
+                                &output.omega);
+        });
+        node.slopes();
+        for (Index lane = 0; lane < count; ++lane) {
+            for (Index k = 0; k < task.units; ++k) {
+                simd::EdgeOutput& output = outputs[at(lane, k)];
+                const double over = 1.0 / std::sqrt(output.V), g = node.slope(k, lane) * over;
+                const double fresh = g * (g + node.z(k, lane) * over);
+                double& kept = gamma(first + lane, k);
+                kept = fresh + damping * (kept - fresh);
+                G[static_cast<std::size_t>(k)] += kept;
+                output.V = std::max(output.V * (1.0 - c * c), simd::kLeastVariance);
+                change = std::max(
+                    change, kernels.gaussian_down(rows[at(lane, k)], output, cavity_row(lane, k), damping, sum_row(k)));
+            }
         }
     }
 
@@ -97,23 +112,23 @@ struct Worker {
     Matrix<double> cavity, scratch;
     std::vector<simd::EdgeRow> rows;
     std::vector<simd::EdgeOutput> outputs;
-    std::vector<double> z, plus, minus;
     double change = 0.0;
 };
 
-// pattern(worker, mu) for all patterns, each thread's in order; the workers in the threads' order.
-template <class Pattern>
-std::vector<Worker> each_pattern(const Task& task, const EdgeMessages& messages, double damping, RunControl& control,
-                                 const Pattern& pattern) {
+// block(worker, first, count) for all patterns, up to eight together, each thread's in order; the workers in the
+// threads' order.
+template <class Block>
+std::vector<Worker> each_block(const Task& task, const EdgeMessages& messages, double damping, RunControl& control,
+                               const Block& block) {
     const Index P = task.patterns.patterns, row_edges = task.units * task.patterns.inputs;
     const Index pieces = parallel_pieces(P, std::max<Index>(1, kEdgesPerThread / row_edges));
     std::vector<Worker> workers;
     for (Index p = 0; p < pieces; ++p) workers.emplace_back(task, messages, damping);
-    const Index chunk = std::max<Index>(1, kEdgesBetweenLooks / row_edges) * pieces;
+    const Index chunk = std::max<Index>(Worker::kLanes, kEdgesBetweenLooks / row_edges) * pieces;
     for (Index first = 0; first < P; first += chunk) {
         parallel_pieces_of(std::min(chunk, P - first), pieces, [&](Index piece, Index begin, Index end) {
-            for (Index mu = first + begin; mu < first + end; ++mu)
-                pattern(workers[static_cast<std::size_t>(piece)], mu);
+            for (Index mu = begin; mu < end; mu += Worker::kLanes)
+                block(workers[static_cast<std::size_t>(piece)], first + mu, std::min(Worker::kLanes, end - mu));
         });
         control.checkpoint();
     }
@@ -148,7 +163,8 @@ double edge_sweep(const Task& task, const EdgeMessages& a, ConstMatrixView<doubl
                   MatrixView<double> S, RunControl& control) {
     const Matrix<double> b2 =
         padded(b, a.ld, 1.0, [](double field) { return std::exp(2.0 * std::clamp(field, -kMostTotal, kMostTotal)); });
-    const auto workers = each_pattern(task, a, damping, control, [&](Worker& w, Index mu) { w.binary(b2, mu); });
+    const auto workers = each_block(task, a, damping, control,
+                                    [&](Worker& worker, Index first, Index count) { worker.binary(b2, first, count); });
     return gather(workers, S);
 }
 
@@ -156,8 +172,9 @@ double gaussian_sweep(const Task& task, const EdgeMessages& g, MatrixView<double
                       double damping, const GaussianSums& sums, RunControl& control) {
     const double c = 1.0 / std::sqrt(static_cast<double>(task.patterns.inputs));
     const Matrix<double> mean = padded(units.mean, g.ld, 0.0, [](double m) { return m; });
-    const auto workers = each_pattern(task, g, damping, control,
-                                      [&](Worker& w, Index mu) { w.gaussian(mean, units.variance, c, gamma, mu); });
+    const auto workers = each_block(task, g, damping, control, [&](Worker& worker, Index first, Index count) {
+        worker.gaussian(mean, units.variance, c, gamma, first, count);
+    });
     const double change = gather(workers, sums.H);
     sums.H.eigen() *= c;
     std::fill_n(sums.G, task.units, 0.0);

@@ -3,71 +3,60 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/simd/simd.hpp"
-#include "core/wfm/normal.hpp"
-
 namespace flatcore::wfm {
 
 namespace {
 
 constexpr double kMostLogOdds = 60.0;
 
-// Normalises p₊ : p₋ with the odds within e^{±60}.
-void normalise(double& plus, double& minus) {
-    static const double least = std::exp(-kMostLogOdds);
-    plus = std::max(plus, minus * least);
-    minus = std::max(minus, plus * least);
-    const double total = plus + minus;
-    plus /= total;
-    minus /= total;
-}
-
 }  // namespace
-
-UnitResponse unit_response(double omega, double V, double plus, double minus) {
-    const double over = 1.0 / std::sqrt(V), z = omega * over;
-    const double slope =
-        minus == 0.0 ? inverse_mills(z)
-                     : kInverseSqrt2Pi * std::exp(-0.5 * z * z) * (plus - minus) / (plus * ndtr(z) + minus * ndtr(-z));
-    const double g = slope * over;
-    return {g, g * (g + z * over)};
-}
 
 OutputNode::OutputNode(Index units, Activation activation)
     : units_(units),
       activation_(activation),
-      floor_(std::exp(-std::min(kMostLogOdds, 1300.0 / static_cast<double>(units + 1)))) {
-    const auto size = static_cast<std::size_t>(units), square = (size + 1) * (size + 1);
-    tails_.resize(2 * ((size + 7) / 8 * 8));
-    left_.resize(square);
-    right_.resize(square);
+      floor_(std::exp(-std::min(kMostLogOdds, 1300.0 / static_cast<double>(units + 1)))),
+      z_(at(units, 0)),
+      rise_(z_.size(), 0.5),
+      fall_(rise_),
+      plus_(z_.size(), 1.0),
+      minus_(z_),
+      slope_(z_),
+      target_(at(1, 0), 1.0),
+      log_z_(target_.size()),
+      scratch_(units > 1 ? static_cast<std::size_t>(simd::node_scratch(units)) : 0) {}
+
+void OutputNode::messages() {
+    const simd::FunctionKernels& functions = simd::table().functions;
+    const auto size = static_cast<Index>(z_.size());
+    if (units_ == 1) {
+        functions.log_ndtr(size, z_.data(), log_z_.data());
+        return;
+    }
+    functions.ndtr(size, z_.data(), rise_.data());
+    for (std::size_t i = 0; i < z_.size(); ++i) fall_[i] = -z_[i];
+    functions.ndtr(size, fall_.data(), fall_.data());
+    messages_of_probabilities();
 }
 
-double OutputNode::messages(const double* z, int target, double* plus, double* minus) {
-    if (units_ == 1) {
-        plus[0] = 1.0;
-        minus[0] = 0.0;
-        return log_ndtr(z[0]);
+void OutputNode::messages_of_probabilities() {
+    for (std::size_t i = 0; i < rise_.size(); ++i) {
+        rise_[i] = std::max(rise_[i], floor_);
+        fall_[i] = std::max(fall_[i], floor_);
     }
-    const Index half = static_cast<Index>(tails_.size()) / 2;
-    for (Index k = 0; k < units_; ++k) {
-        tails_[static_cast<std::size_t>(k)] = z[k];
-        tails_[static_cast<std::size_t>(half + k)] = -z[k];
-    }
-    simd::table().functions.ndtr(2 * half, tails_.data(), tails_.data());
-    for (double& tail : tails_) tail = std::max(tail, floor_);
-    return messages_of(tails_.data(), tails_.data() + half, target, plus, minus);
+    const simd::NodeKernels& kernels = simd::table().node;
+    if (units_ == 1)
+        simd::table().functions.log(kLanes, rise_.data(), log_z_.data());
+    else if (activation_ == Activation::majority)
+        kernels.majority(units_, rise_.data(), fall_.data(), plus_.data(), minus_.data(), log_z_.data(),
+                         scratch_.data());
+    else
+        kernels.parity(units_, rise_.data(), fall_.data(), target_.data(), plus_.data(), minus_.data(), log_z_.data(),
+                       scratch_.data());
 }
 
-double OutputNode::messages_of(const double* rise, const double* fall, int target, double* plus, double* minus) {
-    if (units_ == 1) {
-        plus[0] = 1.0;
-        minus[0] = 0.0;
-        return std::log(rise[0]);
-    }
-    rise_ = rise;
-    fall_ = fall;
-    return activation_ == Activation::majority ? majority(plus, minus) : parity(target, plus, minus);
+void OutputNode::slopes() {
+    simd::table().node.slope(static_cast<Index>(z_.size()), units_ == 1, z_.data(), plus_.data(), minus_.data(),
+                             slope_.data());
 }
 
 void majority_tails(Index count, const double* rise, const double* fall, double* left, double* right, double* enough,
@@ -98,41 +87,6 @@ void majority_tails(Index count, const double* rise, const double* fall, double*
             more[k] += left[k * row + c] * tail[std::max<Index>(0, half + 1 - c)];
         }
     }
-}
-
-double OutputNode::majority(double* plus, double* minus) {
-    majority_tails(units_, rise_, fall_, left_.data(), right_.data(), plus, minus);
-    const Index last = units_ - 1;
-    const double partition = plus[last] * rise_[last] + minus[last] * fall_[last];
-    for (Index k = 0; k < units_; ++k) normalise(plus[k], minus[k]);
-    return std::log(partition);
-}
-
-double OutputNode::parity(int target, double* plus, double* minus) {
-    // left_[2k], left_[2k + 1]: the product of the units 0 … k − 1 is +, −. right_: of k … K − 1.
-    const Index K = units_;
-    double* const left = left_.data();
-    double* const right = right_.data();
-    const auto join = [](const double* a, double p, double m, double* out) {
-        out[0] = a[0] * p + a[1] * m;
-        out[1] = a[0] * m + a[1] * p;
-    };
-    left[0] = right[2 * K] = 1.0;
-    left[1] = right[2 * K + 1] = 0.0;
-    for (Index k = 0; k < K; ++k) {
-        join(left + 2 * k, rise_[k], fall_[k], left + 2 * (k + 1));
-        join(right + 2 * (K - k), rise_[K - 1 - k], fall_[K - 1 - k], right + 2 * (K - 1 - k));
-    }
-    double partition = 0.0;
-    for (Index k = 0; k < K; ++k) {
-        double others[2];
-        join(left + 2 * k, right[2 * (k + 1)], right[2 * (k + 1) + 1], others);
-        plus[k] = others[target > 0 ? 0 : 1];
-        minus[k] = others[target > 0 ? 1 : 0];
-        partition = plus[k] * rise_[k] + minus[k] * fall_[k];
-        normalise(plus[k], minus[k]);
-    }
-    return std::log(partition);
 }
 
 }  // namespace flatcore::wfm

@@ -13,51 +13,55 @@
 // Only sums of products of probabilities: nothing cancels. r_k and f_k are at least e^{−60} (e^{−1300/(K+1)} for K >
 // 20, so that products of them are normal numbers) and |B_k| is at most 30.
 //
+// Eight patterns go side by side, on the vectors of core/simd/node.hpp.
+//
 // cost    O(K²) a pattern (majority), O(K) (parity), and two tails a unit
 // source  docs/wide-flat-minima.md
 #pragma once
 
 #include <vector>
 
+#include "core/simd/simd.hpp"
 #include "core/views.hpp"
 
 namespace flatcore::wfm {
 
 enum class Activation { majority, parity };
 
-// What the fields ω of a unit learn from p₊ and p₋: Z = p₊Φ(z) + p₋Φ(−z), z = ω/√V.
-struct UnitResponse {
-    double g;      // ∂ log Z/∂ω = φ(z)(p₊ − p₋)/(√V Z)
-    double gamma;  // −∂g/∂ω = g² + z g/√V
-};
-
-UnitResponse unit_response(double omega, double V, double plus, double minus);
-
 // Of independent signs, positive with probability r_k, else f_k, an odd number of them: for each, the probabilities
 // that at least half, and more than half, of the others are positive. left, right: scratch of (count + 1)² entries.
 void majority_tails(Index count, const double* rise, const double* fall, double* left, double* right, double* enough,
                     double* more);
 
-// Scratch of one thread.
+// The node of up to eight patterns, with its memory: for one thread.
 class OutputNode {
  public:
+    static constexpr Index kLanes = simd::kNodeLanes;
+
     OutputNode(Index units, Activation activation);
 
-    // z: K fields. Writes K messages and returns log Z.
-    double messages(const double* z, int target, double* plus, double* minus);
-    // The same from probabilities of the units' signs, r and f, at least the floor (K = 1: log Z = log r).
-    double messages_of(const double* rise, const double* fall, int target, double* plus, double* minus);
-    double floor() const { return floor_; }
+    // In: fields z of the units, or the probabilities of their signs; targets where the activation is parity.
+    double& z(Index k, Index lane) { return z_[at(k, lane)]; }
+    double& rise(Index k, Index lane) { return rise_[at(k, lane)]; }
+    double& fall(Index k, Index lane) { return fall_[at(k, lane)]; }
+    void set_target(Index lane, int target) { target_[at(0, lane)] = target; }
+
+    void messages();                   // from z
+    void messages_of_probabilities();  // from rise and fall, which it keeps above the floor
+    void slopes();                     // φ(z)(p₊ − p₋)/Z, after messages()
+
+    double plus(Index k, Index lane) const { return plus_[at(k, lane)]; }
+    double minus(Index k, Index lane) const { return minus_[at(k, lane)]; }
+    double slope(Index k, Index lane) const { return slope_[at(k, lane)]; }
+    double log_partition(Index lane) const { return log_z_[at(0, lane)]; }
 
  private:
-    double majority(double* plus, double* minus);
-    double parity(int target, double* plus, double* minus);
+    static std::size_t at(Index k, Index lane) { return static_cast<std::size_t>(k * kLanes + lane); }
 
     Index units_;
     Activation activation_;
     double floor_;
-    const double *rise_ = nullptr, *fall_ = nullptr;
-    std::vector<double> tails_, left_, right_;
+    std::vector<double> z_, rise_, fall_, plus_, minus_, slope_, target_, log_z_, scratch_;
 };
 
 }  // namespace flatcore::wfm
