@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update', 'wfm_amp_sweep', 'wfm_edge_bethe', 'wfm_edge_sweep', 'wfm_fields', 'wfm_gaussian_sweep', 'wfm_pack', 'wfm_padded_inputs', 'wfm_sums', 'wfm_unpack']
+__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update', 'wfm_amp_sweep', 'wfm_binary_errors', 'wfm_binary_fields', 'wfm_descent', 'wfm_edge_bethe', 'wfm_edge_sweep', 'wfm_fields', 'wfm_gaussian_sweep', 'wfm_hessian_product', 'wfm_least_action', 'wfm_margin', 'wfm_output_terms', 'wfm_pack', 'wfm_pack_signs', 'wfm_padded_inputs', 'wfm_perturbed', 'wfm_real_errors', 'wfm_replicated', 'wfm_rows', 'wfm_sums', 'wfm_unpack']
 class Recycler:
     """
     Memory for results of one size, used again once they are freed.
@@ -263,6 +263,18 @@ def wfm_amp_sweep(task: typing.Any, c: typing.SupportsFloat | typing.SupportsInd
     """
     One sweep of approximate message passing, outputs g (P, K) in place: S (K, n), sums (K) of Γ and of g², the log partition function and the change.
     """
+def wfm_binary_errors(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, weights: numpy.typing.NDArray[numpy.uint32], labels: numpy.typing.NDArray[numpy.int8], parity: bool) -> numpy.typing.NDArray[numpy.int64]:
+    """
+    Errors (B,) of machines with weights ±1 as words (B, K, C).
+    """
+def wfm_binary_fields(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, weights: numpy.typing.NDArray[numpy.uint32]) -> numpy.typing.NDArray[numpy.int32]:
+    """
+    Fields (P, K), int32, of units with weights ±1 as words (K, C).
+    """
+def wfm_descent(rows: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], labels: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], parity: bool, beta: typing.SupportsFloat | typing.SupportsIndex, gamma: typing.SupportsFloat | typing.SupportsIndex, order: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], batch: typing.SupportsInt | typing.SupportsIndex, rate: typing.SupportsFloat | typing.SupportsIndex, weights: numpy.typing.NDArray[numpy.float64]) -> None:
+    """
+    An epoch of SGD on the cross-entropy, in place, units normalised after every batch.
+    """
 def wfm_edge_bethe(task: typing.Any, a: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], b: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], exact: bool = False) -> float:
     """
     The Bethe free entropy without the weights' own terms.
@@ -279,13 +291,55 @@ def wfm_gaussian_sweep(task: typing.Any, g: typing.Annotated[numpy.typing.ArrayL
     """
     The same for continuous weights: messages g (P, K, padded) and gamma (P, K) in place; H (K, n), G (K), the change.
     """
+def wfm_hessian_product(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], labels: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], parity: bool, beta: typing.SupportsFloat | typing.SupportsIndex, gamma: typing.SupportsFloat | typing.SupportsIndex, terms: dict, V: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    The cross-entropy's Hessian times vectors (b, K, n).
+    """
+@typing.overload
+def wfm_least_action(rows: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], labels: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], parity: bool, order: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], hidden: numpy.typing.NDArray[numpy.int32]) -> int:
+    """
+    An epoch of least action learning on hidden integers (K, n), in place; the patterns that were wrong.
+    """
+@typing.overload
+def wfm_least_action(rows: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], labels: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], parity: bool, order: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], weights: numpy.typing.NDArray[numpy.float64]) -> int:
+    """
+    The same on continuous weights (K, n).
+    """
+def wfm_margin(rows: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], labels: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], order: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], delta: typing.SupportsFloat | typing.SupportsIndex, weights: numpy.typing.NDArray[numpy.float64]) -> int:
+    """
+    An epoch of margin least action, in place; the patterns with too few robust units.
+    """
+def wfm_output_terms(h: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], labels: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], parity: bool, beta: typing.SupportsFloat | typing.SupportsIndex, gamma: typing.SupportsFloat | typing.SupportsIndex) -> dict:
+    """
+    Value, t, slope, pull, bend and curvature of every pattern's cross-entropy at fields h (P, K).
+    """
 def wfm_pack(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, strings: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8], first: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Write bit strings (count, ceil(S n / 8)) as patterns first, first + 1, …
     """
+def wfm_pack_signs(signs: numpy.typing.NDArray[numpy.int8]) -> numpy.typing.NDArray[numpy.uint32]:
+    """
+    The words (R, C) of rows of int8 ±1 (R, n), the lowest bit first.
+    """
 def wfm_padded_inputs(inputs: typing.SupportsInt | typing.SupportsIndex) -> int:
     """
     Entries of a row of messages.
+    """
+def wfm_perturbed(rows: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], labels: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], order: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], delta: typing.SupportsFloat | typing.SupportsIndex, step: typing.SupportsFloat | typing.SupportsIndex, weights: numpy.typing.NDArray[numpy.float64]) -> int:
+    """
+    An epoch of the perturbed gradient, in place.
+    """
+def wfm_real_errors(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], labels: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], parity: bool, weights: typing.Annotated[numpy.typing.ArrayLike, numpy.float64]) -> numpy.typing.NDArray[numpy.int64]:
+    """
+    Errors (B,) of weights (B, K, n).
+    """
+def wfm_replicated(rows: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], labels: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], parity: bool, orders: typing.Annotated[numpy.typing.ArrayLike, numpy.int64], batch: typing.SupportsInt | typing.SupportsIndex, lambda_: typing.SupportsFloat | typing.SupportsIndex, gamma: typing.SupportsFloat | typing.SupportsIndex, hidden: numpy.typing.NDArray[numpy.float64]) -> int:
+    """
+    An epoch of replicated SGD on hidden reals (y, K, n), in place; the patterns that were wrong.
+    """
+def wfm_rows(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.uint32]:
+    """
+    The words pattern by pattern: (P, S, C).
     """
 def wfm_sums(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, g: numpy.ndarray) -> numpy.ndarray:
     """

@@ -23,8 +23,9 @@ class Size:
 
     `tree`: (K, n, α) of the continuous tree committee. `binary`: (K, n, α) of the binary one. `entropy`: (N, α) of the
     binary perceptron. `loads`: α at which solvers are tried, (binary perceptron, continuous tree); `capacity`: (N of
-    the perceptron, n of the tree's nine units). `parity`: (K, n, α). `digits`: K of the full committee, images (half are held out). `samples`: of a
-    local energy. `epochs`: most epochs of the solvers that make epochs, where loads are tried.
+    the perceptron, n of the tree's nine units). `parity`: (K, n, α). `digits`: K of the full committee, images (half
+    are held out). `samples`: of a local energy. `epochs`: most epochs of the solvers that make epochs, where loads are
+    tried.
     """
 
     seeds: int
