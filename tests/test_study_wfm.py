@@ -6,7 +6,8 @@ import scipy.stats
 from study_helpers import Finished, Page
 
 import flatcore as fc
-from flatcore.studies import run_study, wfm_words
+from flatcore.report.figures import figure
+from flatcore.studies import run_study, wfm_figures, wfm_words
 from flatcore.studies import wfm as study
 from flatcore.studies.statistics import Comparison
 from flatcore.studies.wfm_experiments import BINARY, BP, EXPERIMENTS, FLIPS, LAL
@@ -122,9 +123,26 @@ def test_an_interrupted_study_ends_with_the_same_files(finished, tmp_path, monke
         assert (tmp_path / "out" / name).read_text("utf-8") == finished.text(name)
 
 
+def test_studies_with_different_seeds_share_none():
+    for size in study.SIZES.values():
+        first, second = study.seeds_of(0, size), study.seeds_of(1, size)
+        assert len(first) == len(second) == size.seeds
+        assert not set(first) & set(second)
+
+
+def test_curves_keep_the_points_that_some_seeds_have():
+    rows = np.array([[1.0, np.nan, 3.0], [2.0, np.nan, np.nan]])
+    with figure("test", 1, 1, (3.0, 2.0)) as (_, axes):
+        wfm_figures._band(axes[0, 0], np.arange(3.0), rows, "solver", "#000000")
+        (line,) = axes[0, 0].lines
+        np.testing.assert_array_equal(line.get_xydata(), [[0.0, 1.5], [2.0, 3.0]])
+
+
 def test_sizes(tmp_path):
     with pytest.raises(ValueError, match="size is 'huge'; expected one of 'small', 'full'"):
         run_study("wfm", tmp_path / "a", size="huge")
     with pytest.raises(ValueError, match="size is 'full'; the study digits comes in one size"):
         run_study("digits", tmp_path / "b", size="full")
+    with pytest.raises(ValueError, match="seed is -1; expected at least 0"):
+        run_study("wfm", tmp_path / "c", seed=-1)
     assert not list(tmp_path.iterdir())

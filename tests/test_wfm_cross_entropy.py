@@ -115,6 +115,28 @@ def test_an_epoch_of_sgd(case, batch, rate):
     np.testing.assert_allclose(w, expected, rtol=1e-7, atol=1e-7)
 
 
+def test_schedules_that_lead_away_from_their_end_are_refused_and_steep_ones_arrive():
+    model = wfm.Committee(27, 3, weights="continuous")
+    patterns = wfm.random_patterns(model, 270)
+    for options in ({"start": 10.0, "factor": 0.995}, {"schedule": "reduction", "start": 0.5}, {"start": 200.0}):
+        with pytest.raises(ValueError, match=r"end is .*; factor .* leads away from it, start being"):
+            wfm.cross_entropy_sgd(model, patterns, **options)
+    steep = wfm.cross_entropy_sgd(model, patterns, factor=2.0, max_epochs=1100)  # 2¹¹⁰⁰ overflows
+    np.testing.assert_array_equal(steep.history["beta"][:8], 0.5 * 2.0 ** np.arange(8))
+    assert (steep.history["beta"][8:] == 100.0).all()
+    constant = wfm.cross_entropy_sgd(model, patterns, start=3.0, factor=1.0, end=3.0, max_epochs=2)
+    np.testing.assert_array_equal(constant.history["beta"], 3.0)
+
+
+def test_products_with_nothing_and_with_complex_vectors():
+    model = wfm.Committee(15, 3, weights="continuous")
+    patterns, teacher = wfm.teacher_patterns(model, 10)
+    H = wfm.CrossEntropyHessian(model, teacher, patterns)
+    assert (H @ np.zeros((15, 0))).shape == (15, 0)
+    with pytest.raises(ValueError, match="v is complex"):
+        H @ np.ones(15, dtype=complex)
+
+
 def test_schedules_go_both_ways_and_stay_where_they_end():
     model = wfm.Committee(45, 3, weights="continuous")
     patterns = wfm.random_patterns(model, 135)

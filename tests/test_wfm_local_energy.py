@@ -57,6 +57,14 @@ def test_noise_against_direct_simulation(kind, perturbation):
     assert e.stderr[1] == pytest.approx(np.std(shares) / np.sqrt(samples), rel=0.1)
 
 
+def test_errors_are_those_of_the_weights_as_given():
+    """A field of exactly zero is an error; scaled weights would round it to either side."""
+    model = wfm.Committee(3, weights="continuous")
+    patterns = wfm.Patterns.from_arrays(model, [[1, -1, -1]], [1])
+    assert wfm.local_energy(model, [[7.0, 5.0, 2.0]], patterns, scale=[0.0]).errors == 1
+    assert wfm.errors(model, [[7.0, 5.0, 2.0]], patterns) == 1
+
+
 def test_defaults_seeds_threads_and_progress():
     model = wfm.Committee(45, 3)
     patterns, teacher = wfm.teacher_patterns(model, 30)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import flatcore as fc
 from flatcore import _core
 from flatcore._threads import limit_threads
+from flatcore.wfm import solving
 from flatcore.wfm._online import Examples
 from flatcore.wfm.patterns import random_weights
 from flatcore.wfm.predictions import outputs
@@ -170,8 +171,9 @@ def small(name, alpha=3.0):
     return solver, model, wfm.random_patterns(model, round(alpha * 45)), {"max_epochs": 9, **options}
 
 
+@pytest.mark.parametrize("last", [4, 9])  # of nine looks
 @pytest.mark.parametrize("name", SMALL)
-def test_an_interrupted_run_goes_on_to_the_same_bits(name, tmp_path):
+def test_an_interrupted_run_goes_on_to_the_same_bits(name, last, tmp_path):
     solver, model, patterns, options = small(name)
     whole = solver(model, patterns, seed=3, **options)
     assert whole.status == "not_solved"
@@ -179,7 +181,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(name, tmp_path):
     place = tmp_path / "run.npz"
 
     def interrupt(state):
-        if state.step == 4:
+        if state.step == last:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -187,12 +189,39 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(name, tmp_path):
     assert place.exists()
     with pytest.raises(ValueError, match="the checkpoint of another run"):
         solver(model, patterns, seed=4, checkpoint=place, **options)
-    again = solver(model, patterns, seed=3, checkpoint=place, **options)
+    again = solver(model, patterns, seed=np.int64(3), checkpoint=place, **options)
     assert not place.exists()
     np.testing.assert_array_equal(again.weights, whole.weights)
     for key, values in whole.history.items():
         np.testing.assert_array_equal(again.history[key], values)
     assert again.sweeps == whole.sweeps
+
+
+def test_long_histories_cost_no_more_with_a_checkpoint(tmp_path, monkeypatch):
+    """What a look adds to the checkpoint's memory does not grow with the looks before it: JSON is made when written."""
+    made = []
+    dumps = solving.json.dumps
+    monkeypatch.setattr(solving.json, "dumps", lambda value: made.append(value) or dumps(value))
+    solver, model, patterns, options = small("least_action")
+    solver(model, patterns, checkpoint=tmp_path / "run.npz", **{**options, "max_epochs": 40})
+    histories = [value for value in made if isinstance(value, list)]
+    assert [len(rows) for rows in histories] == [40]
+
+
+@pytest.mark.parametrize(
+    ("solver", "options"),
+    [
+        (wfm.cross_entropy_sgd, {"rate": 1e160}),
+        (wfm.entropic_least_action, {"margin": 1e300}),
+        (wfm.entropic_least_action, {"rule": "B", "step": 1e300}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the norms of what diverged
+def test_a_diverged_run_is_not_solved(solver, options):
+    model = wfm.Committee(27, 3, weights="continuous")
+    result = solver(model, wfm.random_patterns(model, 270), max_epochs=5, **options)
+    assert result.status == "not_solved"
+    assert result.errors > 0
 
 
 @pytest.mark.parametrize("name", SMALL)

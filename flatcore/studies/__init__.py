@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from flatcore._checks import check_choice
+from flatcore._checks import check_choice, check_count
 from flatcore.studies.folder import StudyFolder, StudyResult
 
 __all__ = ["Progress", "StudyFolder", "StudyResult", "run_study", "study_names"]
@@ -61,8 +61,9 @@ def run_study(
 
     studies = {"digits": digits.run, "nonlinear": nonlinear.run, "wfm": wfm.run}
     if name == "wfm":
-        size = check_choice("size", size or "small", tuple(wfm.SIZES))
+        size = check_choice("size", "small" if size is None else size, tuple(wfm.SIZES))
     elif size is not None:
         raise ValueError(f"size is {size!r}; the study {name} comes in one size, expected None")
+    check_count("seed", seed, 0)
     folder = StudyFolder(Path(out), name, seed, resume=resume, size=size)
     return studies[name](folder, progress or (lambda what, fraction: None))

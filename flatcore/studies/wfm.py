@@ -71,6 +71,11 @@ Measured = dict[str, FloatArray]
 Results = dict[str, list[Measured]]  # by experiment, a dictionary a seed
 
 
+def seeds_of(seed: int, size: Size) -> range:
+    """Seeds of the repetitions: studies with different seeds share none."""
+    return range(seed * size.seeds, (seed + 1) * size.seeds)
+
+
 def run(folder: StudyFolder, progress: Progress) -> StudyResult:
     """Make every experiment, or finish what a stopped study left, and write the report."""
     from flatcore.studies.wfm_experiments import EXPERIMENTS
@@ -80,7 +85,7 @@ def run(folder: StudyFolder, progress: Progress) -> StudyResult:
     total = size.seeds * sum(e.cost for e in EXPERIMENTS)
     results: Results = {e.name: [] for e in EXPERIMENTS}
     done = 0.0
-    for seed in range(folder.seed, folder.seed + size.seeds):
+    for seed in seeds_of(folder.seed, size):
         for e in EXPERIMENTS:
             unit, title = f"{e.name}-{seed}", f"{e.title}, seed {seed}"
 

@@ -36,6 +36,7 @@ CONTINUOUS: Mapping[str, Solver] = {
 # Each row of results belongs to the solver at its place.
 BINARY: Mapping[str, Solver] = {LAL: wfm.least_action, REPLICATED: wfm.replicated_sgd, BP: wfm.focusing_bp}
 LEARNERS: Mapping[str, Solver] = {name: CONTINUOUS[name] for name in (LAL, RULE_A, RULE_B, SLOW, FIRST)}
+CAPPED = (LAL, RULE_A, RULE_B)  # where loads are tried; others have schedules that end by themselves
 FLIPS = np.linspace(0.0, 0.3, 13)
 NOISE = np.linspace(0.0, 0.5, 11)
 GAMMA_EPOCHS = 300
@@ -143,7 +144,7 @@ def capacity(size: Size, seed: int, tick: Tick) -> Measured:
         for j, alpha in enumerate(loads):
             patterns = wfm.random_patterns(model, round(alpha * model.num_weights), seed=seed)
             for i, (title, solver) in enumerate(solvers.items()):
-                options = {} if title in (BP, FIRST) else {"max_epochs": size.epochs}
+                options = {"max_epochs": size.epochs} if title in CAPPED else {}
                 errors[i, j] = solver(model, patterns, seed=seed, **options).errors
                 done += 1
                 tick(done / total)
@@ -170,7 +171,7 @@ def gamma(size: Size, seed: int, tick: Tick) -> Measured:
     units, inputs, alpha = size.tree
     model = wfm.Committee(units * inputs, units, weights="continuous")
     patterns = wfm.random_patterns(model, round(alpha * model.num_weights), seed=seed)
-    flat = wfm.focusing_bp(model, patterns, stop="end", seed=seed)
+    flat = wfm.focusing_bp(model, patterns, seed=seed)
     found = []
     fixed = partial(wfm.cross_entropy_sgd, model, patterns, factor=1.0, max_epochs=GAMMA_EPOCHS, seed=seed)
     for i, value in enumerate(GAMMAS):
@@ -179,8 +180,7 @@ def gamma(size: Size, seed: int, tick: Tick) -> Measured:
     return {
         **_outcome(found),
         "energy": _curves(model, found, patterns, NOISE, size.samples, seed),
-        "overlap": np.array([unit_overlap(r.weights, flat.weights) for r in found]),
-        "flat_errors": np.array(flat.errors),
+        "overlap": np.array([unit_overlap(r.weights, flat.weights) if flat.errors == 0 else np.nan for r in found]),
     }
 
 

@@ -15,13 +15,15 @@ Curves = Mapping[str, FloatArray]  # title → (seeds, points), NaN where a seed
 
 
 def _band(ax: Any, x: FloatArray, rows: FloatArray, label: str, colour: str, style: str = "-") -> None:
-    kept = rows[np.isfinite(rows).all(axis=1)]
-    if not len(kept):
+    """Mean and standard error of each column over the seeds that have a value there."""
+    columns = [column[np.isfinite(column)] for column in rows.T]
+    shown = [j for j, column in enumerate(columns) if len(column)]
+    if not shown:
         return
-    mean, error = mean_and_error(kept)
-    ax.plot(x, mean, style, color=colour, label=label)
-    error = np.nan_to_num(error)
-    ax.fill_between(x, mean - error, mean + error, color=colour, alpha=0.2, lw=0)
+    pairs = [mean_and_error(columns[j]) for j in shown]
+    mean, error = (np.nan_to_num(np.array(values, dtype=float)) for values in zip(*pairs, strict=True))
+    ax.plot(x[shown], mean, style, color=colour, label=label)
+    ax.fill_between(x[shown], mean - error, mean + error, color=colour, alpha=0.2, lw=0)
 
 
 def energies(name: str, panels: Mapping[str, tuple[FloatArray, Curves]], label: str) -> str:

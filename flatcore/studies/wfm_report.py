@@ -14,7 +14,7 @@ from flatcore.studies import wfm_figures as draw
 from flatcore.studies import wfm_words as words
 from flatcore.studies.folder import StudyFolder, StudyResult
 from flatcore.studies.pages import versions, write_pages
-from flatcore.studies.statistics import with_error
+from flatcore.studies.wfm import seeds_of
 from flatcore.studies.wfm_experiments import (
     BINARY,
     BP,
@@ -45,9 +45,9 @@ def write(folder: StudyFolder, size: Size, results: Results) -> StudyResult:
         _digits(results),
     ]
     lead = words.lead(size, results)
-    sections.insert(0, _summary(sections, results))
+    sections.insert(0, _summary(results))
     data = _data(folder, lead, sections, results)
-    write_pages(folder, TITLE, lead, sections, _history(folder, results), data)
+    write_pages(folder, TITLE, lead, sections, _history(folder, size, results), data)
     lines = tuple(f"{claim}: {answer}" for claim, answer in words.verdicts(results))
     return StudyResult(folder.path, folder.path / "report.html", lines, data)
 
@@ -66,7 +66,7 @@ def by_solver(rows: list[dict[str, FloatArray]], key: str, solvers: Mapping[str,
 # -- sections --------------------------------------------------------------------------------------------------------
 
 
-def _summary(sections: list[Section], results: Results) -> Section:
+def _summary(results: Results) -> Section:
     caption = "Undecided: the seeds cannot tell. The numbers are below."
     return Section("What came out", tables=(Table(("claim", "answer"), words.verdicts(results), caption),))
 
@@ -168,20 +168,28 @@ def _parity(size: Size, results: Results) -> Section:
 
 def _gamma(results: Results) -> Section:
     rows = results["gamma"]
+    errors = np.array([row["errors"] for row in rows], dtype=float)
+    energy = np.array([row["energy"][:, words.NOISE_AT] for row in rows])
     quantities = {
-        "training errors": np.array([row["errors"] for row in rows], dtype=float),
-        "local energy at δ = 0.3": np.array([row["energy"][:, words.NOISE_AT] for row in rows]),
+        "training errors": errors,
+        "local energy at δ = 0.3, solved": np.where(errors == 0, energy, np.nan),
         "overlap with focusing BP": np.array([row["overlap"] for row in rows]),
     }
     svg = draw.against("gamma", GAMMAS, quantities, "β = γ")
     table = [
-        (f"{value:g}", *(with_error(quantity[:, i]) for quantity in quantities.values()))
+        (f"{value:g}", *(words.mean_of(quantity[:, i]) for quantity in quantities.values()))
         for i, value in enumerate(GAMMAS)
     ]
     return Section(
         "Six: minimisers of the cross-entropy",
         figures=(Figure("gamma", "Cross-entropy at fixed β = γ", svg, words.gamma_words(results)),),
-        tables=(Table(("β = γ", *quantities), table, "Means over all seeds, ± one standard error."),),
+        tables=(
+            Table(
+                ("β = γ", *quantities),
+                table,
+                "Means over all seeds, local energies over those without errors, ± one standard error.",
+            ),
+        ),
     )
 
 
@@ -211,10 +219,10 @@ def _digits(results: Results) -> Section:
 # -- files -----------------------------------------------------------------------------------------------------------
 
 
-def _history(folder: StudyFolder, results: Results) -> dict[str, list[dict[str, float]]]:
+def _history(folder: StudyFolder, size: Size, results: Results) -> dict[str, list[dict[str, float]]]:
     """A run a solver and seed of the tree committee, its local energies as rows."""
     history = {}
-    for seed, row in enumerate(results["committee"], folder.seed):
+    for seed, row in zip(seeds_of(folder.seed, size), results["committee"], strict=True):
         for i, name in enumerate(CONTINUOUS):
             history[f"{name}, seed {seed}"] = [
                 {"errors": float(row["errors"][i]), "noise": float(s), "local_energy": float(e)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,12 @@ class Examples:
 
     def __init__(self, model: Committee, patterns: Patterns) -> None:
         self.model, self.patterns, self.labels = model, patterns, patterns.labels
-        self.rows = rows_of(patterns)
         self.parity = model.activation == "parity"
+
+    @cached_property
+    def rows(self) -> Array:
+        """A copy of the words, pattern by pattern."""
+        return rows_of(self.patterns)
 
     @property
     def count(self) -> int:
@@ -60,7 +65,8 @@ class EpochSearch:
         self.sweeps += 1
         shown = self.shown()
         errors = int(self.examples.errors(shown[None])[0])
-        return Look(shown, errors, extras, done=errors == 0 or self.sweeps >= self.max_epochs)
+        diverged = not np.isfinite(shown).all()
+        return Look(shown, errors, extras, done=errors == 0 or diverged or self.sweeps >= self.max_epochs)
 
     def shown(self) -> Array:
         """The weights as a result holds them."""

@@ -172,6 +172,10 @@ class CrossEntropyHessian:
         V = as_numpy("v", other)
         if V.ndim not in (1, 2) or V.shape[0] != self.shape[1]:
             raise ValueError(f"v has shape {V.shape}; expected ({self.shape[1]},) or ({self.shape[1]}, b)")
+        if V.dtype.kind == "c":
+            raise ValueError(f"v is complex ({V.dtype}); expected real numbers")
+        if V.size == 0:
+            return np.zeros(V.shape)
         rows = np.ascontiguousarray(np.atleast_2d(V.T), dtype=np.float64).reshape(-1, *self.model.shape)
         out: FloatArray = self._product(rows).reshape(len(rows), -1).T
         return out.ravel() if V.ndim == 1 else out

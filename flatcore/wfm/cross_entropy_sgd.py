@@ -42,8 +42,10 @@ class CrossEntropySGD(EpochSearch):
     @property
     def sharpness(self) -> float:
         """β = γ of the next epoch."""
-        value = self.start * self.factor**self.sweeps
-        return min(value, self.end) if self.factor >= 1.0 else max(value, self.end)
+        if self.factor == 1.0 or self.start == self.end:
+            return self.start
+        epochs = np.log(self.end / self.start) / np.log(self.factor)  # after which it stays
+        return self.end if self.sweeps >= epochs else self.start * self.factor**self.sweeps
 
     def epoch(self, order: NDArray[np.int64]) -> dict[str, float]:
         """Learn the patterns in that order."""
@@ -118,6 +120,10 @@ def cross_entropy_sgd(
     defaults = _SCHEDULES[check_choice("schedule", schedule, tuple(_SCHEDULES))]
     given = [default if value is None else value for value, default in zip((start, factor, end), defaults, strict=True)]
     course = {name: check_positive(name, value) for name, value in zip(names, given, strict=True)}
+    if (course["factor"] - 1.0) * (course["end"] - course["start"]) < 0.0:
+        raise ValueError(
+            f"end is {course['end']:g}; factor {course['factor']:g} leads away from it, start being {course['start']:g}"
+        )
     batch, rate = check_count("batch", batch), check_positive("rate", rate)
     epochs = checked_epochs(max_epochs, _EPOCHS)
     rng = np.random.default_rng(check_count("seed", seed, 0))

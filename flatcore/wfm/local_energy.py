@@ -91,7 +91,8 @@ def local_energy(
     with limit_threads(threads):
         examples = Examples(model, patterns)
         count = _flipped(examples, W) if kind == "flips" else _disturbed(examples, normalised(model, W), kind)
-        base = int(count(np.zeros(1), rng)[0])
+        count(np.zeros(1), rng)  # the first draws are those of solvers with the same seed
+        base = int(examples.errors(W[None])[0])
         done = 0
         for rows, part in _batches(len(strengths), samples, model.num_weights):
             at = np.repeat(strengths[rows], part.stop - part.start)

@@ -114,17 +114,21 @@ class _Record:
         if self.best is None or look.errors <= self.best.errors:
             self.best = look
 
-    def arrays(self) -> dict[str, Any]:
-        assert self.best is not None
-        return {
-            "record_rows": np.array(json.dumps(self.rows)),
-            "record_weights": self.best.weights,
-            "record_errors": np.array(self.best.errors),
+    def snapshot(self) -> Callable[[], dict[str, Any]]:
+        """What makes the arrays of this moment, later: rows are only ever added."""
+        rows, count, best, done = self.rows, len(self.rows), self.best, self.done
+        assert best is not None
+        return lambda: {
+            "record_rows": np.array(json.dumps(rows[:count])),
+            "record_weights": best.weights,
+            "record_errors": np.array(best.errors),
+            "record_done": np.array(done),
         }
 
     def restore(self, arrays: dict[str, Any]) -> None:
         self.rows = json.loads(str(arrays["record_rows"]))
         self.best = Look(arrays["record_weights"], int(arrays["record_errors"]))
+        self.done = bool(arrays["record_done"])
 
 
 class _Store:
@@ -132,7 +136,7 @@ class _Store:
 
     def __init__(self, path: PathLike, key: str) -> None:
         self._place, self._key = check_target(path), key
-        self._kept: dict[str, Any] | None = None
+        self._kept: tuple[dict[str, Any], Callable[[], dict[str, Any]]] | None = None
         self._written = time.monotonic()
 
     def restore(self, search: Search, record: _Record) -> None:
@@ -146,10 +150,10 @@ class _Store:
             )
         search.restore(found)
         record.restore(found)
-        self._kept = found
+        self._kept = search.arrays(), record.snapshot()
 
     def keep(self, search: Search, record: _Record) -> None:
-        self._kept = {"key": np.array(self._key), **search.arrays(), **record.arrays()}
+        self._kept = search.arrays(), record.snapshot()
         if time.monotonic() - self._written > _SECONDS_BETWEEN_CHECKPOINTS:
             self._write()
 
@@ -163,7 +167,8 @@ class _Store:
 
     def _write(self) -> None:
         if self._kept is not None:
-            write_npz_atomic(self._place, self._kept)
+            state, record = self._kept
+            write_npz_atomic(self._place, {"key": np.array(self._key), **state, **record()})
             self._written = time.monotonic()
 
     def remove(self) -> None:
@@ -182,7 +187,7 @@ def restore_generator(rng: np.random.Generator, stored: NDArray[Any]) -> None:
 
 def _key(search: Search, model: Committee, patterns: Patterns, settings: dict[str, Any], seed: int) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((search.name, model, sorted(settings.items()), seed)).encode())
+    digest.update(repr((search.name, model, sorted(settings.items()), int(seed))).encode())
     digest.update(patterns.words.data)
     digest.update(patterns.labels.data)
     return digest.hexdigest()

@@ -155,6 +155,7 @@ void descent_epoch(const CrossEntropy& loss, const OnlinePatterns& data, Order o
         std::fill(gradient.begin(), gradient.end(), 0.0);
         for (Index at = first; at < last; ++at) {
             const Index mu = order.patterns[at];
+            if ((at - first) % 64 == 63) control.checkpoint(static_cast<double>(at) / static_cast<double>(order.count));
             units.fields(mu, h.data());
             const Output out = pattern_terms(loss, data.labels[mu], h.data(), t.data(), slope.data());
             for (Index k = 0; k < K; ++k)

@@ -55,14 +55,14 @@ class LeastAction {
 
     static Index wrong(Index units, const double* h, double label) {
         Index out = 0;
-        for (Index k = 0; k < units; ++k) out += label * h[k] <= 0.0;
+        for (Index k = 0; k < units; ++k) out += !(label * h[k] > 0.0);  // NaN is wrong too
         return out;
     }
 
-    // A product with a field of zero is wrong whatever the label.
+    // A product with a field of zero, or NaN, is wrong whatever the label.
     static bool wrong_parity(Index units, const double* h, double label) {
         double product = label;
-        for (Index k = 0; k < units; ++k) product *= h[k] == 0.0 ? 0.0 : sign(h[k]);
+        for (Index k = 0; k < units; ++k) product *= h[k] > 0.0 ? 1.0 : h[k] < 0.0 ? -1.0 : 0.0;
         return product <= 0.0;
     }
 
