@@ -86,14 +86,15 @@ class InterruptedRunError(Exception):
 
 @pytest.mark.parametrize("form", ["edge", "amp"])
 @pytest.mark.parametrize("weights", ["binary", "continuous"])
-def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, form, weights):
+@pytest.mark.parametrize("last", [False, True])
+def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, form, weights, last):
     model = wfm.Committee(99, 3, "tree", weights)
     patterns = wfm.random_patterns(model, 40, seed=6)
     options = {"form": form, "stop": "end", "seed": 2, "threads": 1}
     whole = wfm.focusing_bp(model, patterns, **options)
 
     def interrupt(state):
-        if state.step == 20:
+        if state.step == (len(whole.history["errors"]) if last else 20):
             raise InterruptedRunError
 
     path = tmp_path / "run.npz"
@@ -134,3 +135,22 @@ def test_messages_that_do_not_fit_are_told_before(monkeypatch):
     model = wfm.Committee(3001)
     with pytest.raises(MemoryError, match=r"messages of all edges \(form='amp' needs far less\) needs 0.1 GB"):
         wfm.focusing_bp(model, wfm.random_patterns(model, 6000), form="edge")
+
+
+def test_contradicting_patterns_are_a_status():
+    """Every pattern with both labels: means of exactly zero are no weights, and half of the patterns are wrong."""
+    model = wfm.Committee(5, weights="continuous")
+    inputs = np.repeat(wfm.random_patterns(model, 20).inputs, 2, axis=0)
+    found = wfm.focusing_bp(model, (inputs, np.tile([1, -1], 20)), form="edge")
+    assert found.status == "not_solved"
+    assert found.errors >= 20
+    assert np.isfinite(found.weights).all()
+
+
+def test_a_finished_run_needs_no_room_for_its_checkpoint(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("flatcore.wfm.solving.write_npz_atomic", full)
+    model = wfm.Committee(101)
+    assert wfm.focusing_bp(model, wfm.random_patterns(model, 30), checkpoint=tmp_path / "run.npz").errors == 0

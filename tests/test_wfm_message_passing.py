@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.special
 import wfm_reference as reference
 from hypothesis import given
 from hypothesis import strategies as st
@@ -173,3 +174,46 @@ def test_amp_and_edges_agree_at_their_fixed_point():
     # Measured 0.003 at this size; means themselves have a spread of 0.5.
     assert np.abs(means[0] - means[1]).max() < 0.02
     assert means[0].std() > 0.3
+
+
+def log_probability_of_being_right(model, z):
+    """log P(output = 1) of independent signs, P(τ_k = 1) = Φ(z_k), by convolution in logarithms: z (P, K)."""
+    up, down = scipy.special.log_ndtr(z), scipy.special.log_ndtr(-z)
+    if model.activation == "parity":
+        even, odd = np.zeros(len(z)), np.full(len(z), -np.inf)
+        for k in range(z.shape[1]):
+            even, odd = np.logaddexp(even + up[:, k], odd + down[:, k]), np.logaddexp(odd + up[:, k], even + down[:, k])
+        return even
+    law = np.full((len(z), z.shape[1] + 1), -np.inf)
+    law[:, 0] = 0.0
+    for k in range(z.shape[1]):
+        more = np.concatenate([np.full((len(z), 1), -np.inf), law[:, :-1] + up[:, k : k + 1]], axis=1)
+        law = np.logaddexp(law + down[:, k : k + 1], more)
+    return scipy.special.logsumexp(law[:, z.shape[1] // 2 + 1 :], axis=1)
+
+
+@pytest.mark.parametrize("model", [wfm.Committee(135, 45), wfm.Committee(603, 201, activation="parity")], ids=str)
+def test_many_hidden_units_keep_the_probability_of_being_right(model):
+    patterns = wfm.random_patterns(model, 8, seed=3)
+    m = np.tanh(np.random.default_rng(1).standard_normal(model.shape))
+    V = (1.0 - m**2).sum(axis=1)
+    log_z = _core.wfm_amp_sweep(task_of(model, patterns), 1.0, m, V, np.zeros((8, model.n_hidden)), 0.0)[3]
+    seen = (patterns.inputs * patterns.labels[:, None]).reshape(8, *model.shape)
+    exact = log_probability_of_being_right(model, np.einsum("pki,ki->pk", seen, m) / np.sqrt(V)).sum()
+    # The floor on probabilities is below 1e-10 in all of them; sums of K logarithms round at K·eps.
+    assert log_z == pytest.approx(exact, rel=1e-9, abs=1e-9)
+
+
+def test_majorities_of_more_units_are_refused():
+    model = wfm.Committee(141, 47)
+    patterns = wfm.random_patterns(model, 8)
+    for call in (wfm.focusing_bp, lambda *given: wfm.local_entropy(given[0], np.ones((47, 3)), given[1])):
+        with pytest.raises(ValueError, match="n_hidden is 47; message passing through a majority expects at most 45"):
+            call(model, patterns)
+
+
+def test_outputs_of_other_patterns_are_refused():
+    model = wfm.Committee(9, 3)
+    patterns = wfm.random_patterns(model, 20)
+    with pytest.raises(ValueError, match="one row a pattern"):
+        _core.wfm_sums(patterns.words, 20, 3, np.zeros((19, 3)))

@@ -121,9 +121,11 @@ def focusing_bp(
     steps = 1 + int(np.ceil(np.log(_LAST_COUPLING / _FIRST_COUPLING) / step - 1e-9))
     most = (1000 if binary else steps + _COUPLINGS) if max_sweeps is None else check_count("max_sweeps", max_sweeps)
     check_choice("stop", stop, ("first", "end"))
-    if dtype not in (np.float32, np.float64) or (form == "edge" and np.dtype(dtype) != np.float64):
+    if dtype not in (np.float32, np.float64, "float32", "float64") or (
+        form == "edge" and np.dtype(dtype) != np.float64
+    ):
         raise ValueError(f"dtype is {dtype!r}; expected float64, or float32 for form='amp'")
-    check_count("seed", seed, 0)
+    seed = check_count("seed", seed, 0)
     check_callback(callback)
     rng = np.random.default_rng(seed)
     ends = _End(stop == "first", most)
@@ -249,17 +251,18 @@ class _Continuous:
 
     def advance(self) -> Look:
         """One value of γ, one sweep, the weights' law under the field of the other replicas, errors of the means."""
-        gamma = min(_FIRST_COUPLING * np.exp(self.step * self.sweeps), _LAST_COUPLING)
+        most = np.log(_LAST_COUPLING / _FIRST_COUPLING)
+        gamma = min(_FIRST_COUPLING * np.exp(min(self.step * self.sweeps, 2.0 * most)), _LAST_COUPLING)
         state = self.state
         state.sweep(self.means, self.variances, self.damping if self.sweeps else 0.0)
         self.sweeps += 1
         self.means, self.variances = focused_law(state.fields, state.precisions, gamma)
-        weights = normalised(self.model, self.means)
+        undecided = ~self.means.any(axis=1, keepdims=True)  # patterns that contradict each other leave a unit no means
+        weights = normalised(self.model, np.where(undecided, 1.0, self.means))
         found = errors(self.model, weights, self.patterns)
         extras = {"gamma": float(gamma), "change": float(state.change)}
-        ended = gamma >= _LAST_COUPLING * (
-            1.0 - 1e-12
-        )  # one sweep for each γ; what goes on beyond looks for a first solution
+        # One sweep for each γ; what goes on beyond looks for a first solution.
+        ended = gamma >= _LAST_COUPLING * (1.0 - 1e-12)
         return Look(weights, found, extras, self.ends.reached(found, self.sweeps, ended))
 
     def arrays(self) -> dict[str, Any]:

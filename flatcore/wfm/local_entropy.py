@@ -15,7 +15,7 @@ from flatcore._checks import as_float_array, check_choice, check_count, check_fi
 from flatcore._threads import limit_threads
 from flatcore.results import Record, number, numbers, read_only
 from flatcore.wfm.message_passing import BinaryAmp, BinaryEdges, GaussianAmp, form_of
-from flatcore.wfm.models import Committee, checked_model, checked_weights
+from flatcore.wfm.models import Committee, checked_model, checked_weights, normalised
 from flatcore.wfm.patterns import Patterns, checked_patterns
 
 Array = NDArray[Any]
@@ -157,7 +157,7 @@ def local_entropy(
         converged=read_only(settled.astype(bool)),
         sweeps=read_only(sweeps.astype(np.int64)),
         tol=tol,
-        weights=read_only(center),
+        weights=read_only(center.copy()),
     )
 
 
@@ -270,8 +270,7 @@ class _Continuous:
     """Weights on the spheres ‖w_k‖² = n: m = (H + h w̃)/u, c = 1/u, u from mean(m²) + c = 1 in each unit."""
 
     def __init__(self, model: Committee, patterns: Patterns, center: Array, damping: float) -> None:
-        norms = np.linalg.norm(center, axis=1, keepdims=True)
-        self.center = center * (np.sqrt(model.fan_in) / norms)
+        self.center = normalised(model, center)
         self.state, self.damping, self.h = GaussianAmp(model, patterns), damping, 0.0
         self.fields: Array = np.zeros(model.shape)
 

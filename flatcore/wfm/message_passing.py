@@ -22,11 +22,16 @@ from flatcore.wfm.patterns import Patterns
 Array = NDArray[Any]
 Task = tuple[Any, int, int, NDArray[np.int8], NDArray[np.int8], bool, int]
 MOST_EDGES = 4_000_000  # messages up to which "auto" keeps all of them
+MOST_UNITS = 45  # of a majority: the kernel's floor on probabilities (core/wfm/node.hpp) stays below 1e-10 in all
 _START = 0.01  # size of the first messages
 
 
 def task_of(model: Committee, patterns: Patterns) -> Task:
     """What the kernels are told: the patterns, what multiplies them, what the output must be."""
+    if model.activation == "majority" and model.n_hidden > MOST_UNITS:
+        raise ValueError(
+            f"n_hidden is {model.n_hidden}; message passing through a majority expects at most {MOST_UNITS} units"
+        )
     ones = np.ones(len(patterns), dtype=np.int8)
     keeps_label = model.activation == "parity" and model.n_hidden % 2 == 0
     sign, target = (ones, patterns.labels) if keeps_label else (patterns.labels, ones)
@@ -173,4 +178,4 @@ def _empty_messages(shape: tuple[int, int, int]) -> Array:
 
 def _check_amp_memory(model: Committee, patterns: Patterns, dtype: np.dtype[Any]) -> None:
     outputs, weights = len(patterns) * model.n_hidden, model.num_weights
-    check_memory("message passing", (3 * outputs + 8 * weights) * dtype.itemsize)
+    check_memory("message passing", (7 * outputs + 14 * weights) * dtype.itemsize)

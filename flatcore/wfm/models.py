@@ -53,8 +53,8 @@ class Committee:
     activation: str = "majority"
 
     def __post_init__(self) -> None:
-        check_count("n_inputs", self.n_inputs)
-        check_count("n_hidden", self.n_hidden)
+        object.__setattr__(self, "n_inputs", check_count("n_inputs", self.n_inputs))
+        object.__setattr__(self, "n_hidden", check_count("n_hidden", self.n_hidden))
         check_choice("kind", self.kind, ("tree", "full"))
         check_choice("weights", self.weights, ("binary", "continuous"))
         check_choice("activation", self.activation, ("majority", "parity"))
@@ -117,6 +117,8 @@ def checked_weights(model: Committee, weights: Any, name: str = "weights") -> ND
 
 def normalised(model: Committee, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Each unit scaled to ‖w_k‖² = n."""
+    # By a power of two first: squares of what is tiny or huge leave the range.
+    weights = np.ldexp(weights, -np.frexp(np.abs(weights).max(axis=-1, keepdims=True))[1])
     norms = np.linalg.norm(weights, axis=-1, keepdims=True)
     out: NDArray[np.float64] = weights * (np.sqrt(model.fan_in) / norms)
     return out

@@ -78,6 +78,8 @@ def solve(
     store.restore(search, record)
     with store.kept():
         _run(search, record, callback, lambda: store.keep(search, record))
+        if not record.done:
+            store.write()
     if record.done:
         store.remove()
     return _result(search, model, patterns, record, seed)
@@ -155,17 +157,19 @@ class _Store:
     def keep(self, search: Search, record: _Record) -> None:
         self._kept = search.arrays(), record.snapshot()
         if time.monotonic() - self._written > _SECONDS_BETWEEN_CHECKPOINTS:
-            self._write()
+            self.write()
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """However the block ends, the last look is on disk."""
+        """Where the block is interrupted, the last look is on disk."""
         try:
             yield
-        finally:
-            self._write()
+        except BaseException:
+            self.write()
+            raise
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write the last look."""
         if self._kept is not None:
             state, record = self._kept
             write_npz_atomic(self._place, {"key": np.array(self._key), **state, **record()})

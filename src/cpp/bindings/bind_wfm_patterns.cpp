@@ -51,6 +51,7 @@ py::array bound_fields(const WordArray& words, Index patterns, Index inputs, con
 
 py::array bound_sums(const WordArray& words, Index patterns, Index inputs, const py::array& g) {
     const wfm::Patterns view = patterns_view(words, patterns, inputs);
+    require(g.ndim() == 2 && g.shape(0) == patterns, "outputs are (P, K), one row a pattern");
     return product_like(g, g.shape(1), inputs,
                         [&](auto in, auto out, RunControl& control) { wfm::sums(view, in, out, control); });
 }

@@ -14,7 +14,9 @@ constexpr double kMostLogOdds = 60.0;
 OutputNode::OutputNode(Index units, Activation activation)
     : units_(units),
       activation_(activation),
-      floor_(std::exp(-std::min(kMostLogOdds, 1300.0 / static_cast<double>(units + 1)))),
+      floor_(std::exp(activation == Activation::parity
+                          ? -kMostLogOdds
+                          : -std::min(kMostLogOdds, 1300.0 / static_cast<double>(units + 1)))),
       z_(at(units, 0)),
       rise_(z_.size(), 0.5),
       fall_(rise_),
