@@ -467,11 +467,11 @@ def fake_studies(monkeypatch):
     module = types.ModuleType("flatcore.studies")
     module.calls = []
 
-    def run_study(name, out, *, resume, seed, progress):
+    def run_study(name, out, *, resume, seed, size, progress):
         if out.exists() and any(out.iterdir()) and not resume:
             raise ValueError(f"{out} is not empty; use --resume or another directory")
         progress("training", 0.5)
-        module.calls.append((name, out, resume, seed))
+        module.calls.append((name, out, resume, seed, size))
         return StudyResult(out / "report.html")
 
     module.run_study, module.study_names = run_study, lambda: ["digits", "transition"]
@@ -484,7 +484,7 @@ def test_study_runs_and_prints_its_summary(tmp_path, fake_studies):
     result = run("study", "digits", "--out", out, "--seed", 7, "--json", tmp_path / "s.json")
     assert result.exit_code == 0
     assert result.stdout == f"all well\nreport: {out / 'report.html'}\n"
-    assert fake_studies.calls == [("digits", out, False, 7)]
+    assert fake_studies.calls == [("digits", out, False, 7, None)]
     assert parsed((tmp_path / "s.json").read_text()) == {"gap": None, "report": str(out / "report.html")}
     alone = run("study", "digits", "--out", out, "--json", "-")
     assert parsed(alone.stdout)["gap"] is None
@@ -497,7 +497,8 @@ def test_study_refuses_a_full_directory_unless_it_resumes(tmp_path, fake_studies
     assert (result.exit_code, fake_studies.calls) == (2, [])
     assert "is not empty" in result.stderr
     assert run("study", "digits", "--out", tmp_path, "--resume").exit_code == 0
-    assert fake_studies.calls == [("digits", tmp_path, True, 0)]
+    assert run("study", "digits", "--out", tmp_path, "--resume", "--size", "full").exit_code == 0
+    assert fake_studies.calls == [("digits", tmp_path, True, 0, None), ("digits", tmp_path, True, 0, "full")]
 
 
 def test_an_unknown_study_lists_those_there_are(tmp_path, fake_studies):

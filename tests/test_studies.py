@@ -391,8 +391,8 @@ def test_folders_that_hold_something_else_are_refused(tmp_path):
 
 
 def test_a_study_that_does_not_exist_is_refused(tmp_path):
-    assert study_names() == ("digits", "nonlinear")
-    with pytest.raises(ValueError, match="study is 'nope'; expected one of digits, nonlinear"):
+    assert study_names() == ("digits", "nonlinear", "wfm")
+    with pytest.raises(ValueError, match="study is 'nope'; expected one of digits, nonlinear, wfm"):
         run_study("nope", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -933,7 +933,7 @@ def test_ctrl_c_keeps_the_checkpoints_and_resume_goes_on_from_them(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nope",), "there is no study 'nope'; expected one of digits, nonlinear"),
+        (("nope",), "there is no study 'nope'; expected one of digits, nonlinear, wfm"),
         (("digits", "--resume", "--seed", "1"), "holds a study with settings"),
         (("digits",), "is not empty; expected a new folder, or --resume"),
     ],
