@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update', 'wfm_amp_sweep', 'wfm_binary_amp_sweep', 'wfm_binary_errors', 'wfm_binary_fields', 'wfm_descent', 'wfm_edge_bethe', 'wfm_edge_sweep', 'wfm_fields', 'wfm_gaussian_sweep', 'wfm_hessian_product', 'wfm_least_action', 'wfm_margin', 'wfm_output_terms', 'wfm_pack', 'wfm_pack_signs', 'wfm_padded_inputs', 'wfm_perturbed', 'wfm_real_errors', 'wfm_replicated', 'wfm_rows', 'wfm_sums', 'wfm_unpack']
+__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'WfmTask', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update', 'wfm_amp_sweep', 'wfm_binary_amp_sweep', 'wfm_binary_errors', 'wfm_binary_fields', 'wfm_descent', 'wfm_edge_bethe', 'wfm_edge_sweep', 'wfm_fields', 'wfm_gaussian_sweep', 'wfm_hessian_product', 'wfm_least_action', 'wfm_margin', 'wfm_output_terms', 'wfm_pack', 'wfm_pack_signs', 'wfm_padded_inputs', 'wfm_perturbed', 'wfm_real_errors', 'wfm_replicated', 'wfm_rows', 'wfm_sums', 'wfm_unpack']
 class Recycler:
     """
     Memory for results of one size, used again once they are freed.
@@ -147,6 +147,12 @@ class ReducedHessian32:
     @property
     def dimension(self) -> int:
         ...
+class WfmTask:
+    """
+    Packed patterns with what multiplies them and what the output must be.
+    """
+    def __init__(self, words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, sign: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], target: typing.Annotated[numpy.typing.ArrayLike, numpy.int8], parity: bool, units: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
 def build_info() -> dict:
     """
     How the extension was compiled.
@@ -259,11 +265,11 @@ def update(W: numpy.ndarray, V: numpy.ndarray, C: numpy.ndarray) -> None:
     """
     W -= Cᵀ V in place.
     """
-def wfm_amp_sweep(task: typing.Any, c: typing.SupportsFloat | typing.SupportsIndex, m: numpy.ndarray, V: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], g: numpy.ndarray, damping: typing.SupportsFloat | typing.SupportsIndex) -> tuple:
+def wfm_amp_sweep(task: ..., c: typing.SupportsFloat | typing.SupportsIndex, m: numpy.ndarray, V: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], g: numpy.ndarray, damping: typing.SupportsFloat | typing.SupportsIndex) -> tuple:
     """
     One sweep of approximate message passing, outputs g (P, K) in place: S (K, n), sums (K) of Γ and of g², the log partition function and the change.
     """
-def wfm_binary_amp_sweep(task: typing.Any, f: numpy.ndarray, g: numpy.ndarray, damping: typing.SupportsFloat | typing.SupportsIndex, S: numpy.ndarray) -> tuple:
+def wfm_binary_amp_sweep(task: ..., f: numpy.ndarray, g: numpy.ndarray, damping: typing.SupportsFloat | typing.SupportsIndex, S: numpy.ndarray) -> tuple:
     """
     The same for binary weights with m = tanh(S + f), outputs g (P, K) and S (K, n) in place: variances (K) of the fields, sums (K) of g², the log partition function and the change.
     """
@@ -279,11 +285,11 @@ def wfm_descent(rows: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], la
     """
     An epoch of SGD on the cross-entropy, in place, units normalised after every batch.
     """
-def wfm_edge_bethe(task: typing.Any, a: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], b: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], exact: bool = False) -> float:
+def wfm_edge_bethe(task: WfmTask, a: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], b: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], exact: bool = False) -> float:
     """
     The Bethe free entropy without the weights' own terms.
     """
-def wfm_edge_sweep(task: typing.Any, a: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], b: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], damping: typing.SupportsFloat | typing.SupportsIndex, exact: bool = False) -> tuple:
+def wfm_edge_sweep(task: WfmTask, a: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], b: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], damping: typing.SupportsFloat | typing.SupportsIndex, exact: bool = False) -> tuple:
     """
     One sweep of belief propagation: messages a (P, K, padded) in place; sums (K, n) and the change.
     """
@@ -291,7 +297,7 @@ def wfm_fields(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], pa
     """
     Fields (P, K) of the units with weights m (K, n).
     """
-def wfm_gaussian_sweep(task: typing.Any, g: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], gamma: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], mean: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], variance: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], damping: typing.SupportsFloat | typing.SupportsIndex) -> tuple:
+def wfm_gaussian_sweep(task: WfmTask, g: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], gamma: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], mean: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], variance: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], damping: typing.SupportsFloat | typing.SupportsIndex) -> tuple:
     """
     The same for continuous weights: messages g (P, K, padded) and gamma (P, K) in place; H (K, n), G (K), the change.
     """

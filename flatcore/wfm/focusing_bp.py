@@ -13,8 +13,8 @@ from flatcore._checks import check_callback, check_choice, check_count
 from flatcore._threads import limit_threads
 from flatcore.wfm.message_passing import BinaryAmp, BinaryEdges, GaussianAmp, GaussianEdges, form_of
 from flatcore.wfm.models import Committee, checked_model, normalised
-from flatcore.wfm.patterns import Patterns, checked_patterns
-from flatcore.wfm.predictions import errors
+from flatcore.wfm.patterns import Patterns, checked_patterns, sign_words
+from flatcore.wfm.predictions import binary_errors, errors
 from flatcore.wfm.results import WfmResult
 from flatcore.wfm.solving import Callback, Look, generator_state, restore_generator, solve
 
@@ -189,7 +189,8 @@ class _Binary:
         self.field = next_field(self.schedule, rho, self.state.sums, self.field)
         self.state.sweep(self.field)
         weights = np.where(self.state.sums + self.field < 0, -1, 1).astype(np.int8)
-        found, change = errors(self.model, weights, self.patterns), float(self.state.change)
+        found = int(binary_errors(self.model, sign_words(weights)[None], self.patterns)[0])
+        change = float(self.state.change)
         at_top = self.since - int(np.ceil(self.most_rho / step - 1e-9))
         over = at_top >= 0 and (change < _SETTLED or at_top >= _PATIENCE)
         final = over and (found == 0 or self.tried + 1 == len(self.steps))

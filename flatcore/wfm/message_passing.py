@@ -20,13 +20,12 @@ from flatcore.wfm.models import Committee
 from flatcore.wfm.patterns import Patterns
 
 Array = NDArray[Any]
-Task = tuple[Any, int, int, NDArray[np.int8], NDArray[np.int8], bool, int]
 MOST_EDGES = 4_000_000  # messages up to which "auto" keeps all of them
 MOST_UNITS = 45  # of a majority: the kernel's floor on probabilities (core/wfm/node.hpp) stays below 1e-10 in all
 _START = 0.01  # size of the first messages
 
 
-def task_of(model: Committee, patterns: Patterns) -> Task:
+def task_of(model: Committee, patterns: Patterns) -> _core.WfmTask:
     """What the kernels are told: the patterns, what multiplies them, what the output must be."""
     if model.activation == "majority" and model.n_hidden > MOST_UNITS:
         raise ValueError(
@@ -36,7 +35,7 @@ def task_of(model: Committee, patterns: Patterns) -> Task:
     keeps_label = model.activation == "parity" and model.n_hidden % 2 == 0
     sign, target = (ones, patterns.labels) if keeps_label else (patterns.labels, ones)
     parity = model.activation == "parity"
-    return patterns.words, len(patterns), model.fan_in, sign, target, parity, model.n_hidden
+    return _core.WfmTask(patterns.words, len(patterns), model.fan_in, sign, target, parity, model.n_hidden)
 
 
 def form_of(form: str, model: Committee, patterns: Patterns) -> str:

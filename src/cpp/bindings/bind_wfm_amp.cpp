@@ -24,9 +24,8 @@ MatrixView<T> rows_of(py::array& array, Index rows, Index cols, const char* name
     return mutable_view<T>(array);
 }
 
-py::tuple bound_amp_sweep(const py::object& task, double c, py::array m, const FloatArray& V, py::array g,
+py::tuple bound_amp_sweep(const BoundTask& view, double c, py::array m, const FloatArray& V, py::array g,
                           double damping) {
-    const wfm::Task view = task_view(task);
     require(V.ndim() == 1 && V.size() == view.units, "a variance for each unit");
     BoundSums bound(view.units);
     py::array S;
@@ -46,8 +45,7 @@ py::tuple bound_amp_sweep(const py::object& task, double c, py::array m, const F
     return py::make_tuple(S, bound.gamma, bound.square, bound.sums.log_partition, bound.sums.change);
 }
 
-py::tuple bound_binary_sweep(const py::object& task, py::array f, py::array g, double damping, py::array S) {
-    const wfm::Task view = task_view(task);
+py::tuple bound_binary_sweep(const BoundTask& view, py::array f, py::array g, double damping, py::array S) {
     BoundSums bound(view.units);
     py::array_t<double> variances(view.units);
     dispatch(S, [&](auto zero) {
@@ -66,6 +64,10 @@ py::tuple bound_binary_sweep(const py::object& task, py::array f, py::array g, d
 }  // namespace
 
 void bind_wfm_amp(py::module_& module) {
+    py::class_<BoundTask>(module, "WfmTask", "Packed patterns with what multiplies them and what the output must be.")
+        .def(py::init<WordArray, Index, Index, SignArray, SignArray, bool, Index>(), py::arg("words"),
+             py::arg("patterns"), py::arg("inputs"), py::arg("sign"), py::arg("target"), py::arg("parity"),
+             py::arg("units"));
     module.def(
         "wfm_amp_sweep", &bound_amp_sweep, py::arg("task"), py::arg("c"), py::arg("m"), py::arg("V"), py::arg("g"),
         py::arg("damping"),

@@ -7,8 +7,7 @@ namespace flatcore::bindings {
 
 namespace {
 
-py::tuple bound_edge_sweep(const py::object& task, FloatArray& a, const FloatArray& b, double damping, bool exact) {
-    const wfm::Task view = task_view(task);
+py::tuple bound_edge_sweep(const BoundTask& view, FloatArray& a, const FloatArray& b, double damping, bool exact) {
     const wfm::EdgeMessages messages = messages_view(view, a);
     const auto fields = units_view(view, b);
     Matrix<double> S(view.units, view.patterns.inputs);
@@ -22,8 +21,7 @@ py::tuple bound_edge_sweep(const py::object& task, FloatArray& a, const FloatArr
     return py::make_tuple(to_numpy(std::move(S)), change);
 }
 
-double bound_edge_bethe(const py::object& task, FloatArray& a, const FloatArray& b, bool exact) {
-    const wfm::Task view = task_view(task);
+double bound_edge_bethe(const BoundTask& view, FloatArray& a, const FloatArray& b, bool exact) {
     const wfm::EdgeMessages messages = messages_view(view, a);
     const auto fields = units_view(view, b);
     RunControl control = python_control();
@@ -31,9 +29,8 @@ double bound_edge_bethe(const py::object& task, FloatArray& a, const FloatArray&
     return wfm::edge_bethe(view, messages, fields, exact ? wfm::FieldLaw::exact : wfm::FieldLaw::normal, control);
 }
 
-py::tuple bound_gaussian_sweep(const py::object& task, FloatArray& g, FloatArray& gamma, const FloatArray& mean,
+py::tuple bound_gaussian_sweep(const BoundTask& view, FloatArray& g, FloatArray& gamma, const FloatArray& mean,
                                const FloatArray& variance, double damping) {
-    const wfm::Task view = task_view(task);
     const wfm::EdgeMessages messages = messages_view(view, g);
     const auto known = outputs_view(view, gamma);
     const MatrixView<double> gammas(gamma.mutable_data(), known.rows, known.cols);

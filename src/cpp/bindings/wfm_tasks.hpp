@@ -1,5 +1,7 @@
-// A learning task of the message-passing kernels: the tuple (words, patterns, inputs, sign, target, parity, units).
+// Learning tasks of the message-passing kernels, and views of the arrays that go with them.
 #pragma once
+
+#include <utility>
 
 #include "bindings/wfm_arrays.hpp"
 #include "core/wfm/edge_bp.hpp"
@@ -9,26 +11,25 @@ namespace flatcore::bindings {
 using SignArray = py::array_t<std::int8_t, py::array::c_style>;
 using FloatArray = py::array_t<double, py::array::c_style>;
 
-// The caller holds the tuple, and with it the arrays, for as long as it uses the view.
-inline wfm::Task task_view(const py::object& object) {
-    const auto parts = object.cast<py::tuple>();
-    require(parts.size() == 7, "a task has 7 parts, got ", parts.size());
-    require(py::isinstance<WordArray>(parts[0]) && py::isinstance<SignArray>(parts[3]) &&
-                py::isinstance<SignArray>(parts[4]),
-            "a task's words are uint32, its signs and targets int8");
-    wfm::Task task;
-    task.patterns = patterns_view(parts[0].cast<WordArray>(), parts[1].cast<Index>(), parts[2].cast<Index>());
-    const auto sign = parts[3].cast<SignArray>(), target = parts[4].cast<SignArray>();
-    require(sign.size() == task.patterns.patterns && target.size() == task.patterns.patterns,
-            "a sign and a target for each of ", task.patterns.patterns, " patterns");
-    task.sign = sign.data();
-    task.target = target.data();
-    task.activation = parts[5].cast<bool>() ? wfm::Activation::parity : wfm::Activation::majority;
-    task.units = parts[6].cast<Index>();
-    require(task.patterns.segments == 1 || task.units == task.patterns.segments, task.units,
-            " units; the patterns are cut into ", task.patterns.segments, " segments");
-    return task;
-}
+// A task with the arrays that it looks at: made once, so that a sweep of microseconds need not check them.
+struct BoundTask : wfm::Task {
+    BoundTask(WordArray words_, Index count, Index inputs, SignArray sign_, SignArray target_, bool parity,
+              Index units_)
+        : words_of(std::move(words_)), sign_of(std::move(sign_)), target_of(std::move(target_)) {
+        patterns = patterns_view(words_of, count, inputs);
+        require(sign_of.size() == count && target_of.size() == count, "a sign and a target for each of ", count,
+                " patterns");
+        sign = sign_of.data();
+        target = target_of.data();
+        activation = parity ? wfm::Activation::parity : wfm::Activation::majority;
+        units = units_;
+        require(patterns.segments == 1 || units == patterns.segments, units, " units; the patterns are cut into ",
+                patterns.segments, " segments");
+    }
+
+    WordArray words_of;
+    SignArray sign_of, target_of;
+};
 
 inline wfm::EdgeMessages messages_view(const wfm::Task& task, FloatArray& a) {
     const Index ld = wfm::padded_inputs(task.patterns.inputs);

@@ -1,81 +1,132 @@
 // The kernels of amp.hpp. Included inside a set's own namespace, after edges.inc.hpp.
 
-inline void store_narrowed(float* at, Double value) {
-    *reinterpret_cast<HalfFloatAnywhere*>(at) = __builtin_convertvector(value, HalfFloat);
-}
-inline void store_narrowed(double* at, Double value) { store(at, value); }
+template <class T>
+struct LaneNumbers;
+template <>
+struct LaneNumbers<float> {
+    using Type = Ints;
+};
+template <>
+struct LaneNumbers<double> {
+    using Type = Longs;
+};
 
-// step(first, counted) on whole vectors of [0, n), and last on the rest, where `counted` holds the lanes below n.
-template <class Step>
-inline void each_vector(Index n, const Step& step) {
+// By way of 32-bit integers, or compilers go one by one.
+typedef std::int32_t HalfInts __attribute__((vector_size(FLATCORE_VECTOR_BYTES / 2)));
+typedef std::int8_t QuarterBytes __attribute__((vector_size(FLATCORE_VECTOR_BYTES / 4), aligned(1), may_alias));
+typedef std::int8_t EighthBytes __attribute__((vector_size(FLATCORE_VECTOR_BYTES / 8), aligned(1), may_alias));
+inline Float widened_signs(const std::int8_t* at, Float) {
+    return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const QuarterBytes*>(at), Ints), Float);
+}
+inline Double widened_signs(const std::int8_t* at, Double) {
+    return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const EighthBytes*>(at), HalfInts),
+                                   Double);
+}
+
+// A vector of entries, of which the last ones of an array may be missing.
+template <class T>
+struct Part {
+    using Vector = typename Lanes<T>::Vector;
+    using Numbers = typename LaneNumbers<T>::Type;
+    static constexpr int count = Lanes<T>::count;
+
+    Index left;
+
+    bool whole() const { return left >= count; }
+
+    template <class S>
+    Vector load_from(const S* at) const {
+        if constexpr (sizeof(S) == sizeof(T))
+            if (whole()) return load(at);
+        Vector out{};
+        for (int lane = 0; lane < count && lane < left; ++lane) out[lane] = static_cast<T>(at[lane]);
+        return out;
+    }
+    Vector signs_from(const std::int8_t* at) const {
+        if (!whole()) return load_from(at);
+        return widened_signs(at, Vector{});
+    }
+    void store_to(T* at, Vector value) const {
+        if (whole()) return store(at, value);
+        for (int lane = 0; lane < left; ++lane) at[lane] = value[lane];
+    }
+    // Missing entries replaced.
+    Vector or_else(Vector value, T other) const {
+        if (whole()) return value;
+        for (int lane = static_cast<int>(left); lane < count; ++lane) value[lane] = other;
+        return value;
+    }
+};
+
+// body(first, part) over [0, n).
+template <class T, class Body>
+inline void each_part(Index n, const Body& body) {
     Index i = 0;
-    for (; i + Lanes<double>::count <= n; i += Lanes<double>::count) step(i, ~Longs{});
-    if (i < n) step(i, below(i, n));
+    for (; i + Lanes<T>::count <= n; i += Lanes<T>::count) body(i, Part<T>{Lanes<T>::count});
+    if (i < n) body(i, Part<T>{n - i});
 }
 
-// Lanes<double>::count entries, those behind n zero.
-template <class T>
-inline Double load_counted(const T* at, Longs counted) {
-    if (!any(~counted)) return Read<double>::from(at);
-    Double out{};
-    for (int lane = 0; lane < Lanes<double>::count && counted[lane]; ++lane) out[lane] = static_cast<double>(at[lane]);
-    return out;
+// Sums of many vectors, in double.
+inline Double widened_sum(Double x) { return x; }
+inline Double widened_sum(Float x) {
+    const HalfFloat low = *reinterpret_cast<const HalfFloat*>(&x), high = *(reinterpret_cast<const HalfFloat*>(&x) + 1);
+    return __builtin_convertvector(low, Double) + __builtin_convertvector(high, Double);
 }
-template <class T>
-inline void store_counted(T* at, Double value, Longs counted) {
-    if (!any(~counted)) return store_narrowed(at, value);
-    for (int lane = 0; lane < Lanes<double>::count && counted[lane]; ++lane) at[lane] = static_cast<T>(value[lane]);
-}
-
-inline Double load_signs(const std::int8_t* at, Longs counted) {
-    Double out{};
-    for (int lane = 0; lane < Lanes<double>::count; ++lane) out[lane] = counted[lane] ? at[lane] : 0;
-    return out;
+inline Double widened_product(Double x) { return x; }
+inline Double widened_product(Float x) {
+    const HalfFloat low = *reinterpret_cast<const HalfFloat*>(&x), high = *(reinterpret_cast<const HalfFloat*>(&x) + 1);
+    return __builtin_convertvector(low, Double) * __builtin_convertvector(high, Double);
 }
 
 template <class T>
 double amp_means(Index n, const T* S, const T* f, T* m) {
+    using V = typename Lanes<T>::Vector;
     Double rest{};
-    each_vector(n, [&](Index i, Longs counted) {
-        const Double b = load_counted(S + i, counted) + load_counted(f + i, counted), e = exp_of(-2.0 * modulus(b));
-        const Double over = 1.0 / (1.0 + e), size = (1.0 - e) * over;
-        store_counted(m + i, b < 0.0 ? -size : size, counted);
-        rest += (Double)((Longs)(4.0 * (e * over) * over) & counted);
+    each_part<T>(n, [&](Index i, Part<T> part) {
+        const V b = part.load_from(S + i) + part.load_from(f + i), e = exp_of(T(-2) * modulus(b));
+        const V over = T(1) / (T(1) + e), size = (T(1) - e) * over;
+        part.store_to(m + i, b < T(0) ? -size : size);
+        rest += widened_sum(part.or_else(T(4) * (e * over) * over, T(0)));
     });
     return lane_total(rest);
 }
 
-// Where Φ(z) = den·e^{−z²/2} (z < 0) or den, φ(z)/Φ(z) = num/(√(2π)·den): nothing underflows.
+// Φ(z) = den·e^{−square} and φ(z)/Φ(z) = num/(√(2π)·den): nothing underflows.
+template <class V>
 struct CertainOutput {
-    Double num, den, square;
+    V num, den, square;
 
-    explicit CertainOutput(Double z) : square(0.5 * z * z) {
-        const Double part = half_erfcx(z), e = exp_of(-square);
-        num = z < 0.0 ? all(1.0) : e;
-        den = z < 0.0 ? part : 1.0 - part * e;
-        square = z < 0.0 ? square : all(0.0);
+    template <class T>
+    static CertainOutput at(V z, T one) {
+        const V square = one / T(2) * z * z, part = half_erfcx(z), e = exp_of(-square), ones = V{} + one;
+        const auto below = z < T(0);
+        return {below ? ones : e, below ? part : ones - part * e, below ? square : V{}};
     }
-    Double slope() const { return 0.39894228040143267794 * num / den; }
 };
 
 template <class T>
 void amp_outputs(Index n, const AmpUnit& unit, const std::int8_t* sign, T* fields, T* g, AmpOutputSums& sums) {
-    const double root = __builtin_sqrt(unit.variance), over = 1.0 / root;
-    Double change{}, gamma{}, square{}, product = all(1.0), exponent{}, logs{};
+    using V = typename Lanes<T>::Vector;
+    const double root = __builtin_sqrt(unit.variance);
+    const T c = static_cast<T>(unit.c), variance = static_cast<T>(unit.variance),
+            damping = static_cast<T>(unit.damping), over = static_cast<T>(1.0 / root);
+    V change{};
+    Double gamma{}, square{}, exponent{}, product = all(1.0), logs{};
     int factors = 0;
-    each_vector(n, [&](Index i, Longs counted) {
-        const Double signs = load_signs(sign + i, counted), old = load_counted(g + i, counted);
-        const Double z = (unit.c * signs * load_counted(fields + i, counted) - unit.variance * old) * over;
-        const CertainOutput output(z);
-        const Double fresh = output.slope() * over, kept = fresh + unit.damping * (old - fresh);
-        store_counted(g + i, kept, counted);
-        store_counted(fields + i, signs * kept, counted);
-        const Double turn = modulus(fresh - old) * root, bend = fresh * (fresh + z * over);
-        change = most(change, (Double)((Longs)turn & counted));
-        gamma += (Double)((Longs)bend & counted);
-        square += (Double)((Longs)(kept * kept) & counted);
-        exponent += (Double)((Longs)output.square & counted);
-        product *= counted ? output.den : all(1.0);
+    each_part<T>(n, [&](Index i, Part<T> part) {
+        const V signs = part.signs_from(sign + i), old = part.load_from(g + i);
+        const V z = (c * signs * part.load_from(fields + i) - variance * old) * over;
+        const auto output = CertainOutput<V>::at(z, T(1));
+        const V fresh = T(0.39894228040143267794) * over * output.num / output.den;
+        const V kept = fresh + damping * (old - fresh), turn = modulus(fresh - old);
+        part.store_to(g + i, kept);
+        part.store_to(fields + i, signs * kept);
+        const V known = part.or_else(turn, T(0));
+        change = known > change ? known : change;
+        gamma += widened_sum(part.or_else(fresh * (fresh + z * over), T(0)));
+        square += widened_sum(part.or_else(kept * kept, T(0)));
+        exponent += widened_sum(part.or_else(output.square, T(0)));
+        product *= widened_product(part.or_else(output.den, T(1)));
         if (++factors == 4) {
             logs += log_of(product);
             product = all(1.0);
@@ -86,8 +137,10 @@ void amp_outputs(Index n, const AmpUnit& unit, const std::int8_t* sign, T* field
     sums.log_partition += lane_total(logs) - lane_total(exponent);
     sums.gamma += lane_total(gamma);
     sums.square += lane_total(square);
-    const double largest = largest_lane(change);
-    sums.change = largest > sums.change ? largest : sums.change;
+    for (int lane = 0; lane < Lanes<T>::count; ++lane) {
+        const double largest = root * static_cast<double>(change[lane]);
+        sums.change = largest > sums.change ? largest : sums.change;
+    }
 }
 
 template <class T>

@@ -209,6 +209,9 @@ void committee_fields(Index groups, Index stride, Index inputs, const std::uint3
         constexpr int G = FLATCORE_VECTOR_BYTES == 64 ? 4 : 2;
         for (; g + G <= groups; g += G)
             fields_tile<T, G>(stride, inputs, lines + g * stride, tables, omega + g * kLine);
+        if constexpr (G == 4)
+            for (; g + 2 <= groups; g += 2)
+                fields_tile<T, 2>(stride, inputs, lines + g * stride, tables, omega + g * kLine);
         for (; g < groups; ++g) fields_tile<T, 1>(stride, inputs, lines + g * stride, tables, omega + g * kLine);
     } else {
         for (; g < groups; ++g) fields_plain<T>(inputs, lines + g * stride, tables, omega + g * kLine);

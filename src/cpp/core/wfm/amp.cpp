@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "core/parallel.hpp"
@@ -19,8 +20,9 @@ template <class T>
 struct Outputs {
     static constexpr Index kLanes = OutputNode::kLanes;
 
-    explicit Outputs(const Task& task_)
-        : task(task_), node(task.units, task.activation), sums(static_cast<std::size_t>(task.units)) {}
+    explicit Outputs(const Task& task_) : task(task_), sums(static_cast<std::size_t>(task.units)) {
+        if (task.units > 1) node.emplace(task.units, task.activation);
+    }
 
     void range(double c, const double* V, MatrixView<T> fields, MatrixView<T> g, double damping, Index first,
                Index last) {
@@ -39,21 +41,21 @@ struct Outputs {
             const double over = 1.0 / std::sqrt(V[k]);
             for (Index lane = 0; lane < count; ++lane) {
                 const double field = c * task.sign[first + lane] * static_cast<double>(fields(first + lane, k));
-                node.z(k, lane) = (field - V[k] * static_cast<double>(g(first + lane, k))) * over;
+                node->z(k, lane) = (field - V[k] * static_cast<double>(g(first + lane, k))) * over;
             }
         }
-        for (Index lane = 0; lane < count; ++lane) node.set_target(lane, task.target[first + lane]);
-        node.messages();
-        node.slopes();
-        for (Index lane = 0; lane < count; ++lane) sums[0].log_partition += node.log_partition(lane);
+        for (Index lane = 0; lane < count; ++lane) node->set_target(lane, task.target[first + lane]);
+        node->messages();
+        node->slopes();
+        for (Index lane = 0; lane < count; ++lane) sums[0].log_partition += node->log_partition(lane);
         for (Index k = 0; k < task.units; ++k) {
             const double root = std::sqrt(V[k]), over = 1.0 / root;
             simd::AmpOutputSums& unit = sums[static_cast<std::size_t>(k)];
             for (Index lane = 0; lane < count; ++lane) {
-                const double old = static_cast<double>(g(first + lane, k)), fresh = node.slope(k, lane) * over;
+                const double old = static_cast<double>(g(first + lane, k)), fresh = node->slope(k, lane) * over;
                 const double kept = fresh + damping * (old - fresh);
                 unit.change = std::max(unit.change, std::fabs(fresh - old) * root);
-                unit.gamma += fresh * (fresh + node.z(k, lane) * over);
+                unit.gamma += fresh * (fresh + node->z(k, lane) * over);
                 unit.square += kept * kept;
                 g(first + lane, k) = static_cast<T>(kept);
                 fields(first + lane, k) = static_cast<T>(task.sign[first + lane] * kept);
@@ -62,7 +64,7 @@ struct Outputs {
     }
 
     const Task& task;
-    OutputNode node;
+    std::optional<OutputNode> node;         // of more than one unit
     std::vector<simd::AmpOutputSums> sums;  // a unit; Σ log Z in the first
 };
 
@@ -117,12 +119,13 @@ template <class T>
 void binary_amp_sweep(const Task& task, ConstMatrixView<T> f, MatrixView<T> g, double damping, MatrixView<T> S,
                       double* V, AmpSums& sums, RunControl& control) {
     const Index n = task.patterns.inputs;
-    Matrix<T> m(task.units, n), fresh(task.units, n);
-    for (Index k = 0; k < task.units; ++k) V[k] = simd::amp<T>().means(n, &S(k, 0), &f(k, 0), m.data() + k * n);
-    sweep<T>(task, 1.0, m.view(), V, g, damping, fresh.view(), sums, control);
+    Matrix<T> both(2 * task.units, n);
+    const MatrixView<T> m = both.view().row_block(0, task.units), fresh = both.view().row_block(task.units, task.units);
+    for (Index k = 0; k < task.units; ++k) V[k] = simd::amp<T>().means(n, &S(k, 0), &f(k, 0), &m(k, 0));
+    sweep<T>(task, 1.0, m, V, g, damping, fresh, sums, control);
     for (Index k = 0; k < task.units; ++k) {
         const T pull = static_cast<T>(sums.gamma[k]), keep = static_cast<T>(damping);
-        const T *const mean = m.data() + k * n, *const sum = fresh.data() + k * n;
+        const T *const mean = &m(k, 0), *const sum = &fresh(k, 0);
         T* const row = &S(k, 0);
         for (Index i = 0; i < n; ++i) {
             const T next = sum[i] + pull * mean[i];

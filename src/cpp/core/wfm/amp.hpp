@@ -8,7 +8,8 @@
 //   g', Γ  = ∂ log Z/∂ω, −∂²log Z/∂ω² given the output node's messages (core/wfm/node.hpp);  g ← (1 − λ)g' + λg
 //   S'_{ki} = c Σ_μ x g + c² (Σ_μ Γ_{μk}) m_{ki}
 //
-//   The state's precision is T; outputs and their sums are float64. A thread makes the outputs of the patterns whose
+//   The state's precision is T, and that of the outputs of one unit; those of more units and all sums are float64. A
+//   thread makes the outputs of the patterns whose
 //   fields it has just made.
 //
 // cost    the two products of core/wfm/patterns.hpp and P·K outputs

@@ -12,13 +12,15 @@ namespace flatcore::wfm {
 
 namespace {
 
-constexpr Index kFieldWords = 32;   // a chunk of fields: 1024 inputs, tables of 16 kB
-constexpr Index kFieldGroups = 64;  // and so many groups, whose lines stay in the second cache
-constexpr Index kTileGroups = 4;    // lines that stay in the first cache for all units
-constexpr Index kSumGroups = 16;    // a chunk of sums: 256 patterns; more streams are slower from memory
+constexpr Index kFieldWords = 32;                       // a chunk of fields: 1024 inputs, tables of 16 kB
+constexpr Index kFieldGroups = 64;                      // and so many groups, whose lines stay in the second cache
+constexpr Index kTileGroups = 4;                        // lines that stay in the first cache for all units
+constexpr Index kSumGroups = 64;                        // a chunk of sums: 1024 patterns
+constexpr Index kFarSumGroups = 16;                     // and where they come from memory, which likes few streams
+constexpr Index kNearWords = Index{1} << 18;            // patterns that stay in the second cache
 constexpr Index kBlock = simd::kTurnedWords * kWord;    // inputs turned together
 constexpr Index kCountWords = 128, kCountVectors = 64;  // a chunk of counts: 8 kB of lines, 32 kB of weights
-constexpr Index kEdgesPerThread = Index{1} << 18;       // a few microseconds
+constexpr Index kEdgesPerThread = Index{1} << 19;       // a few microseconds
 constexpr double kEdgesPerPiece = 5e8;                  // between checkpoints: 0.1 s for the slowest set
 constexpr Index kBytesPerThread = Index{1} << 18;       // packed or unpacked
 
@@ -144,6 +146,27 @@ void pack_signs(Index rows, Index inputs, const std::int8_t* signs, std::uint32_
 
 namespace {
 
+// Every thread makes its own tables: reading another one's takes longer.
+template <class T>
+Matrix<T> tables_of_inputs(const Patterns& patterns, ConstMatrixView<T> m) {
+    const auto& kernels = simd::committee<T>();
+    Matrix<T> tables(m.rows, patterns.words() * kernels.word_tables);
+    for (Index k = 0; k < m.rows; ++k)
+        kernels.tabulate_inputs(patterns.inputs, m.data + k * m.row_stride, m.col_stride,
+                                tables.data() + k * tables.cols());
+    return tables;
+}
+
+// Of groups from … to − 1.
+template <class T>
+Matrix<T> tables_of_patterns(const Patterns& patterns, ConstMatrixView<T> g, Index from, Index to) {
+    const Index first = from * kGroup, count = std::min(patterns.patterns, to * kGroup) - first;
+    Matrix<T> tables(g.cols, (to - from) * simd::kGroupTables);
+    for (Index k = 0; k < g.cols; ++k)
+        simd::committee<T>().tabulate_patterns(count, &g(first, k), g.row_stride, tables.data() + k * tables.cols());
+    return tables;
+}
+
 // Fields of groups first … last − 1, chunk by chunk: a chunk's tables serve all groups of a block.
 template <class T>
 void fields_of_groups(const Patterns& patterns, const Matrix<T>& tables, Index first, Index last, MatrixView<T> omega) {
@@ -175,16 +198,17 @@ void fields_of_groups(const Patterns& patterns, const Matrix<T>& tables, Index f
     }
 }
 
-// Sums of the blocks first … last − 1 of 128 inputs over the groups from … to − 1.
+// Sums of the blocks first … last − 1 of 128 inputs over the groups from … to − 1, which the tables are of.
 template <class T>
 void sums_of_blocks(const Patterns& patterns, const Matrix<T>& tables, Index from, Index to, Index first, Index last,
                     Matrix<double>& out) {
     const auto& kernels = simd::committee<T>();
     const auto turn = simd::table().bits.turn;
     const Index words = patterns.words(), blocks = (words + simd::kTurnedWords - 1) / simd::kTurnedWords;
-    Matrix<std::uint32_t> turned(kSumGroups, simd::kTurned);
-    for (Index group = from; group < to; group += kSumGroups) {
-        const Index groups = std::min(kSumGroups, to - group);
+    const Index chunk = patterns.size() <= kNearWords ? kSumGroups : kFarSumGroups;
+    Matrix<std::uint32_t> turned(chunk, simd::kTurned);
+    for (Index group = from; group < to; group += chunk) {
+        const Index groups = std::min(chunk, to - group);
         for (Index block = first; block < last; ++block) {
             const Index s = block / blocks, b = block % blocks, c = b * simd::kTurnedWords;
             const Index count = std::min(simd::kTurnedWords, words - c);
@@ -194,7 +218,7 @@ void sums_of_blocks(const Patterns& patterns, const Matrix<T>& tables, Index fro
             for (Index k = seen.first; k < seen.last; ++k)
                 for (Index half = 0; 2 * half < count; ++half)
                     kernels.sums(groups, turned.data() + 2 * half,
-                                 tables.data() + k * tables.cols() + group * simd::kGroupTables,
+                                 tables.data() + k * tables.cols() + (group - from) * simd::kGroupTables,
                                  out.data() + k * out.cols() + b * kBlock + half * simd::kHalf);
         }
     }
@@ -206,16 +230,12 @@ template <class T>
 void fields(const Patterns& patterns, ConstMatrixView<T> m, MatrixView<T> omega, RunControl& control,
             const WithFields& then) {
     check_units(patterns, m.rows, m.cols);
-    const auto& kernels = simd::committee<T>();
     const Index units = m.rows, n = patterns.inputs;
-    Matrix<T> tables(units, patterns.words() * kernels.word_tables);
-    for (Index k = 0; k < units; ++k)
-        kernels.tabulate_inputs(n, m.data + k * m.row_stride, m.col_stride, tables.data() + k * tables.cols());
     const double edges = static_cast<double>(kGroup) * (static_cast<double>(n * units) + then.edges);
     pieces(patterns.groups(), edges, 1, control, [&](Index from, Index to) {
         const Index cut = parallel_pieces(to - from, grain_of(edges));
         parallel_pieces_of(to - from, cut, [&](Index piece, Index first, Index last) {
-            fields_of_groups(patterns, tables, from + first, from + last, omega);
+            fields_of_groups(patterns, tables_of_inputs(patterns, m), from + first, from + last, omega);
             if (then.call)
                 then.call(piece, (from + first) * kGroup, std::min(patterns.patterns, (from + last) * kGroup));
         });
@@ -227,25 +247,23 @@ void sums(const Patterns& patterns, ConstMatrixView<T> g, MatrixView<T> S, RunCo
     check_units(patterns, S.rows, S.cols);
     const auto& kernels = simd::committee<T>();
     const Index units = S.rows, n = patterns.inputs, groups = patterns.groups(), blocks = (n + kBlock - 1) / kBlock;
-    Matrix<T> tables(units, groups * simd::kGroupTables);
-    for (Index k = 0; k < units; ++k)
-        kernels.tabulate_patterns(patterns.patterns, g.data + k * g.col_stride, g.row_stride,
-                                  tables.data() + k * tables.cols());
     Matrix<double> out = Matrix<double>::zeros(units, blocks * kBlock);
     const double edges = static_cast<double>(n * units);
     pieces(groups, edges * kGroup, kSumGroups, control, [&](Index from, Index to) {
         const double each =
             edges * static_cast<double>(kGroup * (to - from)) / static_cast<double>(patterns.segments * blocks);
-        parallel_ranges(patterns.segments * blocks, grain_of(each),
-                        [&](Index first, Index last) { sums_of_blocks(patterns, tables, from, to, first, last, out); });
+        parallel_ranges(patterns.segments * blocks, grain_of(each), [&](Index first, Index last) {
+            sums_of_blocks(patterns, tables_of_patterns(patterns, g, from, to), from, to, first, last, out);
+        });
     });
     Index places[simd::kHalf];
     for (Index i = 0; i < simd::kHalf; ++i) places[i] = kernels.place(i);
     for (Index k = 0; k < units; ++k) {
-        const double* const row = out.data() + k * out.cols();
-        for (Index first = 0; first < n; first += simd::kHalf)
-            for (Index i = 0; i < std::min(simd::kHalf, n - first); ++i)
-                S(k, first + i) = static_cast<T>(row[first + places[i]]);
+        for (Index first = 0; first < n; first += simd::kHalf) {
+            const double* const half = out.data() + k * out.cols() + first;
+            T* const row = &S(k, first);
+            for (Index i = 0; i < std::min(simd::kHalf, n - first); ++i) row[i] = static_cast<T>(half[places[i]]);
+        }
     }
 }
 
