@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatcore._atomic import PathLike
-from flatcore._checks import check_callback, check_choice, check_count
+from flatcore._checks import check_callback, check_choice
 from flatcore._threads import limit_threads
+from flatcore.wfm._arguments import check_share, check_size, stream
 from flatcore.wfm.message_passing import BinaryAmp, BinaryEdges, GaussianAmp, GaussianEdges, form_of
 from flatcore.wfm.models import Committee, checked_model, normalised
 from flatcore.wfm.patterns import Patterns, checked_patterns
@@ -116,30 +117,30 @@ def focusing_bp(
     binary = model.weights == "binary"
     if not binary and schedule == "pseudo":
         raise ValueError("schedule is 'pseudo'; continuous weights have one schedule, expected 'scoping'")
-    damping = _DAMPING if damping is None else _in_range("damping", damping)
-    step = _default_step(binary) if step is None else _in_range("step", step, open_below=True)
+    damping = _DAMPING if damping is None else check_share("damping", damping)
+    step = _default_step(binary) if step is None else check_share("step", step, open_below=True)
     steps = 1 + int(np.ceil(np.log(_LAST_COUPLING / _FIRST_COUPLING) / step - 1e-9))
-    most = (1000 if binary else steps + _COUPLINGS) if max_sweeps is None else check_count("max_sweeps", max_sweeps)
+    most = (1000 if binary else steps + _COUPLINGS) if max_sweeps is None else check_size("max_sweeps", max_sweeps)
     check_choice("stop", stop, ("first", "end"))
     if dtype not in (np.float32, np.float64, "float32", "float64") or (
         form == "edge" and np.dtype(dtype) != np.float64
     ):
         raise ValueError(f"dtype is {dtype!r}; expected float64, or float32 for form='amp'")
-    seed = check_count("seed", seed, 0)
-    check_callback(callback)
-    rng = np.random.default_rng(seed)
+    rng = stream("learning", seed)
+    check_callback(callback, "WfmState")
     ends = _End(stop == "first", most)
+    copies = 1 if checkpoint is None else 2
     with limit_threads(threads):
         search: _Binary | _Continuous
         if binary:
             state = (
-                BinaryEdges(model, patterns, rng, damping)
+                BinaryEdges(model, patterns, rng, damping, copies)
                 if form == "edge"
                 else BinaryAmp(model, patterns, rng, damping, dtype)
             )
             search = _Binary(model, patterns, state, schedule, step, ends)
         else:
-            search = _Continuous(model, patterns, form, damping, step, ends, rng, dtype)
+            search = _Continuous(model, patterns, form, damping, step, ends, rng, dtype, copies)
         settings = {
             "form": form,
             "schedule": schedule if binary else "scoping",
@@ -242,9 +243,10 @@ class _Continuous:
         ends: _End,
         rng: np.random.Generator,
         dtype: Any,
+        copies: int,
     ) -> None:
         self.model, self.patterns, self.damping, self.step, self.ends = model, patterns, damping, step, ends
-        self.state = GaussianEdges(model, patterns) if form == "edge" else GaussianAmp(model, patterns, dtype)
+        self.state = GaussianEdges(model, patterns, copies) if form == "edge" else GaussianAmp(model, patterns, dtype)
         self.means: Array = _FIRST_MEANS * rng.standard_normal(model.shape)
         self.variances: Array = np.ones(model.n_hidden)
         self.sweeps = 0
@@ -288,14 +290,3 @@ def focused_law(fields: Array, precisions: Array, gamma: float) -> tuple[Array, 
 
 def _default_step(binary: bool) -> float:
     return 0.01 if binary else float(np.log(_LAST_COUPLING / _FIRST_COUPLING) / (_COUPLINGS - 1))
-
-
-def _in_range(name: str, value: Any, *, open_below: bool = False) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = np.nan
-    if not (0.0 < number < 1.0 or (number == 0.0 and not open_below)):
-        low = "(0" if open_below else "[0"
-        raise ValueError(f"{name} is {value!r}; expected a number in {low}, 1)")
-    return number
