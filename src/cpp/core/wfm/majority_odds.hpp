@@ -104,7 +104,9 @@ class MajorityOdds {
             p_[size(k)] = 1.0 / (1.0 + std::exp(-odds));
             q_[size(k)] = 1.0 / (1.0 + std::exp(odds));
         }
-        for (Index j = 0; j <= units_; ++j) weight_[size(j)] = std::exp(-theta_ * static_cast<double>(j));
+        weight_[0] = 1.0;
+        const double step = std::exp(-theta_);
+        for (Index j = 1; j <= units_; ++j) weight_[size(j)] = weight_[size(j - 1)] * step;
         prefixes();
     }
 
