@@ -173,6 +173,15 @@ def test_every_function_refuses_what_does_not_fit(name):
             call(name, **options)
 
 
+def test_what_is_no_vector_or_model_is_told():
+    H = call("CrossEntropyHessian")
+    for bad in ([HUGE] * 9, ["a"] * 9, np.ones(9) * 1j, np.ones(8), 3):
+        with pytest.raises(ValueError, match=r"^v (has|is) .*; expected"):
+            H @ bad
+    with pytest.raises(ValueError, match="model is a int; expected a Committee"):
+        wfm.Patterns.from_arrays(9, [1, 1], [1])
+
+
 def test_patterns_are_copies_and_cannot_be_written():
     inputs, labels = np.ones((4, 9), dtype=np.int8), np.ones(4, dtype=np.int8)
     patterns = wfm.Patterns.from_arrays(BINARY, inputs, labels)

@@ -174,6 +174,8 @@ class CrossEntropyHessian:
             raise ValueError(f"v has shape {V.shape}; expected ({self.shape[1]},) or ({self.shape[1]}, b)")
         if V.dtype.kind == "c":
             raise ValueError(f"v is complex ({V.dtype}); expected real numbers")
+        if V.dtype.kind in "OSU":
+            raise ValueError(f"v has dtype {V.dtype}; expected real numbers")
         if V.size == 0:
             return np.zeros(V.shape)
         rows = np.ascontiguousarray(np.atleast_2d(V.T), dtype=np.float64).reshape(-1, *self.model.shape)

@@ -49,8 +49,9 @@ class Patterns:
         ValueError
             Wrong shapes, no pattern, entries other than ±1.
         """
+        checked_model(model)
         array, signs = as_numpy("inputs", inputs), as_numpy("labels", labels)
-        if array.ndim != 2 or array.shape[1] != checked_model(model).n_inputs:
+        if array.ndim != 2 or array.shape[1] != model.n_inputs:
             raise ValueError(f"inputs has shape {array.shape}; expected (P, N) with N = {model.n_inputs}")
         if len(array) == 0:
             raise ValueError(f"inputs has shape {array.shape}; expected at least one pattern")

@@ -81,10 +81,10 @@ def solve(
     store.restore()
     with store.kept():
         _run(search, record, callback, store)
+        if not record.done:
+            store.save()
     if record.done:
         store.remove()
-    else:
-        store.save()
     return _result(search, model, patterns, record, seed)
 
 
