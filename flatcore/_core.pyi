@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update', 'wfm_amp_sweep', 'wfm_binary_errors', 'wfm_binary_fields', 'wfm_descent', 'wfm_edge_bethe', 'wfm_edge_sweep', 'wfm_fields', 'wfm_gaussian_sweep', 'wfm_hessian_product', 'wfm_least_action', 'wfm_margin', 'wfm_output_terms', 'wfm_pack', 'wfm_pack_signs', 'wfm_padded_inputs', 'wfm_perturbed', 'wfm_real_errors', 'wfm_replicated', 'wfm_rows', 'wfm_sums', 'wfm_unpack']
+__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update', 'wfm_amp_sweep', 'wfm_binary_amp_sweep', 'wfm_binary_errors', 'wfm_binary_fields', 'wfm_descent', 'wfm_edge_bethe', 'wfm_edge_sweep', 'wfm_fields', 'wfm_gaussian_sweep', 'wfm_hessian_product', 'wfm_least_action', 'wfm_margin', 'wfm_output_terms', 'wfm_pack', 'wfm_pack_signs', 'wfm_padded_inputs', 'wfm_perturbed', 'wfm_real_errors', 'wfm_replicated', 'wfm_rows', 'wfm_sums', 'wfm_unpack']
 class Recycler:
     """
     Memory for results of one size, used again once they are freed.
@@ -262,6 +262,10 @@ def update(W: numpy.ndarray, V: numpy.ndarray, C: numpy.ndarray) -> None:
 def wfm_amp_sweep(task: typing.Any, c: typing.SupportsFloat | typing.SupportsIndex, m: numpy.ndarray, V: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], g: numpy.ndarray, damping: typing.SupportsFloat | typing.SupportsIndex) -> tuple:
     """
     One sweep of approximate message passing, outputs g (P, K) in place: S (K, n), sums (K) of Γ and of g², the log partition function and the change.
+    """
+def wfm_binary_amp_sweep(task: typing.Any, f: numpy.ndarray, g: numpy.ndarray, damping: typing.SupportsFloat | typing.SupportsIndex, S: numpy.ndarray) -> tuple:
+    """
+    The same for binary weights with m = tanh(S + f), outputs g (P, K) and S (K, n) in place: variances (K) of the fields, sums (K) of g², the log partition function and the change.
     """
 def wfm_binary_errors(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], patterns: typing.SupportsInt | typing.SupportsIndex, inputs: typing.SupportsInt | typing.SupportsIndex, weights: numpy.typing.NDArray[numpy.uint32], labels: numpy.typing.NDArray[numpy.int8], parity: bool) -> numpy.typing.NDArray[numpy.int64]:
     """

@@ -90,6 +90,13 @@ def test_every_option_refuses_what_it_is_not(name, option, i):
         assert "expected" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["focusing_bp", "focusing_bp, continuous"])
+def test_schedules_of_more_steps_than_numbers_are_refused(name):
+    with pytest.raises(ValueError, match="step is 5e-324; expected"):
+        call(name, step=5e-324)
+    assert call(name, step=1e-300, max_sweeps=3).sweeps <= 3
+
+
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "9", None, ENDLESS, HUGE])
 def test_sizes_that_are_none(value):
     for make in (

@@ -81,6 +81,44 @@ def test_not_solving_is_a_status_with_the_best_weights():
     assert "smaller step" in result.message
 
 
+def hopeless(alpha):
+    model = wfm.Committee(101)
+    return model, wfm.random_patterns(model, int(101 * alpha), seed=5)
+
+
+@pytest.mark.parametrize("form", ["edge", "amp"])
+def test_a_schedule_that_freezes_with_errors_begins_anew_more_slowly(form):
+    """ρ grows by 0.01 to 0.99, then from the start by 0.003 and by 0.001; from each start on it only grows."""
+    model, patterns = hopeless(1.5)
+    history = wfm.focusing_bp(model, patterns, form=form).history
+    steps, rho = history["step"], history["rho"]
+    starts = np.flatnonzero(np.diff(steps, prepend=0.0))
+    np.testing.assert_array_equal(steps[starts], [0.01, 0.003, 0.001])
+    for first, last in zip(starts, [*starts[1:], len(steps)], strict=True):
+        step = steps[first]
+        np.testing.assert_allclose(rho[first:last], np.minimum(step * np.arange(1, last - first + 1), 0.99))
+        assert np.ceil(0.99 / step - 1e-9) <= last - first <= np.ceil(0.99 / step - 1e-9) + 200
+        assert (history["errors"][first:last] > 0).all()
+
+
+def test_a_step_that_is_asked_for_is_the_only_one():
+    model, patterns = hopeless(1.5)
+    found = wfm.focusing_bp(model, patterns, step=0.01)
+    assert found.status == "not_solved"
+    assert (found.history["step"] == 0.01).all()
+    assert 99 <= len(found.history["rho"]) <= 299
+
+
+def test_slower_schedules_solve_what_the_first_does_not():
+    """Perceptrons near their capacity: of these ten, a step of 0.01 leaves some that slower ones solve."""
+    model = wfm.Committee(1001)
+    tasks = [wfm.random_patterns(model, 700, seed=seed) for seed in range(10)]
+    fast = [wfm.focusing_bp(model, patterns, form="amp", step=0.01).errors == 0 for patterns in tasks]
+    default = [wfm.focusing_bp(model, patterns, form="amp").errors == 0 for patterns in tasks]
+    assert sum(fast) < 8 <= sum(default)
+    assert all(after or not before for before, after in zip(fast, default, strict=True))
+
+
 class InterruptedRunError(Exception):
     pass
 
@@ -108,6 +146,25 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, form, weights, la
     for name, values in whole.history.items():
         np.testing.assert_array_equal(resumed.history[name], values)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("form", ["edge", "amp"])
+def test_a_run_interrupted_in_its_second_schedule_goes_on_to_the_same_bits(tmp_path, form):
+    model, patterns = hopeless(1.2)
+    options = {"form": form, "seed": 2, "threads": 1}
+    whole = wfm.focusing_bp(model, patterns, **options)
+    at = int(np.flatnonzero(whole.history["step"] == 0.003)[0])
+    for step in (at, at + 1, at + 50):  # before, at and after the first sweep of the second schedule
+
+        def interrupt(state, step=step):
+            if state.step == step:
+                raise InterruptedRunError
+
+        with pytest.raises(InterruptedRunError):
+            wfm.focusing_bp(model, patterns, **options, callback=interrupt, checkpoint=tmp_path / "run.npz")
+        resumed = wfm.focusing_bp(model, patterns, **options, checkpoint=tmp_path / "run.npz")
+        for name, values in whole.history.items():
+            np.testing.assert_array_equal(resumed.history[name], values)
 
 
 @pytest.mark.parametrize(

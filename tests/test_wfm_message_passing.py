@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import flatcore as fc
 from flatcore import _core
+from flatcore._threads import limit_threads
 from flatcore.wfm.message_passing import task_of
 
 wfm = fc.wfm
@@ -98,6 +99,43 @@ def test_a_sweep_of_amp_is_the_equations(model, dtype, scaled):
     tolerance = 1e-10 if dtype == np.float64 else 2e-4
     for found, right in zip((g, S, gamma, squares, log_z, change), expected, strict=True):
         np.testing.assert_allclose(found, right, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("model", "count"), [*((m, 23) for m in MODELS), (wfm.Committee(1501), 611)], ids=str)
+def test_a_binary_sweep_of_amp_makes_its_means_and_damps_its_sums(model, count, dtype, threads):
+    """m = tanh(S + f) and V, then the equations, then S ← (1 − λ)S' + λS. The last machine is shared by threads."""
+    patterns = wfm.random_patterns(model, count, seed=3)
+    rng = np.random.default_rng(4)
+    S, f = (rng.standard_normal(model.shape).astype(dtype) for _ in range(2))
+    g = (0.3 * rng.standard_normal((count, model.n_hidden))).astype(dtype)
+    m = np.tanh(S.astype(float) + f)
+    V = (1 - m**2).sum(axis=1)
+    kept, fresh, _, *rest = reference.amp_sweep(model, patterns, 1.0, m, V, g.astype(float), 0.4)
+    expected = (kept, 0.6 * fresh + 0.4 * S.astype(float), V, *rest)
+    with limit_threads(threads):
+        variances, squares, log_z, change = _core.wfm_binary_amp_sweep(task_of(model, patterns), f, g, 0.4, S)
+    tolerance = 1e-10 if dtype == np.float64 else 2e-4  # fields are sums of up to 1,501 terms of the state's precision
+    for found, right in zip((g, S, variances, squares, log_z, change), expected, strict=True):
+        np.testing.assert_allclose(found, right, rtol=tolerance, atol=tolerance)
+
+
+@given(
+    st.sampled_from([0.0, 1e-300, 1e-9, 1.0, 30.0, 1e4, 1e300]),
+    st.sampled_from([0.0, 1.0, 1e4, 1e8]),  # |g| < |ω|/V, V >= 1e-6
+    st.sampled_from([np.float32, np.float64]),
+    st.integers(0, 5),
+)
+def test_extreme_sums_of_a_binary_sweep_give_numbers(size, output, dtype, seed):
+    """One unit: B = ∞; V from n down to 0, fields far on the wrong side."""
+    model = wfm.Committee(65)
+    patterns = wfm.random_patterns(model, 13, seed=seed)
+    rng = np.random.default_rng(seed)
+    S = (min(size, float(np.finfo(dtype).max) / 8) * rng.choice([-1.0, 1.0], model.shape)).astype(dtype)
+    g = (output * rng.standard_normal((13, 1))).astype(dtype)
+    found = _core.wfm_binary_amp_sweep(task_of(model, patterns), np.zeros_like(S), g, 0.5, S)
+    assert all(np.isfinite(part).all() for part in (S, g, *found))
 
 
 @pytest.mark.parametrize("size", [0.3, 5.0])

@@ -42,7 +42,7 @@ def check_positive(name: str, value: Any, *, or_zero: bool = False) -> float:
 def check_share(name: str, value: Any, *, open_below: bool = False) -> float:
     """A number in [0, 1), or (0, 1)."""
     number = _finite(value)
-    if not (0.0 < number < 1.0 or (number == 0.0 and not open_below)):
+    if not (np.finfo(float).tiny <= number < 1.0 or (number == 0.0 and not open_below)):
         low = "(0" if open_below else "[0"
         raise ValueError(f"{name} is {value!r}; expected a number in {low}, 1)")
     return number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from flatcore.wfm.models import Committee, checked_model, normalised
 from flatcore.wfm.patterns import Patterns, checked_patterns
 from flatcore.wfm.predictions import errors
 from flatcore.wfm.results import WfmResult
-from flatcore.wfm.solving import Callback, Look, solve
+from flatcore.wfm.solving import Callback, Look, generator_state, restore_generator, solve
 
 Array = NDArray[Any]
 
 _SCHEDULES = ("reinforcement", "pseudo", "scoping")
 _DAMPING = 0.5
+_STEPS = (0.01, 0.003, 0.001)  # of ρ, one after the other where no step is asked for
+_PATIENCE = 200  # sweeps at the end of a schedule after which it has failed
 _SCOPING_REPLICAS = 21.0
 _SETTLED = 1e-3  # change of tanh a, or of g√V, at which a schedule that has ended is over
 _MANY_WEIGHTS = 10_000  # from here on focusing stops short: driven on to ρ = 1, sweeps freeze with a few errors
@@ -69,10 +72,12 @@ def focusing_bp(
     damping
         λ in [0, 1), by default 0.5: share of the old messages. Trees need none; full committees do.
     step
-        Of ρ, by default 0.01; near the capacity (perceptrons at α = 0.7) 0.001 solves more. Of log γ for continuous
-        weights, by default log(6000)/79, 80 values.
+        Of ρ, by default 0.01; where that freezes with errors, the search begins anew with 0.003 and then 0.001, which
+        solve more near the capacity (perceptrons at α = 0.7). Of log γ for continuous weights, by default log(6000)/79,
+        80 values.
     max_sweeps
-        Where the search ends unsolved; by default 1,000, and for continuous weights the values of γ and 80 more.
+        Where the search ends at the latest. Without it, it ends unsolved where the messages have settled at the last ρ
+        or after 200 sweeps there, for continuous weights 80 sweeps beyond the last γ.
     stop
         ``"first"``: at the first weights without errors. ``"end"``: at the end of the schedule, where the messages
         have settled; other solutions, more or less flat.
@@ -83,14 +88,15 @@ def focusing_bp(
     threads
         OpenMP threads; the same number gives the same bits.
     callback
-        Called with a :class:`WfmState` after each sweep (extras: ``rho`` or ``gamma``, ``change``); True stops.
+        Called with a :class:`WfmState` after each sweep (extras: ``rho``, ``step`` or ``gamma``, ``change``); True
+        stops.
     checkpoint
         A file to go on from (docs/wide-flat-minima.md).
 
     Returns
     -------
     WfmResult
-        ``history`` has ``errors``, ``rho`` or ``gamma``, and ``change``, the largest of any message.
+        ``history`` has ``errors``, ``rho`` and its ``step``, or ``gamma``, and ``change``, the largest of any message.
 
     Raises
     ------
@@ -118,9 +124,8 @@ def focusing_bp(
     if not binary and schedule == "pseudo":
         raise ValueError("schedule is 'pseudo'; continuous weights have one schedule, expected 'scoping'")
     damping = _DAMPING if damping is None else check_share("damping", damping)
-    step = _default_step(binary) if step is None else check_share("step", step, open_below=True)
-    steps = 1 + int(np.ceil(np.log(_LAST_COUPLING / _FIRST_COUPLING) / step - 1e-9))
-    most = (1000 if binary else steps + _COUPLINGS) if max_sweeps is None else check_size("max_sweeps", max_sweeps)
+    given = None if step is None else check_share("step", step, open_below=True)
+    most = None if max_sweeps is None else check_size("max_sweeps", max_sweeps)
     check_choice("stop", stop, ("first", "end"))
     if dtype not in (np.float32, np.float64, "float32", "float64") or (
         form == "edge" and np.dtype(dtype) != np.float64
@@ -128,24 +133,25 @@ def focusing_bp(
         raise ValueError(f"dtype is {dtype!r}; expected float64, or float32 for form='amp'")
     rng = stream("learning", seed)
     check_callback(callback, "WfmState")
-    ends = _End(stop == "first", most)
     copies = 1 if checkpoint is None else 2
     with limit_threads(threads):
         search: _Binary | _Continuous
         if binary:
-            state = (
-                BinaryEdges(model, patterns, rng, damping, copies)
-                if form == "edge"
-                else BinaryAmp(model, patterns, rng, damping, dtype)
-            )
-            search = _Binary(model, patterns, state, schedule, step, ends)
+
+            def begin() -> BinaryEdges | BinaryAmp:
+                if form == "edge":
+                    return BinaryEdges(model, patterns, rng, damping, copies)
+                return BinaryAmp(model, patterns, rng, damping, dtype)
+
+            search = _Binary(model, patterns, begin, schedule, _STEPS if given is None else (given,), rng)
         else:
-            search = _Continuous(model, patterns, form, damping, step, ends, rng, dtype, copies)
+            search = _Continuous(model, patterns, form, damping, given, rng, dtype, copies)
+        search.at_first, search.most = stop == "first", most
         settings = {
             "form": form,
             "schedule": schedule if binary else "scoping",
             "damping": damping,
-            "step": step,
+            "steps": search.steps,
             "max_sweeps": most,
             "stop": stop,
             "dtype": np.dtype(dtype).name,
@@ -153,55 +159,63 @@ def focusing_bp(
         return solve(search, model, patterns, settings=settings, seed=seed, callback=callback, checkpoint=checkpoint)
 
 
-class _End:
-    """When a search is over."""
-
-    def __init__(self, at_first: bool, most: int) -> None:
-        self.at_first, self.most = at_first, most
-
-    def reached(self, errors: int, sweeps: int, settled: bool) -> bool:
-        if sweeps >= self.most:
-            return True
-        return errors == 0 if self.at_first else settled
-
-
 class _Binary:
     name = "focusing_bp"
     advice = "use a smaller step, more sweeps or fewer patterns"
+    at_first: bool
+    most: int | None
 
     def __init__(
         self,
         model: Committee,
         patterns: Patterns,
-        state: BinaryEdges | BinaryAmp,
+        begin: Callable[[], BinaryEdges | BinaryAmp],
         schedule: str,
-        step: float,
-        ends: _End,
+        steps: tuple[float, ...],
+        rng: np.random.Generator,
     ) -> None:
-        self.model, self.patterns, self.state, self.ends = model, patterns, state, ends
-        self.schedule, self.step = schedule, step
+        self.model, self.patterns, self.begin, self.rng = model, patterns, begin, rng
+        self.schedule, self.steps = schedule, steps
         self.most_rho = _MOST_RHO if model.num_weights < _MANY_WEIGHTS else _MOST_RHO_LARGE
-        self.field: Array = np.zeros_like(state.sums)
-        self.sweeps = 0
+        self.sweeps = self.tried = self.since = 0  # all sweeps; schedules that failed; sweeps of the present one
+        self.state = begin()
+        self.field: Array = np.zeros_like(self.state.sums)
 
     def advance(self) -> Look:
         """One step of ρ, the field it asks for, one sweep, the errors of the signs."""
         self.sweeps += 1
-        rho = min(self.step * self.sweeps, self.most_rho)
+        self.since += 1
+        step = self.steps[self.tried]
+        rho = min(step * self.since, self.most_rho)
         self.field = next_field(self.schedule, rho, self.state.sums, self.field)
         self.state.sweep(self.field)
         weights = np.where(self.state.sums + self.field < 0, -1, 1).astype(np.int8)
-        found = errors(self.model, weights, self.patterns)
-        settled = rho == self.most_rho and self.state.change < _SETTLED
-        extras = {"rho": rho, "change": float(self.state.change)}
-        return Look(weights, found, extras, self.ends.reached(found, self.sweeps, settled))
+        found, change = errors(self.model, weights, self.patterns), float(self.state.change)
+        at_top = self.since - int(np.ceil(self.most_rho / step - 1e-9))
+        over = at_top >= 0 and (change < _SETTLED or at_top >= _PATIENCE)
+        final = over and (found == 0 or self.tried + 1 == len(self.steps))
+        done = final or self.sweeps == self.most or (self.at_first and found == 0)
+        if over and not done:
+            self._begin_anew()
+        return Look(weights, found, {"rho": rho, "step": step, "change": change}, done)
+
+    def _begin_anew(self) -> None:
+        """Go on to the next schedule, a slower one."""
+        self.tried, self.since = self.tried + 1, 0
+        del self.state  # before the next one takes as much memory
+        self.state = self.begin()
+        self.field = np.zeros_like(self.field)
 
     def arrays(self) -> dict[str, Any]:
-        return {**self.state.arrays(), "field": self.field.copy(), "sweeps": np.array(self.sweeps)}
+        counts = np.array([self.sweeps, self.tried, self.since])
+        own = {"field": self.field.copy(), "counts": counts, "generator": generator_state(self.rng)}
+        return {**self.state.arrays(), **own}
 
     def restore(self, arrays: dict[str, Any]) -> None:
         self.state.restore(arrays)
-        self.field, self.sweeps = arrays["field"].copy(), int(arrays["sweeps"])
+        restore_generator(self.rng, arrays["generator"])
+        self.field = arrays["field"].copy()
+        self.sweeps, self.tried, self.since = (int(count) for count in arrays["counts"])
 
 
 def next_field(schedule: str, rho: float, sums: Array, field: Array) -> Array:
@@ -232,6 +246,8 @@ def _log_two_cosh(x: Array) -> Array:
 class _Continuous:
     name = "focusing_bp"
     advice = "use a smaller step or fewer patterns"
+    at_first: bool
+    most: int | None
 
     def __init__(
         self,
@@ -239,22 +255,27 @@ class _Continuous:
         patterns: Patterns,
         form: str,
         damping: float,
-        step: float,
-        ends: _End,
+        step: float | None,
         rng: np.random.Generator,
         dtype: Any,
         copies: int,
     ) -> None:
-        self.model, self.patterns, self.damping, self.step, self.ends = model, patterns, damping, step, ends
+        self.model, self.patterns, self.damping = model, patterns, damping
+        self.span = float(np.log(_LAST_COUPLING / _FIRST_COUPLING))
+        self.step = self.span / (_COUPLINGS - 1) if step is None else step
         self.state = GaussianEdges(model, patterns, copies) if form == "edge" else GaussianAmp(model, patterns, dtype)
         self.means: Array = _FIRST_MEANS * rng.standard_normal(model.shape)
         self.variances: Array = np.ones(model.n_hidden)
         self.sweeps = 0
 
+    @property
+    def steps(self) -> tuple[float, ...]:
+        """Of log γ."""
+        return (self.step,)
+
     def advance(self) -> Look:
         """One value of γ, one sweep, the weights' law under the field of the other replicas, errors of the means."""
-        most = np.log(_LAST_COUPLING / _FIRST_COUPLING)
-        gamma = min(_FIRST_COUPLING * np.exp(min(self.step * self.sweeps, 2.0 * most)), _LAST_COUPLING)
+        gamma = min(_FIRST_COUPLING * np.exp(min(self.step * self.sweeps, 2.0 * self.span)), _LAST_COUPLING)
         state = self.state
         state.sweep(self.means, self.variances, self.damping if self.sweeps else 0.0)
         self.sweeps += 1
@@ -263,9 +284,9 @@ class _Continuous:
         weights = normalised(self.model, np.where(undecided, 1.0, self.means))
         found = errors(self.model, weights, self.patterns)
         extras = {"gamma": float(gamma), "change": float(state.change)}
-        # One sweep for each γ; what goes on beyond looks for a first solution.
-        ended = gamma >= _LAST_COUPLING * (1.0 - 1e-12)
-        return Look(weights, found, extras, self.ends.reached(found, self.sweeps, ended))
+        at_end = self.sweeps - 1 - int(np.ceil(self.span / self.step - 1e-9))
+        ended = at_end >= (_COUPLINGS if self.at_first else 0) or (self.at_first and found == 0)
+        return Look(weights, found, extras, ended or self.sweeps == self.most)
 
     def arrays(self) -> dict[str, Any]:
         own = {"means": self.means.copy(), "variances": self.variances.copy(), "sweeps": np.array(self.sweeps)}
@@ -286,7 +307,3 @@ def focused_law(fields: Array, precisions: Array, gamma: float) -> tuple[Array, 
     pull = 1.0 / ((cavity + 1.0 / gamma) / (_REPLICAS - 1.0) + 1.0 / gamma)
     variances = 1.0 / (precisions + 1.0 + pull)
     return fields * ((1.0 + pull * cavity) * variances)[:, None], variances
-
-
-def _default_step(binary: bool) -> float:
-    return 0.01 if binary else float(np.log(_LAST_COUPLING / _FIRST_COUPLING) / (_COUPLINGS - 1))

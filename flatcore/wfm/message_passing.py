@@ -89,13 +89,10 @@ class BinaryAmp:
 
     def sweep(self, field: Array) -> None:
         """One sweep with m = tanh(S + f)."""
-        means = np.tanh(self.sums + field, dtype=self.dtype)
-        self.variances = means.shape[1] - np.einsum("ki,ki->k", means, means, dtype=np.float64)
-        fresh, _, self.squares, self.log_partition, self.change = _core.wfm_amp_sweep(
-            self.task, 1.0, means, self.variances, self.outputs, self.damping
+        field = np.ascontiguousarray(field, dtype=self.dtype)
+        self.variances, self.squares, self.log_partition, self.change = _core.wfm_binary_amp_sweep(
+            self.task, field, self.outputs, self.damping, self.sums
         )
-        fresh += self.dtype.type(self.damping) * (self.sums - fresh)
-        self.sums = fresh
 
     def arrays(self) -> dict[str, Any]:
         """Copies of the state."""

@@ -7,32 +7,60 @@ namespace flatcore::bindings {
 
 namespace {
 
-py::tuple bound_amp_sweep(const py::object& task, double c, const py::array& m, const FloatArray& V, py::array g,
+struct BoundSums {
+    py::array_t<double> gamma, square;
+    wfm::AmpSums sums;
+
+    explicit BoundSums(Index units) : gamma(units), square(units) {
+        sums.gamma = gamma.mutable_data();
+        sums.square = square.mutable_data();
+    }
+};
+
+template <class T>
+MatrixView<T> rows_of(py::array& array, Index rows, Index cols, const char* name) {
+    require(array.ndim() == 2 && array.shape(0) == rows && array.shape(1) == cols, name, " have the wrong shape");
+    require((array.flags() & py::array::c_style) != 0, name, " are not contiguous");
+    return mutable_view<T>(array);
+}
+
+py::tuple bound_amp_sweep(const py::object& task, double c, py::array m, const FloatArray& V, py::array g,
                           double damping) {
     const wfm::Task view = task_view(task);
     require(V.ndim() == 1 && V.size() == view.units, "a variance for each unit");
-    require(m.ndim() == 2 && m.shape(0) == view.units && m.shape(1) == view.patterns.inputs && g.ndim() == 2 &&
-                g.shape(0) == view.patterns.patterns && g.shape(1) == view.units,
-            "means or outputs have the wrong shape");
-    py::array_t<double> gamma(view.units), square(view.units);
-    wfm::AmpSums sums;
-    sums.gamma = gamma.mutable_data();
-    sums.square = square.mutable_data();
+    BoundSums bound(view.units);
     py::array S;
     dispatch(m, [&](auto zero) {
         using T = decltype(zero);
         Matrix<T> out(view.units, view.patterns.inputs);
-        const auto means = const_view<T>(m);
-        const auto outputs = mutable_view<T>(g);
+        const MatrixView<T> means = rows_of<T>(m, view.units, view.patterns.inputs, "means");
+        const MatrixView<T> outputs = rows_of<T>(g, view.patterns.patterns, view.units, "outputs");
         const double* const variances = V.data();
         RunControl control = python_control();
         {
             const py::gil_scoped_release release;
-            wfm::amp_sweep<T>(view, c, means, variances, outputs, damping, out.view(), sums, control);
+            wfm::amp_sweep<T>(view, c, means, variances, outputs, damping, out.view(), bound.sums, control);
         }
         S = to_numpy(std::move(out));
     });
-    return py::make_tuple(S, gamma, square, sums.log_partition, sums.change);
+    return py::make_tuple(S, bound.gamma, bound.square, bound.sums.log_partition, bound.sums.change);
+}
+
+py::tuple bound_binary_sweep(const py::object& task, py::array f, py::array g, double damping, py::array S) {
+    const wfm::Task view = task_view(task);
+    BoundSums bound(view.units);
+    py::array_t<double> variances(view.units);
+    dispatch(S, [&](auto zero) {
+        using T = decltype(zero);
+        const MatrixView<T> field = rows_of<T>(f, view.units, view.patterns.inputs, "fields");
+        const MatrixView<T> sums = rows_of<T>(S, view.units, view.patterns.inputs, "sums");
+        const MatrixView<T> outputs = rows_of<T>(g, view.patterns.patterns, view.units, "outputs");
+        double* const V = variances.mutable_data();
+        RunControl control = python_control();
+        const py::gil_scoped_release release;
+        wfm::binary_amp_sweep<T>(view, field, outputs, damping, sums, V, bound.sums, control);
+    });
+    return py::make_tuple(variances, bound.square, bound.sums.log_partition, bound.sums.change);
 }
 
 }  // namespace
@@ -43,6 +71,10 @@ void bind_wfm_amp(py::module_& module) {
         py::arg("damping"),
         "One sweep of approximate message passing, outputs g (P, K) in place: S (K, n), sums (K) of Γ and of g², "
         "the log partition function and the change.");
+    module.def("wfm_binary_amp_sweep", &bound_binary_sweep, py::arg("task"), py::arg("f"), py::arg("g"),
+               py::arg("damping"), py::arg("S"),
+               "The same for binary weights with m = tanh(S + f), outputs g (P, K) and S (K, n) in place: variances "
+               "(K) of the fields, sums (K) of g², the log partition function and the change.");
 }
 
 }  // namespace flatcore::bindings

@@ -8,6 +8,7 @@
 #include "core/simd/functions.inc.hpp"
 #include "core/simd/edges.inc.hpp"
 #include "core/simd/node.inc.hpp"
+#include "core/simd/amp.inc.hpp"
 // clang-format on
 
 constexpr Table all_kernels(const char* name) {
@@ -22,5 +23,7 @@ constexpr Table all_kernels(const char* name) {
             online_kernels(),
             function_kernels(),
             edge_kernels(),
-            node_kernels()};
+            node_kernels(),
+            amp_kernels<float>(),
+            amp_kernels<double>()};
 }

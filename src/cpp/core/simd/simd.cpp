@@ -88,6 +88,14 @@ const SmallChainKernels<double>& small_chain<double>() {
     return table().chain64;
 }
 template <>
+const AmpKernels<float>& amp<float>() {
+    return table().amp32;
+}
+template <>
+const AmpKernels<double>& amp<double>() {
+    return table().amp64;
+}
+template <>
 const CommitteeKernels<float>& committee<float>() {
     return table().committee32;
 }

@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/simd/amp.hpp"
 #include "core/simd/committee.hpp"
 #include "core/simd/edges.hpp"
 #include "core/simd/functions.hpp"
@@ -86,6 +87,8 @@ struct Table {
     FunctionKernels functions;
     EdgeKernels edges;
     NodeKernels node;
+    AmpKernels<float> amp32;
+    AmpKernels<double> amp64;
 };
 
 // The one in use.

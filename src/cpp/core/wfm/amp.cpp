@@ -5,12 +5,13 @@
 #include <vector>
 
 #include "core/parallel.hpp"
+#include "core/simd/simd.hpp"
 
 namespace flatcore::wfm {
 
 namespace {
 
-constexpr Index kOutputsPerThread = 1 << 9;
+constexpr double kEdgesPerOutput = 1500.0;  // products make so many edges in the time of an output
 constexpr double kLeastVariance = 1e-6;
 
 // Outputs of a thread's patterns; ω comes in as Σ ξ m and leaves as sign·g, which goes back to the weights.
@@ -19,31 +20,41 @@ struct Outputs {
     static constexpr Index kLanes = OutputNode::kLanes;
 
     explicit Outputs(const Task& task_)
-        : task(task_), node(task.units, task.activation), gamma(static_cast<std::size_t>(task.units)), square(gamma) {}
+        : task(task_), node(task.units, task.activation), sums(static_cast<std::size_t>(task.units)) {}
+
+    void range(double c, const double* V, MatrixView<T> fields, MatrixView<T> g, double damping, Index first,
+               Index last) {
+        if (task.units == 1) {
+            const simd::AmpUnit unit{c, V[0], damping};
+            simd::amp<T>().outputs(last - first, unit, task.sign + first, fields.data + first, g.data + first, sums[0]);
+            return;
+        }
+        for (Index mu = first; mu < last; mu += kLanes)
+            block(c, V, fields, g, damping, mu, std::min(kLanes, last - mu));
+    }
 
     void block(double c, const double* V, MatrixView<T> fields, MatrixView<T> g, double damping, Index first,
                Index count) {
         for (Index k = 0; k < task.units; ++k) {
-            const double variance = std::max(V[k], kLeastVariance), over = 1.0 / std::sqrt(variance);
+            const double over = 1.0 / std::sqrt(V[k]);
             for (Index lane = 0; lane < count; ++lane) {
                 const double field = c * task.sign[first + lane] * static_cast<double>(fields(first + lane, k));
-                node.z(k, lane) = (field - variance * static_cast<double>(g(first + lane, k))) * over;
+                node.z(k, lane) = (field - V[k] * static_cast<double>(g(first + lane, k))) * over;
             }
         }
         for (Index lane = 0; lane < count; ++lane) node.set_target(lane, task.target[first + lane]);
         node.messages();
         node.slopes();
-        for (Index lane = 0; lane < count; ++lane) log_partition += node.log_partition(lane);
+        for (Index lane = 0; lane < count; ++lane) sums[0].log_partition += node.log_partition(lane);
         for (Index k = 0; k < task.units; ++k) {
-            const double root = std::sqrt(std::max(V[k], kLeastVariance)), over = 1.0 / root;
-            double& gammas = gamma[static_cast<std::size_t>(k)];
-            double& squares = square[static_cast<std::size_t>(k)];
+            const double root = std::sqrt(V[k]), over = 1.0 / root;
+            simd::AmpOutputSums& unit = sums[static_cast<std::size_t>(k)];
             for (Index lane = 0; lane < count; ++lane) {
                 const double old = static_cast<double>(g(first + lane, k)), fresh = node.slope(k, lane) * over;
                 const double kept = fresh + damping * (old - fresh);
-                change = std::max(change, std::fabs(fresh - old) * root);
-                gammas += fresh * (fresh + node.z(k, lane) * over);
-                squares += kept * kept;
+                unit.change = std::max(unit.change, std::fabs(fresh - old) * root);
+                unit.gamma += fresh * (fresh + node.z(k, lane) * over);
+                unit.square += kept * kept;
                 g(first + lane, k) = static_cast<T>(kept);
                 fields(first + lane, k) = static_cast<T>(task.sign[first + lane] * kept);
             }
@@ -52,33 +63,40 @@ struct Outputs {
 
     const Task& task;
     OutputNode node;
-    std::vector<double> gamma, square;
-    double log_partition = 0.0, change = 0.0;
+    std::vector<simd::AmpOutputSums> sums;  // a unit; Σ log Z in the first
 };
 
 template <class T>
-void all_outputs(const Task& task, double c, const double* V, MatrixView<T> fields, MatrixView<T> g, double damping,
-                 AmpSums& sums) {
-    const Index P = task.patterns.patterns;
-    const Index pieces = parallel_pieces(P, std::max<Index>(1, kOutputsPerThread / task.units));
-    std::vector<Outputs<T>> outputs;
-    for (Index p = 0; p < pieces; ++p) outputs.emplace_back(task);
-    parallel_pieces_of(P, pieces, [&](Index piece, Index first, Index last) {
-        Outputs<T>& own = outputs[static_cast<std::size_t>(piece)];
-        for (Index mu = first; mu < last; mu += Outputs<T>::kLanes)
-            own.block(c, V, fields, g, damping, mu, std::min(Outputs<T>::kLanes, last - mu));
-    });
+void add_up(const std::vector<Outputs<T>>& threads, Index units, AmpSums& sums) {
     sums.log_partition = sums.change = 0.0;
-    std::fill_n(sums.gamma, task.units, 0.0);
-    std::fill_n(sums.square, task.units, 0.0);
-    for (const Outputs<T>& own : outputs) {
-        sums.log_partition += own.log_partition;
-        sums.change = std::max(sums.change, own.change);
-        for (Index k = 0; k < task.units; ++k) {
-            sums.gamma[k] += own.gamma[static_cast<std::size_t>(k)];
-            sums.square[k] += own.square[static_cast<std::size_t>(k)];
+    std::fill_n(sums.gamma, units, 0.0);
+    std::fill_n(sums.square, units, 0.0);
+    for (const Outputs<T>& own : threads) {
+        for (Index k = 0; k < units; ++k) {
+            const simd::AmpOutputSums& unit = own.sums[static_cast<std::size_t>(k)];
+            sums.log_partition += unit.log_partition;
+            sums.change = std::max(sums.change, unit.change);
+            sums.gamma[k] += unit.gamma;
+            sums.square[k] += unit.square;
         }
     }
+}
+
+// g in place, and S = Σ_μ x g.
+template <class T>
+void sweep(const Task& task, double c, ConstMatrixView<T> m, const double* V, MatrixView<T> g, double damping,
+           MatrixView<T> S, AmpSums& sums, RunControl& control) {
+    std::vector<double> variance(V, V + task.units);
+    for (double& v : variance) v = std::max(v, kLeastVariance);
+    std::vector<Outputs<T>> threads(static_cast<std::size_t>(max_threads()), Outputs<T>(task));
+    Matrix<T> omega(task.patterns.patterns, task.units);
+    const auto outputs = [&](Index piece, Index first, Index last) {
+        threads[static_cast<std::size_t>(piece)].range(c, variance.data(), omega.view(), g, damping, first, last);
+    };
+    const double edges = kEdgesPerOutput * static_cast<double>(task.units);
+    fields<T>(task.patterns, m, omega.view(), control, {outputs, edges});
+    add_up(threads, task.units, sums);
+    wfm::sums<T>(task.patterns, ConstMatrixView<T>(omega.view()), S, control);
 }
 
 }  // namespace
@@ -86,22 +104,40 @@ void all_outputs(const Task& task, double c, const double* V, MatrixView<T> fiel
 template <class T>
 void amp_sweep(const Task& task, double c, ConstMatrixView<T> m, const double* V, MatrixView<T> g, double damping,
                MatrixView<T> S, AmpSums& sums, RunControl& control) {
-    Matrix<T> omega(task.patterns.patterns, task.units);
-    fields<T>(task.patterns, m, omega.view(), control);
-    all_outputs<T>(task, c, V, omega.view(), g, damping, sums);
-    wfm::sums<T>(task.patterns, ConstMatrixView<T>(omega.view()), S, control);
+    sweep(task, c, m, V, g, damping, S, sums, control);
+    for (Index k = 0; k < task.units; ++k) {
+        const T scale = static_cast<T>(c), pull = static_cast<T>(c * c * sums.gamma[k]);
+        const T* const mean = &m(k, 0);
+        T* const row = &S(k, 0);
+        for (Index i = 0; i < m.cols; ++i) row[i] = scale * row[i] + pull * mean[i];
+    }
+}
+
+template <class T>
+void binary_amp_sweep(const Task& task, ConstMatrixView<T> f, MatrixView<T> g, double damping, MatrixView<T> S,
+                      double* V, AmpSums& sums, RunControl& control) {
     const Index n = task.patterns.inputs;
-    parallel_ranges(task.units, std::max<Index>(1, kEntriesPerThread / n), [&](Index first, Index last) {
-        for (Index k = first; k < last; ++k) {
-            const T scale = static_cast<T>(c), pull = static_cast<T>(c * c * sums.gamma[k]);
-            for (Index i = 0; i < n; ++i) S(k, i) = scale * S(k, i) + pull * m(k, i);
+    Matrix<T> m(task.units, n), fresh(task.units, n);
+    for (Index k = 0; k < task.units; ++k) V[k] = simd::amp<T>().means(n, &S(k, 0), &f(k, 0), m.data() + k * n);
+    sweep<T>(task, 1.0, m.view(), V, g, damping, fresh.view(), sums, control);
+    for (Index k = 0; k < task.units; ++k) {
+        const T pull = static_cast<T>(sums.gamma[k]), keep = static_cast<T>(damping);
+        const T *const mean = m.data() + k * n, *const sum = fresh.data() + k * n;
+        T* const row = &S(k, 0);
+        for (Index i = 0; i < n; ++i) {
+            const T next = sum[i] + pull * mean[i];
+            row[i] = next + keep * (row[i] - next);
         }
-    });
+    }
 }
 
 template void amp_sweep<float>(const Task&, double, ConstMatrixView<float>, const double*, MatrixView<float>, double,
                                MatrixView<float>, AmpSums&, RunControl&);
 template void amp_sweep<double>(const Task&, double, ConstMatrixView<double>, const double*, MatrixView<double>, double,
                                 MatrixView<double>, AmpSums&, RunControl&);
+template void binary_amp_sweep<float>(const Task&, ConstMatrixView<float>, MatrixView<float>, double, MatrixView<float>,
+                                      double*, AmpSums&, RunControl&);
+template void binary_amp_sweep<double>(const Task&, ConstMatrixView<double>, MatrixView<double>, double,
+                                       MatrixView<double>, double*, AmpSums&, RunControl&);
 
 }  // namespace flatcore::wfm

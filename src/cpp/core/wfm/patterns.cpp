@@ -18,7 +18,7 @@ constexpr Index kTileGroups = 4;    // lines that stay in the first cache for al
 constexpr Index kSumGroups = 16;    // a chunk of sums: 256 patterns; more streams are slower from memory
 constexpr Index kBlock = simd::kTurnedWords * kWord;    // inputs turned together
 constexpr Index kCountWords = 128, kCountVectors = 64;  // a chunk of counts: 8 kB of lines, 32 kB of weights
-constexpr Index kEdgesPerThread = Index{1} << 19;       // a few microseconds
+constexpr Index kEdgesPerThread = Index{1} << 18;       // a few microseconds
 constexpr double kEdgesPerPiece = 5e8;                  // between checkpoints: 0.1 s for the slowest set
 constexpr Index kBytesPerThread = Index{1} << 18;       // packed or unpacked
 
@@ -203,17 +203,21 @@ void sums_of_blocks(const Patterns& patterns, const Matrix<T>& tables, Index fro
 }  // namespace
 
 template <class T>
-void fields(const Patterns& patterns, ConstMatrixView<T> m, MatrixView<T> omega, RunControl& control) {
+void fields(const Patterns& patterns, ConstMatrixView<T> m, MatrixView<T> omega, RunControl& control,
+            const WithFields& then) {
     check_units(patterns, m.rows, m.cols);
     const auto& kernels = simd::committee<T>();
     const Index units = m.rows, n = patterns.inputs;
     Matrix<T> tables(units, patterns.words() * kernels.word_tables);
     for (Index k = 0; k < units; ++k)
         kernels.tabulate_inputs(n, m.data + k * m.row_stride, m.col_stride, tables.data() + k * tables.cols());
-    const double edges = static_cast<double>(kGroup * n * units);
+    const double edges = static_cast<double>(kGroup) * (static_cast<double>(n * units) + then.edges);
     pieces(patterns.groups(), edges, 1, control, [&](Index from, Index to) {
-        parallel_ranges(to - from, grain_of(edges), [&](Index first, Index last) {
+        const Index cut = parallel_pieces(to - from, grain_of(edges));
+        parallel_pieces_of(to - from, cut, [&](Index piece, Index first, Index last) {
             fields_of_groups(patterns, tables, from + first, from + last, omega);
+            if (then.call)
+                then.call(piece, (from + first) * kGroup, std::min(patterns.patterns, (from + last) * kGroup));
         });
     });
 }
@@ -327,8 +331,9 @@ void binary_errors(const Patterns& patterns, Index machines, Index units, const 
         for (Index b = 0; b < machines; ++b) errors[b] += wrong[static_cast<std::size_t>(piece * machines + b)];
 }
 
-template void fields<float>(const Patterns&, ConstMatrixView<float>, MatrixView<float>, RunControl&);
-template void fields<double>(const Patterns&, ConstMatrixView<double>, MatrixView<double>, RunControl&);
+template void fields<float>(const Patterns&, ConstMatrixView<float>, MatrixView<float>, RunControl&, const WithFields&);
+template void fields<double>(const Patterns&, ConstMatrixView<double>, MatrixView<double>, RunControl&,
+                             const WithFields&);
 template void sums<float>(const Patterns&, ConstMatrixView<float>, MatrixView<float>, RunControl&);
 template void sums<double>(const Patterns&, ConstMatrixView<double>, MatrixView<double>, RunControl&);
 

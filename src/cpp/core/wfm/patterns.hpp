@@ -19,6 +19,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "core/run_control.hpp"
 #include "core/views.hpp"
@@ -58,9 +59,18 @@ void rows(const Patterns& patterns, std::uint32_t* out);
 // The words of ±1 entries (rows × n): rows × C.
 void pack_signs(Index rows, Index inputs, const std::int8_t* signs, std::uint32_t* words);
 
+// What is done with fields while they are in a thread's cache: call(piece, first, last) on the thread that has made
+// those of the patterns first … last − 1, pieces numbered below max_threads(). A pattern costs as much as `edges`
+// edges.
+struct WithFields {
+    std::function<void(Index piece, Index first, Index last)> call;
+    double edges = 0.0;
+};
+
 // m: K × n row-major. ω: P × K.
 template <class T>
-void fields(const Patterns& patterns, ConstMatrixView<T> m, MatrixView<T> omega, RunControl& control);
+void fields(const Patterns& patterns, ConstMatrixView<T> m, MatrixView<T> omega, RunControl& control,
+            const WithFields& then = {});
 
 // g: P × K row-major. S: K × n.
 template <class T>
