@@ -301,29 +301,30 @@ def test_a_callback_stops(name):
     assert set(seen[0].extras) == set(result.history) - {"errors"}
 
 
-def learn_for_long(model, e):
+def long_epoch(model):
+    e = Examples(model, wfm.random_patterns(model, 2000))
     H = random_weights(model, np.random.default_rng(0)).astype(np.int32)
-    _core.wfm_least_action(e.rows, e.labels, False, np.tile(np.arange(2000), 20_000), H)
+    order = np.tile(np.arange(2000), 20_000)
+    return lambda rows=e.rows: _core.wfm_least_action(rows, e.labels, False, order, H)
 
 
-def learn_one_huge_batch(model, e):
-    """Each replica's batch is the whole epoch, of 40,000 patterns."""
+def one_huge_batch(model):
+    """Each replica's batch is the whole epoch."""
     e = Examples(model, wfm.random_patterns(model, 40_000))
     orders = np.tile(np.arange(40_000), (151, 1))
     H = np.repeat(random_weights(model, np.random.default_rng(0))[None], 151, axis=0)
-    _core.wfm_replicated(e.rows, e.labels, False, orders, 40_000, 0.75, 0.1, H)
+    return lambda rows=e.rows: _core.wfm_replicated(rows, e.labels, False, orders, 40_000, 0.75, 0.1, H)
 
 
-@pytest.mark.parametrize("work", [learn_for_long, learn_one_huge_batch])
+@pytest.mark.parametrize("work", [long_epoch, one_huge_batch])
 def test_ctrl_c_reaches_a_kernel(work):
     """Some seconds of work, interrupted after a fifth: it ends within a second even on a busy machine."""
-    model = wfm.Committee(1001, 7, "full")
-    e = Examples(model, wfm.random_patterns(model, 2000))
+    learn = work(wfm.Committee(1001, 7, "full"))
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     start = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        work(model, e)
+        learn()
     assert time.perf_counter() - start < 1.5
 
 
