@@ -120,16 +120,16 @@ def check_count(name: str, value: Any, low: int = 1, high: int | None = None) ->
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     """One of the strings `choices`."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         expected = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name} is {value!r}; expected one of {expected}")
     return str(value)
 
 
-def check_callback(callback: Any) -> None:
+def check_callback(callback: Any, state: str = "SolverState") -> None:
     """Refuse what cannot be called before any work is done."""
     if callback is not None and not callable(callback):
-        raise ValueError(f"callback is {callback!r}; expected a function of a SolverState, or None")
+        raise ValueError(f"callback is {callback!r}; expected a function of a {state}, or None")
 
 
 def asks_to_stop(answer: Any) -> bool:

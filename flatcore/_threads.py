@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from flatcore import _core
 from flatcore._checks import check_count
 
+_MOST_THREADS = 1 << 16
+
 
 @contextmanager
 def limit_threads(threads: int | None) -> Iterator[None]:
@@ -16,7 +18,8 @@ def limit_threads(threads: int | None) -> Iterator[None]:
     if threads is None:
         yield
         return
-    check_count("threads", threads)
+    if check_count("threads", threads) > _MOST_THREADS:
+        raise ValueError(f"threads is {threads}; expected at most {_MOST_THREADS}")
     before, blas_before = _core.max_threads(), _core.get_blas_threads()
     try:
         _core.set_threads(threads)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import flatcore as fc
+from flatcore.wfm import message_passing
 
 wfm = fc.wfm
 
@@ -178,7 +179,7 @@ def test_a_run_interrupted_in_its_second_schedule_goes_on_to_the_same_bits(tmp_p
         ({"dtype": np.float16}, "expected float64, or float32 for form='amp'"),
         ({"dtype": np.float32, "form": "edge"}, "expected float64, or float32 for form='amp'"),
         ({"seed": -1}, "seed is -1; expected at least 0"),
-        ({"callback": 3}, "callback is 3"),
+        ({"callback": 3}, "callback is 3; expected a function of a WfmState"),
     ],
 )
 def test_arguments_that_mean_nothing_are_refused(options, message):
@@ -192,6 +193,69 @@ def test_messages_that_do_not_fit_are_told_before(monkeypatch):
     model = wfm.Committee(3001)
     with pytest.raises(MemoryError, match=r"messages of all edges \(form='amp' needs far less\) needs 0.1 GB"):
         wfm.focusing_bp(model, wfm.random_patterns(model, 6000), form="edge")
+
+
+def test_a_checkpoint_needs_room_for_a_copy(monkeypatch, tmp_path):
+    monkeypatch.setattr("flatcore._memory.available_memory", lambda root="/": 10**8)
+    model = wfm.Committee(3001)
+    patterns = wfm.random_patterns(model, 3000)  # 0.07 GB of messages
+    wfm.focusing_bp(model, patterns, form="edge", max_sweeps=1)
+    with pytest.raises(MemoryError, match="messages of all edges"):
+        wfm.focusing_bp(model, patterns, form="edge", max_sweeps=1, checkpoint=tmp_path / "run.npz")
+
+
+@pytest.mark.parametrize("form", ["edge", "amp"])
+@pytest.mark.parametrize("weights", ["binary", "continuous"])
+def test_an_interrupted_sweep_goes_on_to_the_same_bits(tmp_path, monkeypatch, form, weights):
+    """Ctrl-C within a sweep, which has changed the messages in place."""
+    model = wfm.Committee(99, 3, "tree", weights)
+    patterns = wfm.random_patterns(model, 40, seed=6)
+    options = {"form": form, "stop": "end", "threads": 1, "max_sweeps": 30}
+    whole = wfm.focusing_bp(model, patterns, **options)
+    kind = {
+        "binary": {"edge": message_passing.BinaryEdges, "amp": message_passing.BinaryAmp},
+        "continuous": {"edge": message_passing.GaussianEdges, "amp": message_passing.GaussianAmp},
+    }[weights][form]
+    sweep, calls = kind.sweep, []
+
+    def interrupted(self, *given):
+        sweep(self, *given)
+        calls.append(None)
+        if len(calls) == 12:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "run.npz"
+    monkeypatch.setattr(kind, "sweep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        wfm.focusing_bp(model, patterns, **options, checkpoint=path)
+    resumed = wfm.focusing_bp(model, patterns, **options, checkpoint=path)
+    np.testing.assert_array_equal(resumed.weights, whole.weights)
+    for name, values in whole.history.items():
+        np.testing.assert_array_equal(resumed.history[name], values)
+
+
+@pytest.mark.parametrize("schedule", ["pseudo", "scoping"])
+def test_other_schedules_solve_in_single_precision(schedule):
+    model = wfm.Committee(1001)
+    options = {"form": "amp", "dtype": "float32", "schedule": schedule}
+    assert solved(model, 0.4, range(3), **options) >= 2
+
+
+@pytest.mark.parametrize(("model", "load"), [(wfm.Committee(501), 0.5), (wfm.Committee(303, 3), 0.3)], ids=str)
+def test_solutions_of_edges_and_of_amp_are_equally_flat(model, load):
+    means, squares = [], []
+    for form in ("edge", "amp"):
+        energies = []
+        for seed in range(12):
+            patterns = wfm.random_patterns(model, int(load * model.num_weights), seed=seed)
+            result = wfm.focusing_bp(model, patterns, form=form, seed=seed)
+            if result.errors == 0:
+                e = wfm.local_energy(model, result.weights, patterns, scale=[0.05, 0.1, 0.2], samples=50)
+                energies.append(e.values)
+        assert len(energies) >= 10
+        means.append(np.mean(energies, axis=0))
+        squares.append(np.var(energies, axis=0, ddof=1) / len(energies))
+    assert (np.abs(means[0] - means[1]) < 3 * np.sqrt(squares[0] + squares[1])).all()
 
 
 def test_contradicting_patterns_are_a_status():

@@ -158,3 +158,17 @@ def test_the_volume_of_continuous_solutions_is_that_sampled():
     found = wfm.local_entropy(model, np.ones(21), patterns, fields=[0.0])
     # Sampling has an error of 1e-4 in ln(share)/N; the Bethe free entropy is off by 0.004 at most at this size.
     assert found.free_entropy[0] == pytest.approx(np.log(share) / 21, abs=5e-3)
+
+
+@pytest.mark.parametrize("form", ["edge", "amp"])
+def test_where_nothing_solves_the_entropy_does_not_pretend(form):
+    """Far beyond the capacity, and with both labels of every pattern."""
+    model = wfm.Committee(51)
+    inputs = np.repeat(wfm.random_patterns(model, 10).inputs, 2, axis=0)
+    for patterns in (wfm.random_patterns(model, 204), (inputs, np.tile([1, -1], 10))):
+        found = wfm.local_entropy(model, np.ones(51), patterns, distances=[0.05, 0.2, 0.45], form=form)
+        assert not found.converged.any()
+        low = found.entropy < -np.log(2)
+        assert np.isneginf(found.entropy[low]).all()
+    if form == "edge":
+        assert low.all()

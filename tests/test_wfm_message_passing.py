@@ -153,6 +153,33 @@ def test_a_sweep_on_edges_of_continuous_weights_is_the_equations(model, size):
         np.testing.assert_allclose(found, right, rtol=1e-10, atol=1e-10)
 
 
+@given(
+    st.sampled_from([wfm.Committee(m.n_inputs, m.n_hidden, m.kind, "continuous", m.activation) for m in MODELS]),
+    st.sampled_from([0.0, 1e-300, 1.0, 30.0]),
+    st.sampled_from([0.0, 1e-9, 1.0, 30.0, 1e4]),
+    st.sampled_from([0.0, 1e-300, 1e-12, 1.0]),
+    st.integers(0, 5),
+)
+def test_extreme_fields_of_continuous_weights_give_numbers(model, g_size, mean_size, variance, seed):
+    """Messages up to 30, V → 0, and of one unit, whose sign is certain (B = ∞), fields far in either tail."""
+    patterns = wfm.random_patterns(model, 7, seed=seed)
+    rng = np.random.default_rng(seed)
+    g = g_size * rng.choice([-1.0, 1.0], (7, *model.shape))
+    mean, s = mean_size * rng.choice([-1.0, 1.0], model.shape), np.full(model.n_hidden, variance)
+    messages, gamma = padded(g), np.full((7, model.n_hidden), g_size)
+    H, G, change = _core.wfm_gaussian_sweep(task_of(model, patterns), messages, gamma, mean, s, 0.3)
+    for part in (messages, gamma, H, G):
+        assert np.isfinite(part).all()
+    assert 0.0 <= change < np.inf
+    # The reference subtracts exponents of size z²/2; compared as far as it is right to three digits.
+    z = np.sqrt(model.fan_in) * (mean_size + g_size) / np.sqrt(max(variance, reference.LEAST_VARIANCE))
+    tolerance = 1e-9 + 4e-16 * z**2
+    if tolerance < 1e-3:
+        expected = reference.gaussian_sweep(model, patterns, g, np.full_like(gamma, g_size), mean, s, 0.3)[0]
+        atol = tolerance * (1.0 + np.abs(expected).max())
+        np.testing.assert_allclose(messages[..., : model.fan_in], expected, rtol=tolerance, atol=atol)
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_change_sums_by_rounding_alone_and_repeat_their_bits(threads):
     model = wfm.Committee(999, 9)
@@ -222,32 +249,74 @@ def log_probability_of_being_right(model, z):
         for k in range(z.shape[1]):
             even, odd = np.logaddexp(even + up[:, k], odd + down[:, k]), np.logaddexp(odd + up[:, k], even + down[:, k])
         return even
+    return scipy.special.logsumexp(law_of_the_count(z)[:, z.shape[1] // 2 + 1 :], axis=1)
+
+
+def law_of_the_count(z):
+    """log P(c of K signs are positive): (P, K + 1)."""
+    up, down = scipy.special.log_ndtr(z), scipy.special.log_ndtr(-z)
     law = np.full((len(z), z.shape[1] + 1), -np.inf)
     law[:, 0] = 0.0
     for k in range(z.shape[1]):
         more = np.concatenate([np.full((len(z), 1), -np.inf), law[:, :-1] + up[:, k : k + 1]], axis=1)
         law = np.logaddexp(law + down[:, k : k + 1], more)
-    return scipy.special.logsumexp(law[:, z.shape[1] // 2 + 1 :], axis=1)
+    return law
 
 
-@pytest.mark.parametrize("model", [wfm.Committee(135, 45), wfm.Committee(603, 201, activation="parity")], ids=str)
-def test_many_hidden_units_keep_the_probability_of_being_right(model):
+FIELDS = {
+    "ordinary": lambda rng, K: rng.standard_normal(K),
+    "hardly right": lambda rng, K: -rng.uniform(1, 4, K),
+    "wrong": lambda rng, K: -rng.uniform(5, 30, K),
+    "all -30": lambda rng, K: np.full(K, -30.0),
+    "all 30": lambda rng, K: np.full(K, 30.0),
+    "one short": lambda rng, K: np.where(np.arange(K) < K // 2, 30.0, -30.0),
+    "a third right": lambda rng, K: np.where(np.arange(K) < K // 3, 30.0, -rng.uniform(0, 30, K)),
+    "far outside": lambda rng, K: 1e6 * rng.standard_normal(K) - 1e5,
+}
+
+
+@pytest.mark.parametrize("fields", FIELDS)
+@pytest.mark.parametrize("units", [3, 5, 7, 21, 45, 47, 101, 301])
+def test_majorities_of_any_size_are_exact_in_both_tails(units, fields):
+    """One input a unit, so that the fields z are given: log Z and its slopes against convolutions of logarithms."""
+    z = FIELDS[fields](np.random.default_rng(units), units)
+    model = wfm.Committee(units, units, weights="continuous")
+    g = np.zeros((1, units))
+    ones = wfm.Patterns.from_arrays(model, np.ones((1, units)), [1])
+    log_z = _core.wfm_amp_sweep(task_of(model, ones), 1.0, z[:, None].copy(), np.ones(units), g, 0.0)[3]
+    # Where being right is certain, log Z is the rounding of 1; the reference rounds at K·eps of each logarithm.
+    assert log_z == pytest.approx(log_probability_of_being_right(model, z[None])[0], rel=1e-12, abs=units * 1e-15)
+    some = range(0, units, max(1, units // 4))
+    odds = np.array([log_odds_of_others(np.delete(z, k)) for k in some])
+    odds = np.clip(odds, -60, 60)
+    slope, _ = reference.response(z[list(some)], 1.0, -np.logaddexp(0, -odds), -np.logaddexp(0, odds))
+    # Odds carry the rounding of the logarithms, up to 450·eps where probabilities are as small as e^-450; the
+    # difference p₊ − p₋ of probabilities that round to the same number is zero.
+    np.testing.assert_allclose(g[0, list(some)], slope, rtol=1e-10, atol=1e-13)
+
+
+def log_odds_of_others(z):
+    """log P(at least half of an even number are positive)/P(more than half are)."""
+    half, law = len(z) // 2, law_of_the_count(z[None])[0]
+    return scipy.special.logsumexp(law[half:]) - scipy.special.logsumexp(law[half + 1 :])
+
+
+def test_a_parity_of_many_units_keeps_the_probability_of_being_right():
+    model = wfm.Committee(603, 201, activation="parity")
     patterns = wfm.random_patterns(model, 8, seed=3)
     m = np.tanh(np.random.default_rng(1).standard_normal(model.shape))
     V = (1.0 - m**2).sum(axis=1)
     log_z = _core.wfm_amp_sweep(task_of(model, patterns), 1.0, m, V, np.zeros((8, model.n_hidden)), 0.0)[3]
     seen = (patterns.inputs * patterns.labels[:, None]).reshape(8, *model.shape)
     exact = log_probability_of_being_right(model, np.einsum("pki,ki->pk", seen, m) / np.sqrt(V)).sum()
-    # The floor on probabilities is below 1e-10 in all of them; sums of K logarithms round at K·eps.
-    assert log_z == pytest.approx(exact, rel=1e-9, abs=1e-9)
+    assert log_z == pytest.approx(exact, rel=1e-12, abs=1e-12)
 
 
-def test_majorities_of_more_units_are_refused():
-    model = wfm.Committee(141, 47)
-    patterns = wfm.random_patterns(model, 8)
-    for call in (wfm.focusing_bp, lambda *given: wfm.local_entropy(given[0], np.ones((47, 3)), given[1])):
-        with pytest.raises(ValueError, match="n_hidden is 47; message passing through a majority expects at most 45"):
-            call(model, patterns)
+def test_a_majority_of_many_units_is_learned():
+    model = wfm.Committee(101 * 9, 101)
+    patterns = wfm.random_patterns(model, 90, seed=1)
+    assert wfm.focusing_bp(model, patterns).errors == 0
+    assert wfm.focusing_bp(model, patterns, form="amp").errors == 0
 
 
 def test_outputs_of_other_patterns_are_refused():

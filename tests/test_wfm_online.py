@@ -80,6 +80,16 @@ def test_an_epoch_of_the_perturbed_gradient(shape, delta):
     np.testing.assert_allclose(w, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("a", [[-1e160, 3.0, -1e300], [1e200, -1e200, 0.0], [-1.7e308] * 5])
+def test_slopes_are_numbers_for_all_numbers(a):
+    a = np.array(a)
+    model = wfm.Committee(len(a), len(a), weights="continuous")
+    e = Examples(model, wfm.Patterns.from_arrays(model, np.ones((1, len(a))), [1]))
+    w = a[:, None].copy()
+    _core.wfm_perturbed(e.rows, e.labels, np.zeros(1, dtype=np.int64), 1.0, 1e-3, w)
+    assert np.isfinite(w).all()
+
+
 @given(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=7).filter(lambda a: len(a) % 2 == 1), st.floats(1e-3, 1e3))
 def test_slopes_in_the_tails_are_those_of_the_logarithm(a, size):
     """One pattern whose units have the fields a: one step moves unit k by the slope at a_k, however extreme."""
@@ -197,6 +207,62 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(name, last, tmp_path):
     assert again.sweeps == whole.sweeps
 
 
+def full_disk(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_is_told_once_and_does_not_end_the_run(tmp_path, monkeypatch):
+    solver, model, patterns, options = small("least_action")
+    whole = solver(model, patterns, **options)
+    monkeypatch.setattr(solving, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr(solving, "write_npz_atomic", full_disk)
+    with pytest.warns(UserWarning, match="could not be written: .*No space left") as told:
+        result = solver(model, patterns, checkpoint=tmp_path / "run.npz", **options)
+    assert len(told) == 1
+    np.testing.assert_array_equal(result.weights, whole.weights)
+    with pytest.warns(UserWarning, match="No space left"):
+        stopped = solver(model, patterns, callback=lambda _: True, checkpoint=tmp_path / "run.npz", **options)
+    assert stopped.status == "stopped"
+
+
+def test_an_interruption_says_that_nothing_was_written(tmp_path, monkeypatch):
+    solver, model, patterns, options = small("least_action")
+    monkeypatch.setattr(solving, "write_npz_atomic", full_disk)
+
+    def interrupt(state):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        solver(model, patterns, callback=interrupt, checkpoint=tmp_path / "run.npz", **options)
+    assert "No space left" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("share", [1e9, 0.0])  # of the time for copies: one before every epoch, or the first alone
+@pytest.mark.parametrize("name", SMALL)
+def test_an_interrupted_epoch_goes_on_to_the_same_bits(name, share, tmp_path, monkeypatch):
+    """The sixth epoch is interrupted when its state has changed; the run goes on from a look before it."""
+    solver, model, patterns, options = small(name)
+    whole = solver(model, patterns, seed=3, **options)
+    monkeypatch.setattr(solving, "_COPYING", share)
+    place, calls, count = tmp_path / "run.npz", [], Examples.errors
+
+    def interrupted(self, weights):
+        calls.append(None)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return count(self, weights)
+
+    monkeypatch.setattr(Examples, "errors", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        solver(model, patterns, seed=3, checkpoint=place, **options)
+    assert place.exists()
+    again = solver(model, patterns, seed=3, checkpoint=place, **options)
+    assert len(calls) == 6 + (4 if share else 8)
+    np.testing.assert_array_equal(again.weights, whole.weights)
+    for key, values in whole.history.items():
+        np.testing.assert_array_equal(again.history[key], values)
+
+
 def test_long_histories_cost_no_more_with_a_checkpoint(tmp_path, monkeypatch):
     """The history becomes text when a checkpoint is written, not at every look."""
     made = []
@@ -235,18 +301,49 @@ def test_a_callback_stops(name):
     assert set(seen[0].extras) == set(result.history) - {"errors"}
 
 
-def test_ctrl_c_reaches_a_kernel():
-    """An epoch of some seconds, interrupted after a fifth: it ends within a second even on a busy machine."""
-    model = wfm.Committee(1001, 7, "full")
+def long_epoch(model):
     e = Examples(model, wfm.random_patterns(model, 2000))
     H = random_weights(model, np.random.default_rng(0)).astype(np.int32)
     order = np.tile(np.arange(2000), 20_000)
+    return lambda rows=e.rows: _core.wfm_least_action(rows, e.labels, False, order, H)
+
+
+def one_huge_batch(model):
+    """Each replica's batch is the whole epoch."""
+    e = Examples(model, wfm.random_patterns(model, 40_000))
+    orders = np.tile(np.arange(40_000), (151, 1))
+    H = np.repeat(random_weights(model, np.random.default_rng(0))[None], 151, axis=0)
+    return lambda rows=e.rows: _core.wfm_replicated(rows, e.labels, False, orders, 40_000, 0.75, 0.1, H)
+
+
+@pytest.mark.parametrize("work", [long_epoch, one_huge_batch])
+def test_ctrl_c_reaches_a_kernel(work):
+    """Some seconds of work, interrupted after a fifth: it ends within a second even on a busy machine."""
+    learn = work(wfm.Committee(1001, 7, "full"))
     timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     start = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        _core.wfm_least_action(e.rows, e.labels, False, order, H)
+        learn()
     assert time.perf_counter() - start < 1.5
+
+
+def test_replicas_and_local_energy_share_their_work_to_the_same_bits():
+    """Large enough for a second thread to have a part of it."""
+    model = wfm.Committee(3003, 3)
+    patterns, teacher = wfm.teacher_patterns(model, 900)
+    one, two = (wfm.replicated_sgd(model, patterns, batch=100, max_epochs=3, threads=threads) for threads in (1, 2))
+    np.testing.assert_array_equal(one.weights, two.weights)
+    for name, values in one.history.items():
+        np.testing.assert_array_equal(values, two.history[name])
+    smooth = wfm.Committee(3003, 3, weights="continuous")
+    for machine in (model, smooth):
+        first, second = (
+            wfm.local_energy(machine, teacher, patterns, scale=[0.1, 0.2], samples=20, threads=threads)
+            for threads in (1, 2)
+        )
+        np.testing.assert_array_equal(first.values, second.values)
+        np.testing.assert_array_equal(first.stderr, second.stderr)
 
 
 @pytest.mark.parametrize("name", SMALL)

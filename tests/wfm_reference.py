@@ -43,9 +43,9 @@ def log_odds(model, log_rise, log_fall, target):
 
 
 def node(model, z, target):
-    """log p₊, log p₋ (P, K), normalised, and log Z (P,); what units say is clamped, where there are several."""
-    floor = -np.inf if model.n_hidden == 1 else -2 * MOST_FIELD
-    rise, fall = np.maximum(log_ndtr(z), floor), np.maximum(log_ndtr(-z), floor)
+    """log p₊, log p₋ (P, K), normalised, and log Z (P,); the odds are clamped, where there are several units."""
+    least = np.log(1e-300) if model.activation == "parity" and model.n_hidden > 1 else -np.inf
+    rise, fall = np.maximum(log_ndtr(z), least), np.maximum(log_ndtr(-z), least)
     shape = (len(z), model.n_hidden, 2)
     messages, log_z = np.empty(shape), np.empty(len(z))
     for mu in range(len(z)):
@@ -106,7 +106,7 @@ def gaussian_sweep(model, patterns, g, gamma, mean, s, damping):
     x, target = absorbed(model, patterns)
     xi = x / np.sqrt(model.fan_in)
     cavity = mean - xi * g * s[:, None]
-    omega, V = (xi * cavity).sum(axis=2), np.broadcast_to(s, gamma.shape)
+    omega, V = (xi * cavity).sum(axis=2), np.maximum(np.broadcast_to(s, gamma.shape), LEAST_VARIANCE)
     log_plus, log_minus, _ = node(model, omega / np.sqrt(V), target)
     part = np.maximum(V[..., None] - xi**2 * s[:, None], LEAST_VARIANCE)
     fresh, _ = response(omega[..., None] - xi * cavity, part, log_plus[..., None], log_minus[..., None])

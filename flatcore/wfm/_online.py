@@ -9,11 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatcore import _core
-from flatcore._checks import check_count
+from flatcore._atomic import PathLike
+from flatcore._checks import check_callback
+from flatcore._threads import limit_threads
+from flatcore.wfm._arguments import check_size, stream
 from flatcore.wfm.models import Committee, normalised
-from flatcore.wfm.patterns import Patterns, rows_of, sign_words
+from flatcore.wfm.patterns import Patterns, random_weights, rows_of, sign_words
 from flatcore.wfm.predictions import binary_errors
-from flatcore.wfm.solving import Look, generator_state, restore_generator
+from flatcore.wfm.results import WfmResult
+from flatcore.wfm.solving import Callback, Look, generator_state, restore_generator, solve
 
 Array = NDArray[Any]
 
@@ -45,16 +49,22 @@ class Examples:
 class EpochSearch:
     """A search that looks at the errors after every epoch, which learns all patterns in a fresh random order.
 
-    Subclasses have the machine's ``weights``, real or hidden, and make an epoch. It ends without errors, or after
-    `max_epochs`.
+    Subclasses have the machine's ``weights``, real or hidden, make an epoch, and name their settings, which become
+    attributes. It ends without errors, or after ``max_epochs``.
     """
 
     name: str
     advice: str
+    max_epochs: int
 
-    def __init__(self, examples: Examples, weights: Array, rng: np.random.Generator, max_epochs: int) -> None:
-        self.examples, self.weights, self.rng = examples, weights, rng
-        self.max_epochs, self.sweeps = max_epochs, 0
+    def __init__(self, examples: Examples, rng: np.random.Generator, settings: dict[str, Any]) -> None:
+        self.examples, self.rng, self.sweeps = examples, rng, 0
+        vars(self).update(settings)
+        self.weights = self.first_weights()
+
+    def first_weights(self) -> Array:
+        """Random weights of the machine."""
+        return random_weights(self.examples.model, self.rng)
 
     def epoch(self, order: NDArray[np.int64]) -> dict[str, float]:
         """Learn the patterns in that order; numbers for the history."""
@@ -94,16 +104,25 @@ def check_continuous(model: Committee, solver: str) -> None:
         raise ValueError(f"model has {model.weights} weights; {solver} expects continuous ones")
 
 
-def check_positive(name: str, value: Any, below: float = float("inf")) -> float:
-    """A finite number > 0, and < `below`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise ValueError(f"{name} is {value!r}; expected a positive number")
-    if not 0.0 < value < below or value == float("inf"):
-        bound = "" if below == float("inf") else f" below {below:g}"
-        raise ValueError(f"{name} is {value!r}; expected a positive number{bound}")
-    return float(value)
-
-
 def checked_epochs(max_epochs: int | None, default: int) -> int:
     """`max_epochs`, or the solver's default."""
-    return default if max_epochs is None else check_count("max_epochs", max_epochs)
+    return default if max_epochs is None else check_size("max_epochs", max_epochs)
+
+
+def learn(
+    kind: type[EpochSearch],
+    model: Committee,
+    patterns: Patterns,
+    settings: dict[str, Any],
+    *,
+    seed: int,
+    threads: int | None,
+    callback: Callback | None,
+    checkpoint: PathLike | None,
+) -> WfmResult:
+    """Run a search of that kind to its end; `settings` are all arguments that its course depends on."""
+    rng = stream("learning", seed)
+    check_callback(callback, "WfmState")
+    with limit_threads(threads):
+        search = kind(Examples(model, patterns), rng, settings)
+        return solve(search, model, patterns, settings=settings, seed=seed, callback=callback, checkpoint=checkpoint)

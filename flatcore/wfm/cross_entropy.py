@@ -14,7 +14,7 @@ from flatcore import _core
 from flatcore._checks import as_numpy
 from flatcore._memory import check_memory
 from flatcore.spectral import OperatorCost
-from flatcore.wfm._online import check_positive
+from flatcore.wfm._arguments import check_flag, check_positive
 from flatcore.wfm.models import Committee, checked_model, checked_weights
 from flatcore.wfm.patterns import Patterns, checked_patterns
 
@@ -139,7 +139,7 @@ class CrossEntropyHessian:
     ) -> None:
         patterns = checked_patterns(checked_model(model), patterns)
         W = checked_weights(model, weights)
-        if tangent:
+        if check_flag("tangent", tangent):
             if model.weights != "continuous":
                 raise ValueError("tangent is True; a binary machine has no spheres, expected False")
             W = W * (np.sqrt(model.fan_in) / np.linalg.norm(W, axis=1, keepdims=True))
@@ -174,6 +174,8 @@ class CrossEntropyHessian:
             raise ValueError(f"v has shape {V.shape}; expected ({self.shape[1]},) or ({self.shape[1]}, b)")
         if V.dtype.kind == "c":
             raise ValueError(f"v is complex ({V.dtype}); expected real numbers")
+        if V.dtype.kind in "OSU":
+            raise ValueError(f"v has dtype {V.dtype}; expected real numbers")
         if V.size == 0:
             return np.zeros(V.shape)
         rows = np.ascontiguousarray(np.atleast_2d(V.T), dtype=np.float64).reshape(-1, *self.model.shape)

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from flatcore import _core
 from flatcore._atomic import PathLike
-from flatcore._checks import check_callback, check_choice, check_count
-from flatcore._threads import limit_threads
-from flatcore.wfm._online import EpochSearch, Examples, check_continuous, check_positive, checked_epochs
+from flatcore._checks import check_choice
+from flatcore.wfm._arguments import check_positive, check_size
+from flatcore.wfm._online import EpochSearch, check_continuous, checked_epochs, learn
 from flatcore.wfm.models import Committee, checked_model
-from flatcore.wfm.patterns import checked_patterns, random_weights
+from flatcore.wfm.patterns import checked_patterns
 from flatcore.wfm.results import WfmResult
-from flatcore.wfm.solving import Callback, solve
+from flatcore.wfm.solving import Callback
 
 _EPOCHS = 1500
 # β = γ in the first epoch, what an epoch multiplies them with, and where they stop.
@@ -124,20 +124,12 @@ def cross_entropy_sgd(
         raise ValueError(
             f"end is {course['end']:g}; factor {course['factor']:g} leads away from it, start being {course['start']:g}"
         )
-    batch, rate = check_count("batch", batch), check_positive("rate", rate)
-    epochs = checked_epochs(max_epochs, _EPOCHS)
-    rng = np.random.default_rng(check_count("seed", seed, 0))
-    check_callback(callback)
-    with limit_threads(threads):
-        search = CrossEntropySGD(Examples(model, patterns), random_weights(model, rng), rng, epochs)
-        search.batch, search.rate = batch, rate
-        search.start, search.factor, search.end = course.values()
-        return solve(
-            search,
-            model,
-            patterns,
-            settings={**course, "batch": batch, "rate": rate, "max_epochs": epochs},
-            seed=seed,
-            callback=callback,
-            checkpoint=checkpoint,
-        )
+    settings = {
+        **course,
+        "batch": check_size("batch", batch),
+        "rate": check_positive("rate", rate),
+        "max_epochs": checked_epochs(max_epochs, _EPOCHS),
+    }
+    return learn(
+        CrossEntropySGD, model, patterns, settings, seed=seed, threads=threads, callback=callback, checkpoint=checkpoint
+    )

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatcore._atomic import PathLike
-from flatcore._checks import check_callback, check_choice, check_count
+from flatcore._checks import check_callback, check_choice
 from flatcore._threads import limit_threads
+from flatcore.wfm._arguments import check_share, check_size, stream
 from flatcore.wfm.message_passing import BinaryAmp, BinaryEdges, GaussianAmp, GaussianEdges, form_of
 from flatcore.wfm.models import Committee, checked_model, normalised
 from flatcore.wfm.patterns import Patterns, checked_patterns, sign_words
@@ -122,29 +123,29 @@ def focusing_bp(
     binary = model.weights == "binary"
     if not binary and schedule == "pseudo":
         raise ValueError("schedule is 'pseudo'; continuous weights have one schedule, expected 'scoping'")
-    damping = _DAMPING if damping is None else _in_range("damping", damping)
-    given = None if step is None else _in_range("step", step, open_below=True)
-    most = None if max_sweeps is None else check_count("max_sweeps", max_sweeps)
+    damping = _DAMPING if damping is None else check_share("damping", damping)
+    given = None if step is None else check_share("step", step, open_below=True)
+    most = None if max_sweeps is None else check_size("max_sweeps", max_sweeps)
     check_choice("stop", stop, ("first", "end"))
     if dtype not in (np.float32, np.float64, "float32", "float64") or (
         form == "edge" and np.dtype(dtype) != np.float64
     ):
         raise ValueError(f"dtype is {dtype!r}; expected float64, or float32 for form='amp'")
-    seed = check_count("seed", seed, 0)
-    check_callback(callback)
-    rng = np.random.default_rng(seed)
+    rng = stream("learning", seed)
+    check_callback(callback, "WfmState")
+    copies = 1 if checkpoint is None else 2
     with limit_threads(threads):
         search: _Binary | _Continuous
         if binary:
 
             def begin() -> BinaryEdges | BinaryAmp:
                 if form == "edge":
-                    return BinaryEdges(model, patterns, rng, damping)
+                    return BinaryEdges(model, patterns, rng, damping, copies)
                 return BinaryAmp(model, patterns, rng, damping, dtype)
 
             search = _Binary(model, patterns, begin, schedule, _STEPS if given is None else (given,), rng)
         else:
-            search = _Continuous(model, patterns, form, damping, given, rng, dtype)
+            search = _Continuous(model, patterns, form, damping, given, rng, dtype, copies)
         search.at_first, search.most = stop == "first", most
         settings = {
             "form": form,
@@ -258,11 +259,12 @@ class _Continuous:
         step: float | None,
         rng: np.random.Generator,
         dtype: Any,
+        copies: int,
     ) -> None:
         self.model, self.patterns, self.damping = model, patterns, damping
         self.span = float(np.log(_LAST_COUPLING / _FIRST_COUPLING))
         self.step = self.span / (_COUPLINGS - 1) if step is None else step
-        self.state = GaussianEdges(model, patterns) if form == "edge" else GaussianAmp(model, patterns, dtype)
+        self.state = GaussianEdges(model, patterns, copies) if form == "edge" else GaussianAmp(model, patterns, dtype)
         self.means: Array = _FIRST_MEANS * rng.standard_normal(model.shape)
         self.variances: Array = np.ones(model.n_hidden)
         self.sweeps = 0
@@ -306,14 +308,3 @@ def focused_law(fields: Array, precisions: Array, gamma: float) -> tuple[Array, 
     pull = 1.0 / ((cavity + 1.0 / gamma) / (_REPLICAS - 1.0) + 1.0 / gamma)
     variances = 1.0 / (precisions + 1.0 + pull)
     return fields * ((1.0 + pull * cavity) * variances)[:, None], variances
-
-
-def _in_range(name: str, value: Any, *, open_below: bool = False) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = np.nan
-    if not (0.0 < number < 1.0 or (number == 0.0 and not open_below)):
-        low = "(0" if open_below else "[0"
-        raise ValueError(f"{name} is {value!r}; expected a number in {low}, 1)")
-    return number

@@ -12,20 +12,13 @@ from numpy.typing import NDArray
 
 from flatcore import _core
 from flatcore._atomic import PathLike
-from flatcore._checks import check_callback, check_choice, check_count
-from flatcore._threads import limit_threads
-from flatcore.wfm._online import (
-    Array,
-    EpochSearch,
-    Examples,
-    check_continuous,
-    check_positive,
-    checked_epochs,
-)
+from flatcore._checks import check_choice
+from flatcore.wfm._arguments import check_positive
+from flatcore.wfm._online import Array, EpochSearch, check_continuous, checked_epochs, learn
 from flatcore.wfm.models import Committee, checked_model
-from flatcore.wfm.patterns import checked_patterns, random_weights
+from flatcore.wfm.patterns import checked_patterns
 from flatcore.wfm.results import WfmResult
-from flatcore.wfm.solving import Callback, solve
+from flatcore.wfm.solving import Callback
 
 _EPOCHS = 1000
 _RULES = {"A": (1.0, 0.98), "B": (1.5, 0.96)}  # margin or noise δ at first, and what an epoch multiplies it with
@@ -39,6 +32,11 @@ class LeastAction(EpochSearch):
     name = "least_action"
     advice = "raise max_epochs, or lower the load; least action stalls near capacity"
 
+    def first_weights(self) -> Array:
+        """Random weights, or hidden integers ±1."""
+        weights = super().first_weights()
+        return weights.astype(np.int32) if self.examples.model.weights == "binary" else weights
+
     def epoch(self, order: NDArray[np.int64]) -> dict[str, float]:
         """Learn the patterns in that order."""
         e = self.examples
@@ -50,9 +48,9 @@ class _Entropic(EpochSearch):
 
     advice = "raise max_epochs or decay, so that δ falls more slowly"
 
-    def __init__(self, examples: Examples, weights: Array, rng: np.random.Generator, max_epochs: int) -> None:
-        super().__init__(examples, weights, rng, max_epochs)
-        self.margin = self.decay = 1.0
+    margin: float
+    decay: float
+    step: float
 
     @property
     def delta(self) -> float:
@@ -83,7 +81,6 @@ class PerturbedGradient(_Entropic):
     """Rule B."""
 
     name = "entropic_least_action B"
-    step = _STEP
 
     def learn(self, order: NDArray[np.int64], delta: float) -> int:
         """Learn the patterns in that order."""
@@ -143,23 +140,10 @@ def least_action(
 
     """
     patterns = checked_patterns(checked_model(model), patterns)
-    epochs = checked_epochs(max_epochs, _EPOCHS)
-    rng = np.random.default_rng(check_count("seed", seed, 0))
-    check_callback(callback)
-    with limit_threads(threads):
-        examples = Examples(model, patterns)
-        weights = random_weights(model, rng)
-        if model.weights == "binary":
-            weights = weights.astype(np.int32)
-        return solve(
-            LeastAction(examples, weights, rng, epochs),
-            model,
-            patterns,
-            settings={"max_epochs": epochs},
-            seed=seed,
-            callback=callback,
-            checkpoint=checkpoint,
-        )
+    settings = {"max_epochs": checked_epochs(max_epochs, _EPOCHS)}
+    return learn(
+        LeastAction, model, patterns, settings, seed=seed, threads=threads, callback=callback, checkpoint=checkpoint
+    )
 
 
 def entropic_least_action(
@@ -237,22 +221,6 @@ def entropic_least_action(
     if step is not None and rule == "A":
         raise ValueError(f"step is {step!r}; rule 'A' has none (it lands on the margin), expected None")
     step = check_positive("step", _STEP if step is None else step)
-    epochs = checked_epochs(max_epochs, _EPOCHS)
-    rng = np.random.default_rng(check_count("seed", seed, 0))
-    check_callback(callback)
-    with limit_threads(threads):
-        examples = Examples(model, patterns)
-        kind = MarginLeastAction if rule == "A" else PerturbedGradient
-        search = kind(examples, random_weights(model, rng), rng, epochs)
-        search.margin, search.decay = margin, decay
-        if isinstance(search, PerturbedGradient):
-            search.step = step
-        return solve(
-            search,
-            model,
-            patterns,
-            settings={"margin": margin, "decay": decay, "step": step, "max_epochs": epochs},
-            seed=seed,
-            callback=callback,
-            checkpoint=checkpoint,
-        )
+    settings = {"margin": margin, "decay": decay, "step": step, "max_epochs": checked_epochs(max_epochs, _EPOCHS)}
+    kind = MarginLeastAction if rule == "A" else PerturbedGradient
+    return learn(kind, model, patterns, settings, seed=seed, threads=threads, callback=callback, checkpoint=checkpoint)

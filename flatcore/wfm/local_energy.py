@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flatcore._checks import as_float_array, check_choice, check_count, check_finite, chunks
+from flatcore._checks import as_float_array, as_numpy, check_choice, check_finite, chunks
+from flatcore._memory import check_memory
 from flatcore._threads import limit_threads
 from flatcore.results import read_only
+from flatcore.wfm._arguments import check_size, stream
 from flatcore.wfm._online import Array, Examples
 from flatcore.wfm.models import Committee, checked_model, checked_weights, normalised
 from flatcore.wfm.patterns import checked_patterns, sign_words
@@ -83,15 +85,15 @@ def local_energy(
     W = checked_weights(model, weights)
     kind = _kind(model, perturbation)
     strengths = _scale(kind, scale)
-    samples = check_count("samples", samples, 2)
-    rng = np.random.default_rng(check_count("seed", seed, 0))
+    samples = check_size("samples", samples, 2)
+    rng = stream("local_energy", seed)
     if progress is not None and not callable(progress):
         raise ValueError(f"progress is {progress!r}; expected a function of a float, or None")
+    check_memory("the errors of all samples", 8 * len(strengths) * samples)
     counts = np.empty((len(strengths), samples), dtype=np.int64)
     with limit_threads(threads):
         examples = Examples(model, patterns)
         count = _flipped(examples, W) if kind == "flips" else _disturbed(examples, normalised(model, W), kind)
-        count(np.zeros(1), rng)  # the first draws are those of solvers with the same seed
         base = int(examples.errors(W[None])[0])
         done = 0
         for rows, part in _batches(len(strengths), samples, model.num_weights):
@@ -125,7 +127,7 @@ def _kind(model: Committee, perturbation: str) -> str:
 def _scale(kind: str, scale: Any) -> NDArray[np.float64]:
     if scale is None:
         return (_FLIPS if kind == "flips" else _NOISE).copy()
-    strengths = np.array(as_float_array("scale", np.atleast_1d(scale), 1), dtype=np.float64)
+    strengths = np.array(as_float_array("scale", np.atleast_1d(as_numpy("scale", scale)), 1), dtype=np.float64)
     check_finite("scale", strengths)
     if strengths.size == 0:
         raise ValueError("scale is empty; expected at least one strength")

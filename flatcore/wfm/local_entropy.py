@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatcore import _core
-from flatcore._checks import as_float_array, check_choice, check_count, check_finite
+from flatcore._checks import as_float_array, as_numpy, check_choice, check_finite
 from flatcore._threads import limit_threads
 from flatcore.results import Record, number, numbers, read_only
+from flatcore.wfm._arguments import check_positive, check_share, check_size, stream
 from flatcore.wfm.message_passing import BinaryAmp, BinaryEdges, GaussianAmp, form_of
 from flatcore.wfm.models import Committee, checked_model, checked_weights, normalised
 from flatcore.wfm.patterns import Patterns, checked_patterns
@@ -22,6 +23,7 @@ Array = NDArray[Any]
 
 _MOST_EXACT = 63  # inputs of a unit whose fields' laws are convolved
 _MOST_FIELD = 1e6
+_DISTANCES = [0.01, 0.02, *np.arange(1, 10) / 20.0]
 _LOG_TWO_PI_E = float(np.log(2.0 * np.pi * np.e))
 
 
@@ -92,7 +94,7 @@ def local_entropy(
         λ of the messages; change at which a point has converged; sweeps for each point. Points are visited from the
         largest overlap (field) down, each from the messages of the one before.
     seed
-        Of the first messages.
+        Of the first messages of binary weights; those of continuous ones are zero.
     threads
         OpenMP threads.
 
@@ -100,12 +102,14 @@ def local_entropy(
     -------
     LocalEntropy
         Points in the order asked for. A point that did not converge has ``converged`` False and the values of the
-        last sweep.
+        last sweep. Where S of binary weights is below −log 2, fewer than 2^{−N} solutions, messages are at their
+        bounds: the entropy is −inf, and ``converged`` False.
 
     Notes
     -----
     The Gaussian law of the fields and the independence of messages are approximations of order 1/n: at n ≈ 15 the
-    root mean square error of S is 0.005 to 0.02.
+    root mean square error of S is 0.005 to 0.02. Patterns are taken for independent: that two of them contradict each
+    other is not noticed. S of continuous weights has no bound below.
 
     References
     ----------
@@ -128,33 +132,32 @@ def local_entropy(
     if len(asked) > 1:
         raise ValueError(f"{' and '.join(asked)} are given; expected one of them")
     form = _form(form, model, patterns)
-    if not 0.0 <= damping < 1.0:
-        raise ValueError(f"damping is {damping!r}; expected a number in [0, 1)")
-    if not tol > 0.0:
-        raise ValueError(f"tol is {tol!r}; expected a positive number")
-    check_count("max_sweeps", max_sweeps)
-    check_count("seed", seed, 0)
+    damping, tol = check_share("damping", damping), check_positive("tol", tol)
+    max_sweeps = check_size("max_sweeps", max_sweeps)
+    rng = stream("local_entropy", seed)
     at_field = fields is not None
     values = _points(distances, overlaps, fields)
     with limit_threads(threads):
         machine: _Binary | _Continuous
         if model.weights == "binary":
-            machine = _Binary(model, patterns, center, form, damping, np.random.default_rng(seed))
+            machine = _Binary(model, patterns, center, form, damping, rng)
         else:
             machine = _Continuous(model, patterns, center, damping)
         rows = np.empty((len(values), 5))
         for i in np.argsort(-values, kind="stable"):
             rows[i] = _solve(machine, float(values[i]), at_field, tol, max_sweeps)
     h, q, phi, settled, sweeps = rows.T
+    entropy = phi - h * q
+    none = (entropy < -np.log(2.0)) if model.weights == "binary" else np.zeros(len(rows), dtype=bool)
     return LocalEntropy(
         model=model,
         form=form,
         field=read_only(h.copy()),
         overlap=read_only(q.copy()),
         distance=read_only((1.0 - q) / 2.0),
-        entropy=read_only(phi - h * q),
+        entropy=read_only(np.where(none, -np.inf, entropy)),
         free_entropy=read_only(phi.copy()),
-        converged=read_only(settled.astype(bool)),
+        converged=read_only(settled.astype(bool) & ~none),
         sweeps=read_only(sweeps.astype(np.int64)),
         tol=tol,
         weights=read_only(center.copy()),
@@ -174,18 +177,22 @@ def _form(form: str, model: Committee, patterns: Patterns) -> str:
 
 def _points(distances: Any, overlaps: Any, fields: Any) -> Array:
     if fields is not None:
-        name, values = "fields", as_float_array("fields", np.atleast_1d(fields), 1).astype(np.float64)
+        name, asked = "fields", fields
     elif overlaps is not None:
-        name, values = "overlaps", as_float_array("overlaps", np.atleast_1d(overlaps), 1).astype(np.float64)
+        name, asked = "overlaps", overlaps
     else:
-        default = [0.01, 0.02, *np.arange(1, 10) / 20.0]
-        asked = default if distances is None else distances
-        name = "distances"
-        values = 1.0 - 2.0 * as_float_array("distances", np.atleast_1d(asked), 1).astype(np.float64)
+        name, asked = "distances", _DISTANCES if distances is None else distances
+    values = as_float_array(name, np.atleast_1d(as_numpy(name, asked)), 1).astype(np.float64)
+    if name == "distances":
+        values = 1.0 - 2.0 * values
     if values.size == 0:
         raise ValueError(f"{name} is empty; expected at least one value")
     check_finite(name, values)
-    if fields is None and not np.all(np.abs(values) < 1.0):
+    if name == "fields" and not np.all(np.abs(values) <= _MOST_FIELD):
+        raise ValueError(
+            f"fields reach {np.abs(values).max():g}; expected values in [-{_MOST_FIELD:g}, {_MOST_FIELD:g}]"
+        )
+    if name != "fields" and not np.all(np.abs(values) < 1.0):
         span = "(-1, 1)" if name == "overlaps" else "(0, 1)"
         raise ValueError(f"{name} reach the end of the range; expected values in {span}")
     return np.asarray(values)

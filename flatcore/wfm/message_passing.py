@@ -8,6 +8,7 @@ The kernels are src/cpp/core/wfm/edge_bp.hpp and amp.hpp.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,13 @@ from flatcore.wfm.patterns import Patterns
 
 Array = NDArray[Any]
 MOST_EDGES = 4_000_000  # messages up to which "auto" keeps all of them
-MOST_UNITS = 45  # of a majority: the kernel's floor on probabilities (core/wfm/node.hpp) stays below 1e-10 in all
 _START = 0.01  # size of the first messages
 
 
 def task_of(model: Committee, patterns: Patterns) -> _core.WfmTask:
     """What the kernels are told: the patterns, what multiplies them, what the output must be."""
-    if model.activation == "majority" and model.n_hidden > MOST_UNITS:
-        raise ValueError(
-            f"n_hidden is {model.n_hidden}; message passing through a majority expects at most {MOST_UNITS} units"
-        )
+    if model.activation == "majority":
+        check_memory("the majority's laws", _core.max_threads() * 136 * (model.n_hidden + 1) ** 2)
     ones = np.ones(len(patterns), dtype=np.int8)
     keeps_label = model.activation == "parity" and model.n_hidden % 2 == 0
     sign, target = (ones, patterns.labels) if keeps_label else (patterns.labels, ones)
@@ -48,10 +46,12 @@ def form_of(form: str, model: Committee, patterns: Patterns) -> str:
 class BinaryEdges:
     """All messages a (P, K, n), in rows padded for the kernel."""
 
-    def __init__(self, model: Committee, patterns: Patterns, rng: np.random.Generator, damping: float) -> None:
+    def __init__(
+        self, model: Committee, patterns: Patterns, rng: np.random.Generator, damping: float, copies: int = 1
+    ) -> None:
         self.task, self.damping = task_of(model, patterns), damping
         self.shape = (len(patterns), *model.shape)
-        messages = _empty_messages(self.shape)
+        messages = _empty_messages(self.shape, copies)
         for row in messages:  # a pattern at a time, so that nothing as large is made beside them
             row[:, : model.fan_in] = rng.uniform(-_START, _START, model.shape)
         self.messages = messages
@@ -67,8 +67,8 @@ class BinaryEdges:
         return {"messages": self.messages.copy(), "sums": self.sums.copy(), "change": np.array(self.change)}
 
     def restore(self, arrays: dict[str, Any]) -> None:
-        """Go on from what `arrays` returned."""
-        self.messages, self.sums = arrays["messages"].copy(), arrays["sums"].copy()
+        """Go on from what `arrays` returned, in its memory."""
+        self.messages, self.sums = arrays["messages"], arrays["sums"]
         self.change = float(arrays["change"])
 
 
@@ -106,9 +106,9 @@ class BinaryAmp:
 class GaussianEdges:
     """Messages g (P, K, n) and Γ (P, K) to continuous weights."""
 
-    def __init__(self, model: Committee, patterns: Patterns) -> None:
+    def __init__(self, model: Committee, patterns: Patterns, copies: int = 1) -> None:
         self.task, self.shape = task_of(model, patterns), (len(patterns), *model.shape)
-        self.messages = _empty_messages(self.shape)
+        self.messages = _empty_messages(self.shape, copies)
         self.gamma: Array = np.zeros((len(patterns), model.n_hidden))
         self.fields: Array = np.zeros(model.shape)  # H
         self.precisions: Array = np.zeros(model.n_hidden)  # G
@@ -126,8 +126,8 @@ class GaussianEdges:
         return {"messages": self.messages.copy(), "gamma": self.gamma.copy(), "change": np.array(self.change)}
 
     def restore(self, arrays: dict[str, Any]) -> None:
-        """Go on from what `arrays` returned."""
-        self.messages, self.gamma = arrays["messages"].copy(), arrays["gamma"].copy()
+        """Go on from what `arrays` returned, in its memory."""
+        self.messages, self.gamma = arrays["messages"], arrays["gamma"]
         self.change = float(arrays["change"])
 
 
@@ -166,9 +166,10 @@ class GaussianAmp:
         self.change = float(arrays["change"])
 
 
-def _empty_messages(shape: tuple[int, int, int]) -> Array:
+def _empty_messages(shape: tuple[int, int, int], copies: int) -> Array:
+    """Zeros, where there is room for them and the copies that checkpoints take."""
     padded = (*shape[:2], _core.wfm_padded_inputs(shape[2]))
-    check_memory("the messages of all edges (form='amp' needs far less)", 8 * int(np.prod(padded, dtype=np.int64)))
+    check_memory("the messages of all edges (form='amp' needs far less)", 8 * copies * math.prod(padded))
     return np.zeros(padded)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flatcore._checks import as_float_array, check_choice, check_count, check_finite
+from flatcore._checks import as_float_array, as_numpy, check_choice, check_finite
+from flatcore.wfm._arguments import check_size
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Committee:
     activation: str = "majority"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n_inputs", check_count("n_inputs", self.n_inputs))
-        object.__setattr__(self, "n_hidden", check_count("n_hidden", self.n_hidden))
+        object.__setattr__(self, "n_inputs", check_size("n_inputs", self.n_inputs))
+        object.__setattr__(self, "n_hidden", check_size("n_hidden", self.n_hidden))
         check_choice("kind", self.kind, ("tree", "full"))
         check_choice("weights", self.weights, ("binary", "continuous"))
         check_choice("activation", self.activation, ("majority", "parity"))
@@ -100,7 +101,7 @@ def checked_model(model: Any) -> Committee:
 
 def checked_weights(model: Committee, weights: Any, name: str = "weights") -> NDArray[np.float64]:
     """Weights (K, n), or flat ones, as a float64 array: ±1 for a binary model, finite and no unit zero else."""
-    array = np.asarray(weights)
+    array = as_numpy(name, weights)
     if array.shape == (model.num_weights,):
         array = array.reshape(model.shape)
     if array.shape != model.shape:

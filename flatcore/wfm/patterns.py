@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from flatcore import _core
 from flatcore._checks import as_numpy, check_count, chunks
 from flatcore._memory import check_memory
+from flatcore.wfm._arguments import check_size
 from flatcore.wfm.models import Committee, checked_model, normalised
 
 Words = NDArray[np.uint32]
@@ -20,8 +22,8 @@ _CHUNK_BYTES = 1 << 22  # of bit strings made or converted together: they stay i
 class Patterns:
     """P labelled patterns of N inputs, ±1, one bit an entry.
 
-    Made by :func:`random_patterns`, :func:`teacher_patterns` or :meth:`from_arrays`. The labels are read-only, and
-    so are the unpacked inputs' bits.
+    Made by :func:`random_patterns`, :func:`teacher_patterns` or :meth:`from_arrays`, which copies. ``words`` and
+    ``labels`` are read-only; ``inputs`` unpacks into a new array each time.
 
     Parameters
     ----------
@@ -40,15 +42,16 @@ class Patterns:
 
     @classmethod
     def from_arrays(cls, model: Committee, inputs: Any, labels: Any) -> Patterns:
-        """Patterns from arrays of ±1: inputs (P, N) and labels (P,).
+        """Patterns from arrays of ±1, which are copied: inputs (P, N) and labels (P,).
 
         Raises
         ------
         ValueError
             Wrong shapes, no pattern, entries other than ±1.
         """
+        checked_model(model)
         array, signs = as_numpy("inputs", inputs), as_numpy("labels", labels)
-        if array.ndim != 2 or array.shape[1] != checked_model(model).n_inputs:
+        if array.ndim != 2 or array.shape[1] != model.n_inputs:
             raise ValueError(f"inputs has shape {array.shape}; expected (P, N) with N = {model.n_inputs}")
         if len(array) == 0:
             raise ValueError(f"inputs has shape {array.shape}; expected at least one pattern")
@@ -118,7 +121,8 @@ def random_patterns(model: Committee, n_patterns: int, seed: int = 0) -> Pattern
     n_patterns
         P. The load is α = P/(K·n).
     seed
-        Of the patterns: the same seed gives the same ones for every model with N inputs.
+        Of the patterns: the same seed gives the same ones for every model with N inputs. Solvers and measures draw
+        from streams of their own, so that the same seed may serve them too.
 
     Returns
     -------
@@ -134,7 +138,7 @@ def random_patterns(model: Committee, n_patterns: int, seed: int = 0) -> Pattern
 
 
 def teacher_patterns(model: Committee, n_patterns: int, seed: int = 0) -> tuple[Patterns, NDArray[np.float64]]:
-    """Random patterns labelled by a random machine of the same kind, which therefore solves them.
+    """Random patterns labelled by a random machine of the same kind, independent of them, which therefore solves them.
 
     Returns
     -------
@@ -182,9 +186,8 @@ def checked_patterns(model: Committee, patterns: Any) -> Patterns:
 
 def _random_inputs(model: Committee, n_patterns: int, seed: int) -> tuple[Words, np.random.Generator]:
     checked_model(model)
-    check_count("n_patterns", n_patterns)
-    check_count("seed", seed, 0)
-    rng = np.random.default_rng(seed)
+    check_size("n_patterns", n_patterns)
+    rng = np.random.default_rng(check_count("seed", seed, 0))
     words, width = _empty_words(model, n_patterns), (model.n_inputs + 7) // 8
     for rows in chunks(n_patterns, max(_GROUP, _CHUNK_BYTES // width // _GROUP * _GROUP)):
         count = rows.stop - rows.start
@@ -197,7 +200,7 @@ def _random_inputs(model: Committee, n_patterns: int, seed: int) -> tuple[Words,
 def _empty_words(model: Committee, n_patterns: int) -> Words:
     """Zeroed words for so many patterns, on cache lines."""
     shape = (-(-n_patterns // _GROUP), model.segments, -(-model.fan_in // _WORD), _GROUP)
-    size = int(np.prod(shape)) * 4
+    size = math.prod(shape) * 4
     check_memory("the packed patterns", size)
     buffer = np.zeros(size + _LINE, dtype=np.uint8)
     first = -buffer.ctypes.data % _LINE

@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from flatcore import _core
 from flatcore._atomic import PathLike
-from flatcore._checks import check_callback, check_choice, check_count
-from flatcore._threads import limit_threads
-from flatcore.wfm._online import EpochSearch, Examples, check_positive, checked_epochs
+from flatcore._checks import check_choice
+from flatcore._memory import check_memory
+from flatcore.wfm._arguments import check_positive, check_size
+from flatcore.wfm._online import Array, EpochSearch, checked_epochs, learn
 from flatcore.wfm.models import Committee, checked_model
-from flatcore.wfm.patterns import checked_patterns, random_weights
+from flatcore.wfm.patterns import checked_patterns
 from flatcore.wfm.results import WfmResult
-from flatcore.wfm.solving import Callback, Look, solve
+from flatcore.wfm.solving import Callback, Look
 
 _EPOCHS = 2000
 
@@ -26,15 +27,20 @@ class ReplicatedSGD(EpochSearch):
     name = "replicated_sgd"
     advice = "raise max_epochs, lower gamma_step, or lower the load"
 
+    replicas: int
     batch: int
     coupling: float
     gamma: float
     gamma_step: float
     until: str
 
+    def first_weights(self) -> Array:
+        """The same for all replicas."""
+        return np.repeat(super().first_weights()[None], self.replicas, axis=0)
+
     def advance(self) -> Look:
         """An epoch of all replicas; the best of them, or the centre."""
-        e, replicas = self.examples, len(self.weights)
+        e, replicas = self.examples, self.replicas
         gamma = self.gamma + self.gamma_step * self.sweeps
         orders = np.stack([self.rng.permutation(e.count) for _ in range(replicas)])
         moved = _core.wfm_replicated(e.rows, e.labels, e.parity, orders, self.batch, self.coupling, gamma, self.weights)
@@ -125,27 +131,19 @@ def replicated_sgd(
     if checked_model(model).weights != "binary":
         raise ValueError(f"model has {model.weights} weights; replicated_sgd expects binary ones")
     patterns = checked_patterns(model, patterns)
-    if check_count("replicas", replicas) % 2 == 0:
+    if check_size("replicas", replicas) % 2 == 0:
         raise ValueError(f"replicas is {replicas}; expected an odd number, so that the centre is defined")
-    batch = check_count("batch", batch)
-    coupling, gamma = check_positive("coupling", coupling), check_positive("gamma", gamma)
-    gamma_step = 0.0 if gamma_step == 0 else check_positive("gamma_step", gamma_step)
-    check_choice("until", until, ("any", "center"))
-    epochs = checked_epochs(max_epochs, _EPOCHS)
-    rng = np.random.default_rng(check_count("seed", seed, 0))
-    check_callback(callback)
-    with limit_threads(threads):
-        hidden = np.repeat(random_weights(model, rng)[None], replicas, axis=0)
-        search = ReplicatedSGD(Examples(model, patterns), hidden, rng, epochs)
-        search.batch, search.coupling, search.until = batch, coupling, until
-        search.gamma, search.gamma_step = gamma, gamma_step
-        settings = {"replicas": replicas, "batch": batch, "coupling": coupling, "gamma": gamma}
-        return solve(
-            search,
-            model,
-            patterns,
-            settings={**settings, "gamma_step": gamma_step, "until": until, "max_epochs": epochs},
-            seed=seed,
-            callback=callback,
-            checkpoint=checkpoint,
-        )
+    # Hidden reals, the steps of a batch and what the errors are counted on; orders.
+    check_memory("the replicas", 8 * replicas * (4 * model.num_weights + 2 * len(patterns)))
+    settings = {
+        "replicas": int(replicas),
+        "batch": check_size("batch", batch),
+        "coupling": check_positive("coupling", coupling),
+        "gamma": check_positive("gamma", gamma),
+        "gamma_step": check_positive("gamma_step", gamma_step, or_zero=True),
+        "until": check_choice("until", until, ("any", "center")),
+        "max_epochs": checked_epochs(max_epochs, _EPOCHS),
+    }
+    return learn(
+        ReplicatedSGD, model, patterns, settings, seed=seed, threads=threads, callback=callback, checkpoint=checkpoint
+    )

@@ -1,7 +1,8 @@
 """The loop around every solver: looks, the best weights so far, callbacks, checkpoints.
 
 A solver is a :class:`Search`: it advances from one look at the errors to the next, and can be stored and restored. The
-state stored is that of the last look, so that an interrupted run, resumed, ends with the same bits.
+state stored is that of a look, so that an interrupted run, resumed, ends with the same bits: of the last one, or, where
+a sweep is interrupted, which changes the state in place, of the last one that was copied.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ from flatcore.wfm.results import WfmResult, WfmState
 
 Callback = Callable[[WfmState], Any]
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
+_COPYING = 0.05  # of a run's time, at most, goes into copies of its state
 
 
 @dataclass(frozen=True)
@@ -72,26 +75,29 @@ def solve(
     """Run a search to its end; `settings` are all arguments that its course depends on."""
     record = _Record()
     if checkpoint is None:
-        _run(search, record, callback, lambda: None)
+        _run(search, record, callback)
         return _result(search, model, patterns, record, seed)
-    store = _Store(checkpoint, _key(search, model, patterns, settings, seed))
-    store.restore(search, record)
+    store = _Store(checkpoint, _key(search, model, patterns, settings, seed), search, record)
+    store.restore()
     with store.kept():
-        _run(search, record, callback, lambda: store.keep(search, record))
+        _run(search, record, callback, store)
         if not record.done:
-            store.write()
+            store.save()
     if record.done:
         store.remove()
     return _result(search, model, patterns, record, seed)
 
 
-def _run(search: Search, record: _Record, callback: Callback | None, keep: Callable[[], None]) -> None:
-    """Look after look until the search is done or the callback asks to stop; `keep` hears of each."""
+def _run(search: Search, record: _Record, callback: Callback | None, store: _Store | None = None) -> None:
+    """Look after look until the search is done or the callback asks to stop."""
     stopped = False
     while not (record.done or stopped):
+        if store is not None:
+            store.leave()
         look = search.advance()
         record.add(look)
-        keep()
+        if store is not None:
+            store.arrive()
         if callback is not None:
             state = WfmState(record.steps, look.errors, look.weights.copy(), dict(look.extras))
             stopped = asks_to_stop(callback(state))
@@ -136,12 +142,14 @@ class _Record:
 class _Store:
     """The checkpoint of one run."""
 
-    def __init__(self, path: PathLike, key: str) -> None:
-        self._place, self._key = check_target(path), key
-        self._kept: tuple[dict[str, Any], Callable[[], dict[str, Any]]] | None = None
-        self._written = time.monotonic()
+    def __init__(self, path: PathLike, key: str, search: Search, record: _Record) -> None:
+        self._place, self._key, self._search, self._record = check_target(path), key, search, record
+        self._copy: tuple[dict[str, Any], Callable[[], dict[str, Any]]] | None = None
+        self._at_a_look = False  # search and record are those of one look
+        self._warned = False
+        self._written, self._copied, self._copying = time.monotonic(), 0.0, 0.0
 
-    def restore(self, search: Search, record: _Record) -> None:
+    def restore(self) -> None:
         found = read_checkpoint(self._place, ("key",))
         if found is None:
             return
@@ -150,30 +158,59 @@ class _Store:
                 f"{self._place} is the checkpoint of another run; expected the same model, patterns, solver and "
                 "arguments, or another file"
             )
-        search.restore(found)
-        record.restore(found)
-        self._kept = search.arrays(), record.snapshot()
+        self._search.restore(found)
+        self._record.restore(found)
+        self._at_a_look = True
 
-    def keep(self, search: Search, record: _Record) -> None:
-        self._kept = search.arrays(), record.snapshot()
+    def leave(self) -> None:
+        """Before the search goes on: a copy of the last look, unless one was made not long ago for what it costs."""
+        now = time.monotonic()
+        due = self._copy is None or _COPYING * (now - self._copied) >= self._copying
+        if self._at_a_look and due:
+            self._renew()
+            self._copied = time.monotonic()
+            self._copying = self._copied - now
+        self._at_a_look = False
+
+    def arrive(self) -> None:
+        """After a look."""
+        self._at_a_look = True
         if time.monotonic() - self._written > _SECONDS_BETWEEN_CHECKPOINTS:
-            self.write()
+            self.save()
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Where the block is interrupted, the last look is on disk."""
+        """Where the block is interrupted, a look is on disk, or the interruption says why not."""
         try:
             yield
-        except BaseException:
-            self.write()
+        except BaseException as interruption:
+            try:
+                self._write()
+            except OSError as failure:
+                raise interruption from failure
             raise
 
-    def write(self) -> None:
-        """Write the last look."""
-        if self._kept is not None:
-            state, record = self._kept
-            write_npz_atomic(self._place, {"key": np.array(self._key), **state, **record()})
-            self._written = time.monotonic()
+    def save(self) -> None:
+        """Write a look; where that fails, warn once and let the run go on."""
+        try:
+            self._write()
+        except OSError as failure:
+            if not self._warned:
+                warnings.warn(f"the checkpoint {self._place} could not be written: {failure}", stacklevel=2)
+            self._warned = True
+        self._written = time.monotonic()
+
+    def _renew(self) -> None:
+        self._copy = None  # first, so that there are never two
+        self._copy = self._search.arrays(), self._record.snapshot()
+
+    def _write(self) -> None:
+        if self._at_a_look:
+            self._renew()
+        if self._copy is None:
+            return
+        state, record = self._copy
+        write_npz_atomic(self._place, {"key": np.array(self._key), **state, **record()})
 
     def remove(self) -> None:
         Path(self._place).unlink(missing_ok=True)

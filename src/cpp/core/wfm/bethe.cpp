@@ -14,6 +14,7 @@ namespace {
 constexpr Index kEdgesPerThread = 1 << 12;
 constexpr Index kEdgesBetweenLooks = 1 << 19;
 constexpr double kLeastPart = 1e-300;
+constexpr double kLeastTail = 8.75651076269652e-27;  // e^{−60}, of a difference that cancels
 
 double log_two_cosh(double x) { return std::fabs(x) + std::log1p(std::exp(-2.0 * std::fabs(x))); }
 
@@ -70,8 +71,9 @@ class PatternNode {
             }
             majority_tails(n, &at(rise_, k, 0), &at(fall_, k, 0), left_.data(), right_.data(), &at(enough_, k, 0),
                            &at(more_, k, 0));
-            node_.rise(k, 0) = at(enough_, k, 0) * at(rise_, k, 0) + at(more_, k, 0) * at(fall_, k, 0);
-            node_.fall(k, 0) = 1.0 - node_.rise(k, 0);
+            const double rise = at(enough_, k, 0) * at(rise_, k, 0) + at(more_, k, 0) * at(fall_, k, 0);
+            node_.rise(k, 0) = std::max(rise, kLeastTail);
+            node_.fall(k, 0) = std::max(1.0 - rise, kLeastTail);
         }
         node_.set_target(0, task_.target[mu]);
         node_.messages_of_probabilities();

@@ -2,21 +2,44 @@
 
 #include <algorithm>
 #include <cmath>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 namespace flatcore::wfm {
 
 namespace {
 
-constexpr double kMostLogOdds = 60.0;
+constexpr double kLeastProbability = 1e-300;
+constexpr double kRareLogZ = -575.0;                 // 1e-250
+constexpr double kMostOdds = 1.1420073898156842e26;  // e^{60}
+
+// While it lives, what is too small for full precision counts as zero: such numbers take a hundred times as long.
+class FlushTiny {
+ public:
+#if defined(__SSE2__)
+    FlushTiny() : kept_(_mm_getcsr()) { _mm_setcsr(kept_ | 0x8040u); }
+    ~FlushTiny() { _mm_setcsr(kept_); }
+    FlushTiny(const FlushTiny&) = delete;
+    FlushTiny& operator=(const FlushTiny&) = delete;
+
+ private:
+    unsigned kept_;
+#else
+    FlushTiny() {}
+#endif
+};
+
+Index scratch_of(Index units, Activation activation) {
+    if (units == 1) return 0;
+    return activation == Activation::majority ? simd::node_scratch(units) : 2 * units * OutputNode::kLanes;
+}
 
 }  // namespace
 
 OutputNode::OutputNode(Index units, Activation activation)
     : units_(units),
       activation_(activation),
-      floor_(std::exp(activation == Activation::parity
-                          ? -kMostLogOdds
-                          : -std::min(kMostLogOdds, 1300.0 / static_cast<double>(units + 1)))),
       z_(at(units, 0)),
       rise_(z_.size(), 0.5),
       fall_(rise_),
@@ -25,7 +48,12 @@ OutputNode::OutputNode(Index units, Activation activation)
       slope_(z_),
       target_(at(1, 0), 1.0),
       log_z_(target_.size()),
-      scratch_(units > 1 ? static_cast<std::size_t>(simd::node_scratch(units)) : 0) {}
+      scratch_(static_cast<std::size_t>(scratch_of(units, activation))),
+      rare_(activation == Activation::majority ? units : 1),
+      log_rise_(static_cast<std::size_t>(units)),
+      log_fall_(log_rise_),
+      rare_plus_(log_rise_),
+      rare_minus_(log_rise_) {}
 
 void OutputNode::messages() {
     const simd::FunctionKernels& functions = simd::table().functions;
@@ -34,26 +62,68 @@ void OutputNode::messages() {
         functions.log_ndtr(size, z_.data(), log_z_.data());
         return;
     }
-    functions.ndtr(size, z_.data(), rise_.data());
-    for (std::size_t i = 0; i < z_.size(); ++i) fall_[i] = -z_[i];
-    functions.ndtr(size, fall_.data(), fall_.data());
-    messages_of_probabilities();
+    {
+        const FlushTiny flush;
+        functions.ndtr(size, z_.data(), rise_.data());
+        for (std::size_t i = 0; i < z_.size(); ++i) fall_[i] = -z_[i];
+        functions.ndtr(size, fall_.data(), fall_.data());
+        all_lanes();
+    }
+    rare_lanes([&](std::size_t i, double& rise, double& fall) {
+        rise = log_normal(z_[i]);
+        fall = log_normal(-z_[i]);
+    });
 }
 
 void OutputNode::messages_of_probabilities() {
-    for (std::size_t i = 0; i < rise_.size(); ++i) {
-        rise_[i] = std::max(rise_[i], floor_);
-        fall_[i] = std::max(fall_[i], floor_);
-    }
-    const simd::NodeKernels& kernels = simd::table().node;
-    if (units_ == 1)
+    if (units_ == 1) {
+        for (double& rise : rise_) rise = std::max(rise, kLeastProbability);
         simd::table().functions.log(kLanes, rise_.data(), log_z_.data());
-    else if (activation_ == Activation::majority)
+        return;
+    }
+    {
+        const FlushTiny flush;
+        all_lanes();
+    }
+    rare_lanes([&](std::size_t i, double& rise, double& fall) {
+        rise = std::log(std::max(rise_[i], kLeastProbability));
+        fall = std::log(std::max(fall_[i], kLeastProbability));
+    });
+}
+
+void OutputNode::all_lanes() {
+    const simd::NodeKernels& kernels = simd::table().node;
+    if (activation_ == Activation::majority) {
         kernels.majority(units_, rise_.data(), fall_.data(), plus_.data(), minus_.data(), log_z_.data(),
                          scratch_.data());
-    else
-        kernels.parity(units_, rise_.data(), fall_.data(), target_.data(), plus_.data(), minus_.data(), log_z_.data(),
-                       scratch_.data());
+        return;
+    }
+    for (std::size_t i = 0; i < rise_.size(); ++i) {
+        rise_[i] = std::max(rise_[i], kLeastProbability);
+        fall_[i] = std::max(fall_[i], kLeastProbability);
+    }
+    kernels.parity(units_, rise_.data(), fall_.data(), target_.data(), plus_.data(), minus_.data(), log_z_.data(),
+                   scratch_.data());
+}
+
+// logarithms(i, log r, log f) of entry i.
+template <class Logarithms>
+void OutputNode::rare_lanes(const Logarithms& logarithms) {
+    if (activation_ != Activation::majority) return;
+    for (Index lane = 0; lane < kLanes; ++lane) {
+        if (log_z_[at(0, lane)] >= kRareLogZ) continue;
+        for (Index k = 0; k < units_; ++k) {
+            const auto unit = static_cast<std::size_t>(k);
+            logarithms(at(k, lane), log_rise_[unit], log_fall_[unit]);
+        }
+        log_z_[at(0, lane)] = rare_.messages(log_rise_.data(), log_fall_.data(), rare_plus_.data(), rare_minus_.data());
+        for (Index k = 0; k < units_; ++k) {
+            const auto unit = static_cast<std::size_t>(k);
+            const double odds = std::clamp(rare_plus_[unit] / rare_minus_[unit], 1.0 / kMostOdds, kMostOdds);
+            plus_[at(k, lane)] = odds / (1.0 + odds);
+            minus_[at(k, lane)] = 1.0 / (1.0 + odds);
+        }
+    }
 }
 
 void OutputNode::slopes() {

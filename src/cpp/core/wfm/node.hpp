@@ -10,12 +10,14 @@
 //   parity, target σ:   p₊ : p₋ = P(∏_{l≠k} τ_l = σ) : P(∏_{l≠k} τ_l = −σ)
 //   K = 1:              p₊ = 1, p₋ = 0
 //
-// Only sums of products of probabilities: nothing cancels. r_k and f_k are at least e^{−60} (e^{−1300/(K+1)} for K >
-// 20, so that products of them are normal numbers) and |B_k| is at most 30.
+// Only sums of products of probabilities: nothing cancels. |B_k| is at most 30.
 //
-// Eight patterns go side by side, on the vectors of core/simd/node.hpp.
+// Eight patterns go side by side, on the vectors of core/simd/node.hpp. What underflows there is lost, at most 1e-290
+// of any probability. A majority whose Z is below 1e-250 is therefore computed again, with tilted probabilities
+// (core/wfm/majority_odds.hpp) from log r_k and log f_k. For parity, where Z may be as small as the smallest of r_k and
+// f_k but no smaller, these are at least 1e-300.
 //
-// cost    O(K²) a pattern (majority), O(K) (parity), and two tails a unit
+// cost    O(K²) a pattern (majority), O(K) (parity), and two tails a unit; 128 (K + 1)² bytes a thread (majority)
 // source  docs/wide-flat-minima.md
 #pragma once
 
@@ -23,6 +25,7 @@
 
 #include "core/simd/simd.hpp"
 #include "core/views.hpp"
+#include "core/wfm/majority_odds.hpp"
 
 namespace flatcore::wfm {
 
@@ -47,7 +50,7 @@ class OutputNode {
     void set_target(Index lane, int target) { target_[at(0, lane)] = target; }
 
     void messages();                   // from z
-    void messages_of_probabilities();  // from rise and fall, which it keeps above the floor
+    void messages_of_probabilities();  // from rise and fall
     void slopes();                     // φ(z)(p₊ − p₋)/Z, after messages()
 
     double plus(Index k, Index lane) const { return plus_[at(k, lane)]; }
@@ -58,10 +61,15 @@ class OutputNode {
  private:
     static std::size_t at(Index k, Index lane) { return static_cast<std::size_t>(k * kLanes + lane); }
 
+    void all_lanes();  // from rise and fall
+    template <class Logarithms>
+    void rare_lanes(const Logarithms& logarithms);
+
     Index units_;
     Activation activation_;
-    double floor_;
     std::vector<double> z_, rise_, fall_, plus_, minus_, slope_, target_, log_z_, scratch_;
+    MajorityOdds rare_;
+    std::vector<double> log_rise_, log_fall_, rare_plus_, rare_minus_;
 };
 
 }  // namespace flatcore::wfm

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "core/errors.hpp"
 #include "core/parallel.hpp"
@@ -255,23 +256,26 @@ class Replica {
         resign();
     }
 
-    Index learn(Index first, Index last) {
-        std::fill(step_.begin(), step_.end(), 0.0);
-        Index errors = 0;
+    // A part of a batch: its steps add up until the batch ends.
+    void learn(Index first, Index last) {
         for (Index at = first; at < last; ++at) {
             const Index mu = order_[at];
             binary_fields(data_, mu, signs_.data(), h_.data());
-            errors += rule_.repair(h_.data(), data_.labels[mu], [&](Index k, double c) {
+            errors_ += rule_.repair(h_.data(), data_.labels[mu], [&](Index k, double c) {
                 simd::online().add(data_.inputs, data_.row(mu, k), 2.0 * c, step_.data() + k * ld_);
             });
         }
-        if (errors > 0) {
-            for (Index k = 0; k < data_.units; ++k)
-                for (Index i = 0; i < data_.inputs; ++i)
-                    H_[k * data_.inputs + i] += step_[static_cast<std::size_t>(k * ld_ + i)];
-            resign();
-        }
-        return errors;
+    }
+
+    // How many patterns of the batch were wrong.
+    Index end_batch() {
+        if (errors_ == 0) return 0;
+        for (Index k = 0; k < data_.units; ++k)
+            for (Index i = 0; i < data_.inputs; ++i)
+                H_[k * data_.inputs + i] += step_[static_cast<std::size_t>(k * ld_ + i)];
+        std::fill(step_.begin(), step_.end(), 0.0);
+        resign();
+        return std::exchange(errors_, 0);
     }
 
     bool positive(Index k, Index i) const {
@@ -300,6 +304,7 @@ class Replica {
     std::vector<std::uint32_t> signs_;
     std::vector<double> h_;
     LeastAction rule_;
+    Index errors_ = 0;
 };
 
 // pull_i = tanh(γ y W̄_i): y W̄_i is an odd or even number between −y and y, so that a table holds all values.
@@ -329,12 +334,19 @@ Index replicated_epoch(const OnlinePatterns& data, const std::int64_t* orders, c
     // Words counted and signs taken by a replica between two meetings; few are not worth a second thread.
     const Index work = std::max<Index>(1, std::min(step.batch, data.patterns) * data.units * data.words() + weights);
     const Index grain = std::max<Index>(1, kWordsPerThread / work);
+    const Index together = std::max<Index>(1, kWordsPerCheckpoint / (y * data.units * data.words()));
     for (Index first = 0; first < data.patterns; first += step.batch) {
         const Index last = std::min(data.patterns, first + step.batch);
-        parallel_ranges(y, grain, [&](Index begin, Index end) {
-            for (Index a = begin; a < end; ++a)
-                errors[static_cast<std::size_t>(a)] += replicas[static_cast<std::size_t>(a)].learn(first, last);
-        });
+        for (Index part = first; part < last; part += together) {
+            parallel_ranges(y, grain, [&](Index begin, Index end) {
+                for (Index a = begin; a < end; ++a) {
+                    Replica& replica = replicas[static_cast<std::size_t>(a)];
+                    replica.learn(part, std::min(last, part + together));
+                    if (part + together >= last) errors[static_cast<std::size_t>(a)] += replica.end_batch();
+                }
+            });
+            control.checkpoint();
+        }
         pulls(data, replicas, step.gamma, pull.data());
         parallel_ranges(y, grain, [&](Index begin, Index end) {
             for (Index a = begin; a < end; ++a) replicas[static_cast<std::size_t>(a)].pull(step.lambda, pull.data());
