@@ -265,11 +265,11 @@ def update(W: numpy.ndarray, V: numpy.ndarray, C: numpy.ndarray) -> None:
     """
     W -= Cᵀ V in place.
     """
-def wfm_amp_sweep(task: ..., c: typing.SupportsFloat | typing.SupportsIndex, m: numpy.ndarray, V: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], g: numpy.ndarray, damping: typing.SupportsFloat | typing.SupportsIndex) -> tuple:
+def wfm_amp_sweep(task: WfmTask, c: typing.SupportsFloat | typing.SupportsIndex, m: numpy.ndarray, V: typing.Annotated[numpy.typing.ArrayLike, numpy.float64], g: numpy.ndarray, damping: typing.SupportsFloat | typing.SupportsIndex) -> tuple:
     """
     One sweep of approximate message passing, outputs g (P, K) in place: S (K, n), sums (K) of Γ and of g², the log partition function and the change.
     """
-def wfm_binary_amp_sweep(task: ..., f: numpy.ndarray, g: numpy.ndarray, damping: typing.SupportsFloat | typing.SupportsIndex, S: numpy.ndarray) -> tuple:
+def wfm_binary_amp_sweep(task: WfmTask, f: numpy.ndarray, g: numpy.ndarray, damping: typing.SupportsFloat | typing.SupportsIndex, S: numpy.ndarray) -> tuple:
     """
     The same for binary weights with m = tanh(S + f), outputs g (P, K) and S (K, n) in place: variances (K) of the fields, sums (K) of g², the log partition function and the change.
     """
