@@ -21,6 +21,7 @@ from flatcore.studies.wfm_quantities import (
 from flatcore.studies.wfm_solvers import (
     AMP_END,
     BINARY,
+    CAPPED,
     FLIPS,
     TRIED_BINARY,
     TRIED_CONTINUOUS,
@@ -75,8 +76,8 @@ def capacity_words(rows: Rows, size: Size) -> tuple[str, ...]:
         "Asked: up to which load does each solver find a solution?",
         "Theory: the binary perceptron's capacity is α ≈ 0.833, where algorithms stop before; a tree of continuous "
         "units holds more than the continuous perceptron's 2.",
-        f"Measured over {len(rows)} seeds, focusing BP to the end of its schedule and the others for at most "
-        f"{size.epochs} epochs. {' '.join(lines)}",
+        f"Measured over {len(rows)} seeds, at most {size.epochs} epochs of {joined(CAPPED)}, the others to the end of "
+        f"their schedules. {' '.join(lines)}",
     )
 
 

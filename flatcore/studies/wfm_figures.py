@@ -42,7 +42,7 @@ LOOKS: Mapping[str, Look] = {
     SLOW_DOWN: (_GREEN, "-", "v"),
     FAST_DOWN: (_GREEN, "--", "v"),
     EDGES_FIRST: (_RED, "--", "x"),
-    EDGES_END: (_RED, "-", "x"),
+    EDGES_END: (_RED, "-", "X"),
     AMP_FIRST: (_RED, "--", "D"),
     AMP_END: (_RED, "-", "D"),
     REPLICATED: (_VIOLET, "-", "P"),
@@ -207,7 +207,7 @@ def scatter(name: str, x: Curves, y: Curves, labels: tuple[str, str]) -> str:
         ax = axes[0, 0]
         for title in x:
             colour, line, marker = LOOKS[title]
-            filled = colour if line == "-" and marker != "x" else "none"
+            filled = colour if line == "-" else "none"
             ax.plot(x[title], y[title], marker, ms=5, color=colour, mfc=filled, alpha=0.8, label=title)
         ax.set(xlabel=labels[0], ylabel=labels[1])
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

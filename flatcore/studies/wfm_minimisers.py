@@ -90,7 +90,7 @@ def minimise(model: wfm.Committee, patterns: wfm.Patterns, w: FloatArray, beta: 
         along = g - (g * unit).sum(axis=1, keepdims=True) * unit
         return float(np.log(value)), (root * along / length / value).ravel()
 
-    options = {"maxiter": _ITERATIONS, "maxfun": 2 * _ITERATIONS, "ftol": 0.0, "gtol": 1e-9}
+    options = {"maxiter": _ITERATIONS, "maxfun": 2 * _ITERATIONS, "ftol": 0.0, "gtol": 1e-6}
     found = scipy.optimize.minimize(log_loss, w.ravel(), jac=True, method="L-BFGS-B", options=options)
     w = _on_spheres(model, found.x.reshape(model.shape))
     gradient = _stationarity(model, patterns, w, beta, gamma)

@@ -49,7 +49,7 @@ def chosen(solvers: Mapping[str, Solver], names: Iterable[str]) -> dict[str, Sol
 TRIED_BINARY = chosen(BINARY, (LAL, REPLICATED, EDGES_FIRST, AMP_FIRST))
 TRIED_CONTINUOUS = chosen(CONTINUOUS, (LAL, RULE_A, RULE_B, SLOW, EDGES_FIRST, AMP_FIRST))
 CENTRES = chosen(BINARY, (LAL, REPLICATED, AMP_END))  # around which solutions are counted, beside planted ones
-CAPPED = (LAL, RULE_A, RULE_B, SLOW, REPLICATED)  # in epochs, where loads are tried; focusing BP ends by itself
+CAPPED = (LAL, RULE_A, RULE_B)  # where loads are tried; others have schedules, which end by themselves
 
 FLIPS = np.linspace(0.0, 0.3, 13)
 NOISE = np.linspace(0.0, 0.5, 11)
