@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Tick = Callable[[float], None]
 FEATURES = 201  # of an image: signs of its pixels' random combinations about their medians
 DAMPING = 0.9  # of belief propagation on these: their correlations are not in its equations
-_TOLERANCE, _SWEEPS = 1e-5, 300  # of local entropies, far below what seeds differ by
+_TOLERANCE, _SWEEPS = 1e-4, 300  # of local entropies: four digits, far below what seeds differ by
 
 
 @dataclass(frozen=True)
