@@ -48,7 +48,7 @@ def entropy_words(rows: Rows, size: Size) -> tuple[str, ...]:
     """Local entropies."""
     kept, asked = (int(sum(f(row["converged"]) for row in rows)) for f in (np.sum, np.size))
     said = []
-    for i, (machine, shape) in enumerate((("perceptron", size.entropy), ("tree", size.entropy_tree))):
+    for i, (machine, shape) in enumerate((("perceptron", size.entropy), ("committee", size.entropy_tree))):
         of_machine = part(rows, i)
         gaps = [f"{name} {entropy_gap(of_machine, AMP_END, name).text()}" for name in NAMED_CENTRES if name != AMP_END]
         said.append(f"{machine} of {task(shape, 'binary')}: {joined(gaps)}")
