@@ -143,7 +143,14 @@ SOLVERS = {
     "rule B": (wfm.entropic_least_action, (459, 9, "tree", "continuous"), 1.0, {"rule": "B"}),
     "replicas": (wfm.replicated_sgd, (303, 3, "tree", "binary"), 0.3, {"batch": 30}),
     "cross-entropy": (wfm.cross_entropy_sgd, (155, 5, "tree", "continuous"), 0.8, {}),
-}
+    "cross-entropy, slow reduction": (
+        wfm.cross_entropy_sgd, (155, 5, "tree", "continuous"), 0.8, {"schedule": "slow_reduction"},
+    ),
+    "cross-entropy, fast reduction": (
+        wfm.cross_entropy_sgd, (155, 5, "tree", "continuous"), 0.8, {"schedule": "fast_reduction"},
+    ),
+    "cross-entropy, β alone": (wfm.cross_entropy_sgd, (155, 5, "tree", "continuous"), 0.8, {"gamma": 2.0}),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -373,6 +380,14 @@ def test_seeds_and_threads(name):
         (wfm.replicated_sgd, "binary", {"until": "never"}, "until is 'never'; expected one of"),
         (wfm.cross_entropy_sgd, "binary", {}, "model has binary weights; cross_entropy_sgd expects continuous"),
         (wfm.cross_entropy_sgd, "continuous", {"schedule": "no"}, "schedule is 'no'; expected one of 'slow', 'fast'"),
+        (wfm.cross_entropy_sgd, "continuous", {"beta": 0.0}, "beta is 0.0; expected a positive number"),
+        (wfm.cross_entropy_sgd, "continuous", {"end": 0.1}, "end is 0.1; factor 1.005 leads away from it, start being"),
+        (
+            wfm.cross_entropy_sgd,
+            "continuous",
+            {"beta": 1.0, "gamma": 2.0, "start": 1.0, "end": 2.0},
+            "beta and gamma are given, and start and end; expected none for a constant run",
+        ),
         (wfm.cross_entropy_sgd, "continuous", {"rate": np.nan}, "rate is nan; expected a positive number"),
         (wfm.cross_entropy_sgd, "continuous", {"factor": "2"}, "factor is '2'; expected a positive number"),
     ],
@@ -381,6 +396,67 @@ def test_wrong_arguments(solver, weights, options, message):
     model = wfm.Committee(45, 3, weights=weights)
     with pytest.raises(ValueError, match=message):
         solver(model, wfm.random_patterns(model, 10), **options)
+
+
+COURSES = {"slow": (0.5, 1.005), "fast": (1.0, 1.05), "slow_reduction": (10.0, 0.995), "fast_reduction": (10.0, 0.95)}
+
+
+def hard_cross_entropy(**options):
+    """Forty epochs on a load that is never solved."""
+    _, model, patterns, _ = small("cross-entropy")
+    return wfm.cross_entropy_sgd(model, patterns, max_epochs=40, **options)
+
+
+@pytest.mark.parametrize("fixed", [{}, {"beta": 1.5}, {"gamma": 0.7}])
+@pytest.mark.parametrize("schedule", COURSES)
+def test_schedules_move_what_is_not_fixed(schedule, fixed):
+    start, factor = COURSES[schedule]
+    course = start * factor ** np.arange(40)
+    course = np.maximum(course, 2.0) if schedule == "fast_reduction" else course  # after 32 epochs
+    history = hard_cross_entropy(schedule=schedule, **fixed).history
+    for name in ("beta", "gamma"):
+        np.testing.assert_allclose(history[name], np.full(40, fixed[name]) if name in fixed else course, rtol=1e-12)
+
+
+def test_a_constant_run_is_that_of_a_schedule_which_stands():
+    constant = hard_cross_entropy(beta=2.0, gamma=2.0)
+    standing = hard_cross_entropy(start=2.0, factor=1.0, end=2.0)
+    np.testing.assert_array_equal(constant.weights, standing.weights)
+    assert set(constant.history["beta"]) == set(constant.history["gamma"]) == {2.0}
+
+
+@pytest.mark.parametrize("fixed", [{"beta": 1.5}, {"gamma": 0.7}, {"beta": 1.5, "gamma": 0.7}])
+def test_runs_with_fixed_sharpness_are_the_plain_ones(fixed):
+    """Three epochs with the starts and orders that the seed draws; rounding as in FLOATS."""
+    _, model, patterns, _ = small("cross-entropy")
+    seen, seed = [], 5
+    wfm.cross_entropy_sgd(
+        model, patterns, batch=20, rate=5.0, max_epochs=3, seed=seed, callback=lambda s: seen.append(s.weights), **fixed
+    )
+    rng = np.random.default_rng(seed)
+    w = random_weights(model, rng)
+    w = w * np.sqrt(model.fan_in) / np.linalg.norm(w, axis=1, keepdims=True)
+    for epoch in range(3):
+        moving = 0.5 * 1.005**epoch
+        beta, gamma = (fixed.get(name, moving) for name in ("beta", "gamma"))
+        order = rng.permutation(patterns.num_patterns)
+        inputs = reference.seen_by_units(model, patterns.inputs)
+        w = reference.descent(model, inputs, patterns.labels, order, w, beta, gamma, 20, 5.0)
+        np.testing.assert_allclose(seen[epoch], w, **FLOATS)
+
+
+def test_checkpoints_know_which_sharpness_is_fixed(tmp_path):
+    _, model, patterns, _ = small("cross-entropy")
+    place = tmp_path / "run.npz"
+
+    def interrupt(state):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        wfm.cross_entropy_sgd(model, patterns, gamma=0.5, callback=interrupt, checkpoint=place)
+    for other in ({}, {"beta": 0.5}, {"gamma": 0.6}):
+        with pytest.raises(ValueError, match="the checkpoint of another run"):
+            wfm.cross_entropy_sgd(model, patterns, checkpoint=place, **other)
 
 
 def test_entropic_rules_want_a_majority():

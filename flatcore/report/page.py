@@ -47,6 +47,7 @@ figure svg { max-width: 100%; height: auto; }
 figcaption { color: #3d4a5a; font-size: .95rem; }
 figcaption p { margin: .35rem 0; }
 .scroll { overflow-x: auto; }
+@media screen and (max-width: 40rem) { figure svg { max-width: none; min-width: 36rem; } }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; margin: .75rem 0; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #e6e8eb; text-align: left; white-space: pre; }
 td.wrap { white-space: pre-wrap; }
@@ -64,7 +65,7 @@ footer { color: #5c677d; font-size: .85rem; margin-top: 3rem; border-top: 1px so
 {% for picture in section.figures %}
 <figure id="{{ picture.name }}">
 <h3>{{ picture.title }}</h3>
-{{ picture.svg | safe }}
+<div class="scroll">{{ picture.svg | safe }}</div>
 <figcaption>{% for line in picture.caption %}<p>{{ line }}</p>{% endfor %}</figcaption>
 </figure>
 {% endfor %}

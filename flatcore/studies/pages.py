@@ -16,7 +16,7 @@ from flatcore.io import write_text_atomic
 from flatcore.report import Section, render_page
 from flatcore.studies.folder import StudyFolder
 
-Rows = Sequence[Mapping[str, float]]
+Rows = Sequence[Mapping[str, float | str]]
 
 
 def write_pages(
@@ -48,10 +48,14 @@ def history_csv(history: Mapping[str, Rows]) -> str:
     writer.writerow(["run", *names])
     for run, rows in history.items():
         for row in rows:
-            writer.writerow(
-                [run, *("" if name not in row or np.isnan(row[name]) else repr(row[name]) for name in names)]
-            )
+            writer.writerow([run, *(_cell(row.get(name, "")) for name in names)])
     return stream.getvalue()
+
+
+def _cell(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if np.isnan(value) else repr(value)
 
 
 def versions(**packages: str) -> dict[str, str]:

@@ -5,58 +5,106 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from flatcore import wfm
 from flatcore._checks import FloatArray
+from flatcore.studies.wfm_solvers import (
+    BINARY,
+    BROADENING,
+    CAPPED,
+    CENTRES,
+    CONTINUOUS,
+    CURVATURES,
+    FLIPS,
+    FOCUSING,
+    LEVELS,
+    NOISE,
+    OVERLAPS,
+    TRIED_BINARY,
+    TRIED_CONTINUOUS,
+    Solver,
+)
 
 if TYPE_CHECKING:
-    from flatcore.studies.wfm import Measured, Size
+    from flatcore.studies.wfm import Size
 
 Tick = Callable[[float], None]
-Solver = Callable[..., Any]  # (model, patterns, seed=, **options) → WfmResult
-
-LAL, RULE_A, RULE_B = "LAL", "entropic LAL, rule A", "entropic LAL, rule B"
-SLOW, FAST, REDUCED = "cross-entropy, slow growth", "cross-entropy, fast growth", "cross-entropy, slow reduction"
-FIRST, END = "focusing BP, first solution", "focusing BP, end of schedule"
-BP, REPLICATED, PLANTED = "focusing BP", "replicated SGD", "planted"
-
-CONTINUOUS: Mapping[str, Solver] = {
-    LAL: wfm.least_action,
-    RULE_A: partial(wfm.entropic_least_action, rule="A"),
-    RULE_B: partial(wfm.entropic_least_action, rule="B"),
-    FAST: partial(wfm.cross_entropy_sgd, schedule="fast"),
-    REDUCED: partial(wfm.cross_entropy_sgd, schedule="reduction"),
-    SLOW: partial(wfm.cross_entropy_sgd, schedule="slow"),
-    FIRST: partial(wfm.focusing_bp, stop="first"),
-    END: partial(wfm.focusing_bp, stop="end"),
-}
-# Each row of results belongs to the solver at its place.
-BINARY: Mapping[str, Solver] = {LAL: wfm.least_action, REPLICATED: wfm.replicated_sgd, BP: wfm.focusing_bp}
-LEARNERS: Mapping[str, Solver] = {name: CONTINUOUS[name] for name in (LAL, RULE_A, RULE_B, SLOW, FIRST)}
-CAPPED = (LAL, RULE_A, RULE_B)  # where loads are tried; others have schedules that end by themselves
-FLIPS = np.linspace(0.0, 0.3, 13)
-NOISE = np.linspace(0.0, 0.5, 11)
-GAMMA_EPOCHS = 300
-GAMMAS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 FEATURES = 201  # of an image: signs of its pixels' random combinations about their medians
 DAMPING = 0.9  # of belief propagation on these: their correlations are not in its equations
-OVERLAPS = np.concatenate([np.linspace(0.5, 0.9, 9), np.linspace(0.92, 0.99, 8)])
+_TOLERANCE, _SWEEPS = 1e-4, 300  # of local entropies: four digits, far below what seeds differ by
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A name for files, a title for people, what to do, and its cost relative to the others'."""
+    """A name for files, a title for people, what to do, the arrays it returns, its cost relative to the others'."""
 
     name: str
     title: str
-    measure: Callable[[Size, int, Tick], Measured]
+    measure: Callable[[Size, int, Tick], Any]
+    row: type
     cost: float
 
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Names of the arrays of a checkpoint."""
+        return tuple(self.row.__annotations__)
 
-def _solutions(solvers: Mapping[str, Solver], model: Any, patterns: Any, seed: int, tick: Tick) -> list[Any]:
+
+class Outcome(TypedDict):
+    """What solvers left: errors, and passes over the patterns; one a solver, as in all rows that follow."""
+
+    errors: FloatArray
+    sweeps: FloatArray
+
+
+class TreeRow(Outcome):
+    """Continuous tree: local energy (solvers, strengths); Hessians; quantiles of margins; overlaps of units.
+
+    `top`: the largest eigenvalue, NaN where it is not certified; `above`: share of eigenvalues above the grid's.
+    """
+
+    energy: FloatArray
+    top: FloatArray
+    trace: FloatArray
+    near_zero: FloatArray
+    density: FloatArray
+    above: FloatArray
+    margins: FloatArray
+    overlap: FloatArray
+
+
+class EnergyRow(Outcome):
+    """Local energies (solvers, strengths), or (machines, solvers, strengths)."""
+
+    energy: FloatArray
+
+
+class EntropyRow(TypedDict):
+    """By machine (perceptron, tree) and centre, planted ones last: errors there, entropies and which converged."""
+
+    errors: FloatArray
+    entropy: FloatArray
+    converged: FloatArray
+
+
+class CapacityRow(TypedDict):
+    """Errors left: (solvers, loads)."""
+
+    perceptron: FloatArray
+    tree: FloatArray
+
+
+class DigitsRow(EnergyRow):
+    """Share of unseen images that are classified wrongly."""
+
+    test: FloatArray
+
+
+def solutions(solvers: Mapping[str, Solver], model: Any, patterns: Any, seed: int, tick: Tick) -> list[Any]:
+    """One solution a solver, of the same patterns."""
     found = []
     for i, solver in enumerate(solvers.values()):
         found.append(solver(model, patterns, seed=seed))
@@ -64,17 +112,17 @@ def _solutions(solvers: Mapping[str, Solver], model: Any, patterns: Any, seed: i
     return found
 
 
-def _outcome(found: Sequence[Any]) -> Measured:
-    return {
-        "errors": np.array([r.errors for r in found]),
-        "sweeps": np.array([r.sweeps for r in found]),
-    }
+def outcome(found: Sequence[Any]) -> Outcome:
+    """Errors and sweeps."""
+    return {"errors": np.array([r.errors for r in found]), "sweeps": np.array([r.sweeps for r in found])}
 
 
-def _curves(model: Any, found: Sequence[Any], patterns: Any, scale: FloatArray, samples: int, seed: int) -> FloatArray:
-    """Local energies, (solvers, scales): the same perturbations for all."""
+def energies(
+    model: Any, weights: Sequence[FloatArray], patterns: Any, scale: FloatArray, samples: int, seed: int
+) -> FloatArray:
+    """Local energies, (solutions, scales): the same perturbations for all."""
     return np.array(
-        [wfm.local_energy(model, r.weights, patterns, scale=scale, samples=samples, seed=seed).values for r in found]
+        [wfm.local_energy(model, w, patterns, scale=scale, samples=samples, seed=seed).values for w in weights]
     )
 
 
@@ -84,107 +132,107 @@ def unit_overlap(a: FloatArray, b: FloatArray) -> float:
     return float(cosines.mean())
 
 
-def committee(size: Size, seed: int, tick: Tick) -> Measured:
-    """The continuous tree committee: all solvers on the same patterns, local energies, Hessians, margins, overlaps."""
+def tree_task(size: Size, seed: int) -> tuple[wfm.Committee, wfm.Patterns]:
+    """The continuous tree committee and its patterns."""
     units, inputs, alpha = size.tree
     model = wfm.Committee(units * inputs, units, weights="continuous")
-    patterns = wfm.random_patterns(model, round(alpha * model.num_weights), seed=seed)
-    found = _solutions(CONTINUOUS, model, patterns, seed, tick)
-    spectra = [wfm.hessian_spectrum(model, r.weights, patterns, seed=seed) for r in found]
+    return model, wfm.random_patterns(model, round(alpha * model.num_weights), seed=seed)
+
+
+def committee(size: Size, seed: int, tick: Tick) -> TreeRow:
+    """The continuous tree committee: all solvers on the same patterns, and all measures of their solutions."""
+    model, patterns = tree_task(size, seed)
+    found = solutions(CONTINUOUS, model, patterns, seed, tick)
+    weights = [r.weights for r in found]
+    spectra = [wfm.hessian_spectrum(model, w, patterns, seed=seed) for w in weights]
+    grid, broadening = CURVATURES / model.fan_in, BROADENING / model.fan_in
     return {
-        **_outcome(found),
-        "energy": _curves(model, found, patterns, NOISE, size.samples, seed),
-        "top": np.array([s.values[0] for s in spectra]),
+        **outcome(found),
+        "energy": energies(model, weights, patterns, NOISE, size.samples, seed),
+        "top": np.array([s.lambda_max if s.status == "converged" else np.nan for s in spectra]),
         "trace": np.array([s.trace for s in spectra]),
         "near_zero": np.array([s.near_zero for s in spectra]),
-        "margin": np.array([np.median(wfm.margins(model, r.weights, patterns)) for r in found]),
-        "overlap": np.array([[unit_overlap(a.weights, b.weights) for b in found] for a in found]),
+        "density": np.array([s.density.at(grid, broadening)[0] for s in spectra]),
+        "above": np.array([[s.density.expectation(partial(np.less, x))[0] for x in grid] for s in spectra]),
+        "margins": np.array([np.quantile(wfm.margins(model, w, patterns), LEVELS) for w in weights]),
+        "overlap": np.array([[unit_overlap(a, b) for b in weights] for a in weights]),
     }
 
 
-def binary(size: Size, seed: int, tick: Tick) -> Measured:
+def binary(size: Size, seed: int, tick: Tick) -> EnergyRow:
     """The binary tree committee: local energies of flips."""
     units, inputs, alpha = size.binary
     model = wfm.Committee(units * inputs, units)
     patterns = wfm.random_patterns(model, round(alpha * model.num_weights), seed=seed)
-    found = _solutions(BINARY, model, patterns, seed, tick)
-    return {**_outcome(found), "energy": _curves(model, found, patterns, FLIPS, size.samples, seed)}
+    found = solutions(BINARY, model, patterns, seed, tick)
+    weights = [r.weights for r in found]
+    return {**outcome(found), "energy": energies(model, weights, patterns, FLIPS, size.samples, seed)}
 
 
-def entropy(size: Size, seed: int, tick: Tick) -> Measured:
-    """The binary perceptron: local entropy around solutions of focusing BP and around planted, typical ones."""
-    inputs, alpha = size.entropy
-    model = wfm.Committee(inputs, 1)
-    count = round(alpha * inputs)
-    drawn = wfm.random_patterns(model, count, seed=seed)
-    taught, teacher = wfm.teacher_patterns(model, count, seed=seed)
-    focused = wfm.focusing_bp(model, drawn, seed=seed)
-    places = [(focused.weights, drawn), (teacher, taught)]
-    rows = []
-    for i, (weights, patterns) in enumerate(places):
-        rows.append(wfm.local_entropy(model, weights, patterns, overlaps=OVERLAPS))
-        tick((i + 1) / len(places))
-    return {
-        "errors": np.array([focused.errors, 0]),
-        "entropy": np.array([r.entropy for r in rows]),
-        "distance": np.array([r.distance for r in rows]),
-        "converged": np.array([r.converged for r in rows], dtype=float),
-    }
+def entropy(size: Size, seed: int, tick: Tick) -> EntropyRow:
+    """Local entropy around solutions and the teacher, of the patterns that the teacher labelled."""
+    left, entropies, settled = [], [], []
+    for i, (units, inputs, alpha) in enumerate((size.entropy, size.entropy_tree)):
+        model = wfm.Committee(units * inputs, units)
+        patterns, teacher = wfm.teacher_patterns(model, round(alpha * model.num_weights), seed=seed)
+        found = [solver(model, patterns, seed=seed) for solver in CENTRES.values()]
+        rows = []
+        for j, centre in enumerate([*(r.weights for r in found), teacher]):
+            rows.append(
+                wfm.local_entropy(
+                    model, centre, patterns, overlaps=OVERLAPS, form="edge", tol=_TOLERANCE, max_sweeps=_SWEEPS
+                )
+            )
+            tick((i + (j + 1) / (len(found) + 1)) / 2)
+        left.append([*(r.errors for r in found), 0])
+        entropies.append([r.entropy for r in rows])
+        settled.append([r.converged for r in rows])
+    return {"errors": np.array(left), "entropy": np.array(entropies), "converged": np.array(settled, dtype=float)}
 
 
-def capacity(size: Size, seed: int, tick: Tick) -> Measured:
+def capacity(size: Size, seed: int, tick: Tick) -> CapacityRow:
     """Errors that remain at each load: (solvers, loads) of the binary perceptron and of the continuous tree."""
     inputs, fan_in = size.capacity
     binary_model, tree = wfm.Committee(inputs, 1), wfm.Committee(9 * fan_in, 9, weights="continuous")
-    tasks = [("perceptron", BINARY, binary_model, size.loads[0]), ("tree", LEARNERS, tree, size.loads[1])]
-    measured: Measured = {}
-    total, done = sum(len(solvers) * len(loads) for _, solvers, _, loads in tasks), 0
-    for name, solvers, model, loads in tasks:
-        errors = np.empty((len(solvers), len(loads)))
-        for j, alpha in enumerate(loads):
-            patterns = wfm.random_patterns(model, round(alpha * model.num_weights), seed=seed)
-            for i, (title, solver) in enumerate(solvers.items()):
-                options = {"max_epochs": size.epochs} if title in CAPPED else {}
-                errors[i, j] = solver(model, patterns, seed=seed, **options).errors
-                done += 1
-                tick(done / total)
-        measured[name] = errors
-    return measured
-
-
-def parity(size: Size, seed: int, tick: Tick) -> Measured:
-    """Committee and parity machine of the same shape at the same load: (machines, solvers, scales)."""
-    units, inputs, alpha = size.parity
-    curves, errors = [], []
-    for i, activation in enumerate(("majority", "parity")):
-        model = wfm.Committee(units * inputs, units, weights="binary", activation=activation)
-        patterns = wfm.random_patterns(model, round(alpha * model.num_weights), seed=seed)
-        found = [solver(model, patterns, seed=seed) for solver in BINARY.values()]
-        errors.append([r.errors for r in found])
-        curves.append(_curves(model, found, patterns, FLIPS, size.samples, seed))
-        tick((i + 1) / 2)
-    return {"errors": np.array(errors), "energy": np.array(curves)}
-
-
-def gamma(size: Size, seed: int, tick: Tick) -> Measured:
-    """Minimisers of the cross-entropy at fixed β = γ, on the patterns of `committee`: overlap with focusing BP's."""
-    units, inputs, alpha = size.tree
-    model = wfm.Committee(units * inputs, units, weights="continuous")
-    patterns = wfm.random_patterns(model, round(alpha * model.num_weights), seed=seed)
-    flat = wfm.focusing_bp(model, patterns, seed=seed)
-    found = []
-    fixed = partial(wfm.cross_entropy_sgd, model, patterns, factor=1.0, max_epochs=GAMMA_EPOCHS, seed=seed)
-    for i, value in enumerate(GAMMAS):
-        found.append(fixed(start=value, end=value))
-        tick((i + 1) / (len(GAMMAS) + 1))
+    perceptron_loads, tree_loads = size.loads
     return {
-        **_outcome(found),
-        "energy": _curves(model, found, patterns, NOISE, size.samples, seed),
-        "overlap": np.array([unit_overlap(r.weights, flat.weights) if flat.errors == 0 else np.nan for r in found]),
+        "perceptron": _errors_left(TRIED_BINARY, binary_model, perceptron_loads, size, seed, lambda f: tick(f / 2)),
+        "tree": _errors_left(TRIED_CONTINUOUS, tree, tree_loads, size, seed, lambda f: tick(0.5 + f / 2)),
     }
 
 
-def digits(size: Size, seed: int, tick: Tick) -> Measured:
+def _errors_left(
+    solvers: Mapping[str, Solver], model: wfm.Committee, loads: Sequence[float], size: Size, seed: int, tick: Tick
+) -> FloatArray:
+    errors = np.empty((len(solvers), len(loads)))
+    for j, alpha in enumerate(loads):
+        patterns = wfm.random_patterns(model, round(alpha * model.num_weights), seed=seed)
+        for i, (title, solver) in enumerate(solvers.items()):
+            options = {"max_epochs": size.epochs} if title in CAPPED else {}
+            errors[i, j] = solver(model, patterns, seed=seed, **options).errors
+        tick((j + 1) / len(loads))
+    return errors
+
+
+def parity(size: Size, seed: int, tick: Tick) -> EnergyRow:
+    """Committee and parity machine of the same shape at the same load: (machines, solvers, scales)."""
+    units, inputs, alpha = size.parity
+    outcomes, curves = [], []
+    for i, activation in enumerate(("majority", "parity")):
+        model = wfm.Committee(units * inputs, units, weights="binary", activation=activation)
+        patterns = wfm.random_patterns(model, round(alpha * model.num_weights), seed=seed)
+        found = [solver(model, patterns, seed=seed) for solver in TRIED_BINARY.values()]
+        outcomes.append(outcome(found))
+        curves.append(energies(model, [r.weights for r in found], patterns, FLIPS, size.samples, seed))
+        tick((i + 1) / 2)
+    return {
+        "errors": np.array([o["errors"] for o in outcomes]),
+        "sweeps": np.array([o["sweeps"] for o in outcomes]),
+        "energy": np.array(curves),
+    }
+
+
+def digits(size: Size, seed: int, tick: Tick) -> DigitsRow:
     """Handwritten digits, even against odd, by fully connected committees: local energy and test errors."""
     from flatcore.studies import digits_data
 
@@ -199,21 +247,11 @@ def digits(size: Size, seed: int, tick: Tick) -> Measured:
     model = wfm.Committee(inputs.shape[1], units, kind="full", weights="continuous")
     patterns = wfm.Patterns.from_arrays(model, inputs[train], labels[train])
     unseen = wfm.Patterns.from_arrays(model, inputs[test], labels[test])
-    damped = {name: partial(CONTINUOUS[name], damping=DAMPING) for name in (FIRST, END)}
-    found = _solutions({**CONTINUOUS, **damped}, model, patterns, seed, tick)
+    damped = {name: partial(solver, damping=DAMPING) for name, solver in FOCUSING.items()}
+    found = solutions({**CONTINUOUS, **damped}, model, patterns, seed, tick)
+    weights = [r.weights for r in found]
     return {
-        **_outcome(found),
-        "energy": _curves(model, found, patterns, NOISE, size.samples, seed),
-        "test": np.array([wfm.errors(model, r.weights, unseen) / len(unseen) for r in found]),
+        **outcome(found),
+        "energy": energies(model, weights, patterns, NOISE, size.samples, seed),
+        "test": np.array([wfm.errors(model, w, unseen) / len(unseen) for w in weights]),
     }
-
-
-EXPERIMENTS = (
-    Experiment("committee", "Continuous tree committee", committee, 6.0),
-    Experiment("binary", "Binary tree committee", binary, 3.0),
-    Experiment("entropy", "Local entropy of the binary perceptron", entropy, 3.0),
-    Experiment("capacity", "Solvers against the load", capacity, 6.0),
-    Experiment("parity", "Parity machine", parity, 2.0),
-    Experiment("gamma", "Cross-entropy at fixed γ", gamma, 4.0),
-    Experiment("digits", "Handwritten digits", digits, 6.0),
-)

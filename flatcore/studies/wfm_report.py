@@ -1,244 +1,257 @@
-"""What the study ``wfm`` leaves behind: sections, tables and files, all computed from what was measured."""
+"""What the study ``wfm`` leaves behind: sections, pictures and tables, all computed from what was measured."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flatcore._checks import FloatArray
 from flatcore.report import Figure, Section, Table
-from flatcore.results import plain
+from flatcore.studies import wfm_binary_words as binary_words
 from flatcore.studies import wfm_figures as draw
 from flatcore.studies import wfm_words as words
 from flatcore.studies.folder import StudyFolder, StudyResult
-from flatcore.studies.pages import versions, write_pages
-from flatcore.studies.wfm import seeds_of
-from flatcore.studies.wfm_experiments import (
+from flatcore.studies.pages import write_pages
+from flatcore.studies.wfm_files import data_of, history_of
+from flatcore.studies.wfm_quantities import FLIP, NAMED_CENTRES, STRENGTHS, by_solver, compared, mean_of, part, solved
+from flatcore.studies.wfm_solvers import (
+    AMP_END,
     BINARY,
-    BP,
     CONTINUOUS,
+    CURVATURES,
     FLIPS,
+    FOCUSING,
     GAMMAS,
-    LEARNERS,
+    LAL,
+    LEVELS,
     NOISE,
-    PLANTED,
+    OVERLAPS,
+    RULE_A,
+    RULE_B,
+    SLOW,
+    TRIED_BINARY,
+    TRIED_CONTINUOUS,
+    UNIT_SHARPNESS,
 )
+from flatcore.studies.wfm_verdicts import verdicts
 
 if TYPE_CHECKING:
     from flatcore.studies.wfm import Results, Size
+    from flatcore.studies.wfm_quantities import Rows
 
 TITLE = "Wide flat minima of committee machines"
+FAMILIES = (LAL, RULE_A, RULE_B, SLOW, AMP_END)  # one of each, the clearest
+VARIANTS = tuple(name for name in CONTINUOUS if "cross-entropy" in name or name in FOCUSING)
 _SOLVED = "Means over the seeds that a solver solves, ± one standard error."
+_PAIRED = "Mean difference over the seeds that both solve, ± half of its 95 % interval."
 
 
 def write(folder: StudyFolder, size: Size, results: Results) -> StudyResult:
     """Write report.html, results.json, history.csv and the figures."""
+    claims = verdicts(results)
+    caption = "Undecided: the seeds cannot tell. The numbers are below."
     sections = [
+        Section("What came out", tables=(Table(("claim", "answer"), claims, caption),), text=(words.summary(claims),)),
         _energies(size, results),
         _entropies(size, results),
-        _hessians(results),
+        _hessians(size, results["committee"]),
         _capacity(size, results),
-        _parity(size, results),
-        _gamma(results),
-        _digits(results),
+        _parity(size, results["parity"]),
+        _gamma(results["gamma"]),
+        _digits(results["digits"]),
     ]
     lead = words.lead(size, results)
-    sections.insert(0, _summary(results))
-    data = _data(folder, lead, sections, results)
-    write_pages(folder, TITLE, lead, sections, _history(folder, size, results), data)
-    lines = tuple(f"{claim}: {answer}" for claim, answer in words.verdicts(results))
-    return StudyResult(folder.path, folder.path / "report.html", lines, data)
-
-
-# -- quantities ------------------------------------------------------------------------------------------------------
-
-
-def by_solver(rows: list[dict[str, FloatArray]], key: str, solvers: Mapping[str, Any]) -> dict[str, FloatArray]:
-    """A quantity of every solver, a row a seed; NaN where the solver left errors."""
-    found = np.array([row[key] for row in rows], dtype=float)
-    solved = np.array([row["errors"] for row in rows]) == 0
-    found[~solved] = np.nan
-    return {name: found[:, i] for i, name in enumerate(solvers)}
-
-
-# -- sections --------------------------------------------------------------------------------------------------------
-
-
-def _summary(results: Results) -> Section:
-    caption = "Undecided: the seeds cannot tell. The numbers are below."
-    return Section("What came out", tables=(Table(("claim", "answer"), words.verdicts(results), caption),))
+    data = data_of(folder, lead, sections, dict(claims), results)
+    write_pages(folder, TITLE, lead, sections, history_of(folder, size, results), data)
+    return StudyResult(folder.path, folder.path / "report.html", tuple(f"{c}: {a}" for c, a in claims), data)
 
 
 def _energies(size: Size, results: Results) -> Section:
-    continuous = by_solver(results["committee"], "energy", CONTINUOUS)
-    flips = by_solver(results["binary"], "energy", BINARY)
-    first = draw.energies("energy", {"continuous weights": (NOISE, continuous)}, "strength δ of the noise")
-    second = draw.energies("flips", {"binary weights": (FLIPS, flips)}, "probability p of a flip")
-    rows = _solver_rows(results, "committee", CONTINUOUS) + _solver_rows(results, "binary", BINARY)
-    header = ("committee", "solver", "solved", "sweeps", "δE at δ = 0.2, p = 0.1", "δE at δ = 0.5, p = 0.3")
+    tree, flips = results["committee"], results["binary"]
+    curves = by_solver(tree, "energy", CONTINUOUS)
+    panels = {
+        "one of each kind": (NOISE, {name: curves[name] for name in FAMILIES}),
+        "schedules and forms": (NOISE, {name: curves[name] for name in VARIANTS}),
+    }
+    first = draw.energies("energy", panels, "strength δ of the noise")
+    second = draw.energies(
+        "flips", {"binary weights": (FLIPS, by_solver(flips, "energy", BINARY))}, "probability p of a flip"
+    )
+    third = draw.margins("margins", LEVELS, {n: by_solver(tree, "margins", CONTINUOUS)[n] for n in FAMILIES})
+    overlap = words.mean_overlaps(tree)
+    fourth = draw.matrix("overlap", list(CONTINUOUS), overlap)
+    strong = NOISE[list(STRENGTHS)]
+    header, place = ("solver", "solved", "sweeps"), STRENGTHS[0]
     return Section(
         "One: local energy",
         figures=(
-            Figure("energy", "Continuous tree committee", first, words.energy_words(results, size)),
-            Figure("flips", "Binary tree committee", second, words.flip_words(results, size)),
+            Figure("energy", "Continuous tree committee", first, words.energy_words(tree, size)),
+            Figure("margins", "Margins of the patterns", third, words.margin_words(tree)),
+            Figure("overlap", "Overlap between solutions", fourth, words.overlap_words(overlap)),
+            Figure("flips", "Binary tree committee", second, binary_words.flip_words(flips, size)),
         ),
-        tables=(Table(header, rows, _SOLVED),),
-    )
-
-
-def _solver_rows(results: Results, experiment: str, solvers: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    rows, energy = results[experiment], by_solver(results[experiment], "energy", solvers)
-    weak = 4  # of the strengths: δ = 0.2, p = 0.1
-    out = []
-    for i, name in enumerate(solvers):
-        solved = [row["errors"][i] == 0 for row in rows]
-        kept = energy[name][solved]
-        sweeps = np.array([row["sweeps"][i] for row in rows], dtype=float)[solved]
-        cells = [words.mean_of(kept[:, j]) for j in (weak, -1)]
-        out.append(
-            (
-                "continuous" if experiment == "committee" else "binary",
-                name,
-                f"{sum(solved)} of {len(rows)}",
-                words.mean_of(sweeps),
-                *cells,
-            )
-        )
-    return out
-
-
-def _entropies(size: Size, results: Results) -> Section:
-    rows = results["entropy"]
-    distance, entropy = {}, {}
-    for i, title in enumerate((BP, PLANTED)):
-        values = np.array([row["entropy"][i] for row in rows])
-        values[np.array([row["converged"][i] for row in rows]) == 0.0] = np.nan
-        values[np.array([row["errors"][i] for row in rows]) != 0] = np.nan
-        distance[title], entropy[title] = np.array([row["distance"][i] for row in rows]), values
-    grid = np.linspace(1e-3, 0.25, 60)
-    svg = draw.entropies("entropy", distance, entropy, grid)
-    return Section(
-        "Two: local entropy",
-        figures=(Figure("entropy", "Solutions around a solution", svg, words.entropy_words(results, size)),),
-    )
-
-
-def _hessians(results: Results) -> Section:
-    quantities = {
-        "largest eigenvalue": by_solver(results["committee"], "top", CONTINUOUS),
-        "trace": by_solver(results["committee"], "trace", CONTINUOUS),
-        "share of |λ| < 1e-3": by_solver(results["committee"], "near_zero", CONTINUOUS),
-    }
-    svg, title = draw.bars("hessian", quantities), "Hessian of the cross-entropy at the solutions"
-    table = [(name, *(words.mean_of(curves[name]) for curves in quantities.values())) for name in CONTINUOUS]
-    return Section(
-        "Three: Hessian spectra",
-        figures=(Figure("hessian", title, svg, words.hessian_words(results)),),
-        tables=(Table(("solver", *quantities), table, _SOLVED),),
-    )
-
-
-def _capacity(size: Size, results: Results) -> Section:
-    rows = results["capacity"]
-    panels = {}
-    tasks = (("binary perceptron", "perceptron", BINARY, 0), ("continuous tree", "tree", LEARNERS, 1))
-    for title, key, solvers, which in tasks:
-        solved = np.array([row[key] for row in rows]) == 0
-        panels[title] = (size.loads[which], {name: solved[:, i].astype(float) for i, name in enumerate(solvers)})
-    svg = draw.success("capacity", panels)
-    return Section(
-        "Four: solvers against the load",
-        figures=(Figure("capacity", "Share of instances solved", svg, words.capacity_words(results, size)),),
-    )
-
-
-def _parity(size: Size, results: Results) -> Section:
-    panels = {}
-    for machine, title in enumerate(("committee", "parity machine")):
-        rows = [{"errors": row["errors"][machine], "energy": row["energy"][machine]} for row in results["parity"]]
-        panels[title] = (FLIPS, by_solver(rows, "energy", BINARY))
-    svg = draw.energies("parity", panels, "probability p of a flip")
-    return Section(
-        "Five: the parity machine",
-        figures=(Figure("parity", "Committee and parity machine", svg, words.parity_words(results, size)),),
-    )
-
-
-def _gamma(results: Results) -> Section:
-    rows = results["gamma"]
-    errors = np.array([row["errors"] for row in rows], dtype=float)
-    energy = np.array([row["energy"][:, words.NOISE_AT] for row in rows])
-    quantities = {
-        "training errors": errors,
-        "local energy at δ = 0.3, solved": np.where(errors == 0, energy, np.nan),
-        "overlap with focusing BP": np.array([row["overlap"] for row in rows]),
-    }
-    svg = draw.against("gamma", GAMMAS, quantities, "β = γ")
-    table = [
-        (f"{value:g}", *(words.mean_of(quantity[:, i]) for quantity in quantities.values()))
-        for i, value in enumerate(GAMMAS)
-    ]
-    return Section(
-        "Six: minimisers of the cross-entropy",
-        figures=(Figure("gamma", "Cross-entropy at fixed β = γ", svg, words.gamma_words(results)),),
         tables=(
             Table(
-                ("β = γ", *quantities),
-                table,
-                "Means over all seeds, local energies over those without errors, ± one standard error.",
+                (*header, *(f"δE at δ = {s:g}" for s in strong), "δE at δ = 0.5"),
+                _solver_rows(tree, CONTINUOUS, (*STRENGTHS, len(NOISE) - 1)),
+                _SOLVED,
+            ),
+            Table(
+                (*header, f"δE at p = {FLIPS[FLIP]:g}", f"δE at p = {FLIPS[-1]:g}"),
+                _solver_rows(flips, BINARY, (FLIP, len(FLIPS) - 1)),
+                _SOLVED,
+            ),
+            Table(
+                ("solver", "δE: LAL minus it", f"it minus {AMP_END}"),
+                _paired(tree, CONTINUOUS, (("energy", place),)),
+                f"Seed by seed, continuous weights, δ = {NOISE[place]:g}. {_PAIRED}",
+            ),
+            Table(
+                ("solver", "δE: LAL minus it", f"it minus {AMP_END}"),
+                _paired(flips, BINARY, (("energy", FLIP),)),
+                f"Seed by seed, binary weights, p = {FLIPS[FLIP]:g}. {_PAIRED}",
             ),
         ),
     )
 
 
-def _digits(results: Results) -> Section:
-    rows = results["digits"]
-    energy = by_solver(rows, "energy", CONTINUOUS)
-    test = by_solver(rows, "test", CONTINUOUS)
+def _solver_rows(rows: Rows, solvers: Iterable[str], places: tuple[int, ...]) -> list[tuple[str, ...]]:
+    energy, sweeps = by_solver(rows, "energy", solvers), by_solver(rows, "sweeps", solvers)
+    return [
+        (name, _count(rows, i), mean_of(sweeps[name]), *(mean_of(energy[name][:, j]) for j in places))
+        for i, name in enumerate(solvers)
+    ]
+
+
+def _paired(
+    rows: Rows, solvers: Iterable[str], quantities: tuple[tuple[str, int | None], ...]
+) -> list[tuple[str, ...]]:
+    """Of every solver, each quantity: LAL minus it, and it minus focusing BP by AMP at its end."""
+    index = {name: i for i, name in enumerate(solvers)}
+    lal, flat = index[LAL], index[AMP_END]
+    out = []
+    for name, i in index.items():
+        cells = [
+            "" if j == k else compared(rows, j, k, key, place)
+            for key, place in quantities
+            for j, k in ((lal, i), (i, flat))
+        ]
+        out.append((name, *cells))
+    return out
+
+
+def _count(rows: Rows, i: int) -> str:
+    return f"{int(solved(rows, i).sum())} of {len(rows)}"
+
+
+def _entropies(size: Size, results: Results) -> Section:
+    panels: dict[str, dict[str, FloatArray]] = {}
+    for i, title in enumerate(("binary perceptron", "binary tree")):
+        rows = part(results["entropy"], i)
+        settled = np.array([row["converged"] for row in rows]) == 1.0
+        values = by_solver(rows, "entropy", NAMED_CENTRES)
+        panels[title] = {n: np.where(settled[:, j], values[n], np.nan) for j, n in enumerate(NAMED_CENTRES)}
+    svg = draw.entropies("entropy", (1.0 - OVERLAPS) / 2.0, panels)
+    said = binary_words.entropy_words(results["entropy"], size)
+    return Section("Two: local entropy", figures=(Figure("entropy", "Solutions around a solution", svg, said),))
+
+
+def _hessians(size: Size, rows: Rows) -> Section:
+    quantities = {
+        "largest eigenvalue": by_solver(rows, "top", CONTINUOUS),
+        "trace": by_solver(rows, "trace", CONTINUOUS),
+        "share of |λ| < 1e-3": by_solver(rows, "near_zero", CONTINUOUS),
+    }
+    density, above = (by_solver(rows, key, CONTINUOUS) for key in ("density", "above"))
+    spectra = draw.spectra(
+        "spectra",
+        CURVATURES / size.tree[1],
+        {name: density[name] for name in FAMILIES},
+        {name: above[name] for name in FAMILIES},
+    )
+    table = [(name, *(mean_of(curves[name]) for curves in quantities.values())) for name in CONTINUOUS]
+    return Section(
+        "Three: Hessian spectra",
+        figures=(
+            Figure("spectra", "Spectra of the cross-entropy's Hessian", spectra, words.spectrum_words(size)),
+            Figure("hessian", "Their sizes", draw.bars("hessian", quantities), words.hessian_words(rows)),
+        ),
+        tables=(
+            Table(("solver", *quantities), table, _SOLVED),
+            Table(
+                ("solver", "λ: LAL minus it", "it minus AMP, end", "trace: LAL minus it", "it minus AMP, end"),
+                _paired(rows, CONTINUOUS, (("top", None), ("trace", None))),
+                f"Seed by seed, the largest eigenvalue λ and the trace. {_PAIRED}",
+            ),
+        ),
+    )
+
+
+def _capacity(size: Size, results: Results) -> Section:
+    panels = {}
+    for title, key, solvers, loads in (
+        ("binary perceptron", "perceptron", TRIED_BINARY, size.loads[0]),
+        ("continuous tree", "tree", TRIED_CONTINUOUS, size.loads[1]),
+    ):
+        share = np.array([row[key] == 0 for row in results["capacity"]]).astype(float)
+        panels[title] = (loads, {name: share[:, i] for i, name in enumerate(solvers)})
+    svg, said = draw.success("capacity", panels), binary_words.capacity_words(results["capacity"], size)
+    return Section("Four: solvers against the load", figures=(Figure("capacity", "Instances solved", svg, said),))
+
+
+def _parity(size: Size, rows: Rows) -> Section:
+    panels = {
+        title: (FLIPS, by_solver(part(rows, machine), "energy", TRIED_BINARY))
+        for machine, title in enumerate(("committee", "parity machine"))
+    }
+    svg = draw.energies("parity", panels, "probability p of a flip", 4.2)
+    said = binary_words.parity_words(rows, size)
+    return Section("Five: the parity machine", figures=(Figure("parity", "Committee and parity machine", svg, said),))
+
+
+def _gamma(rows: Rows) -> Section:
+    families = (f"β = {UNIT_SHARPNESS:g}", "β = γ")
+    strength = STRENGTHS[-1]
+    values = {
+        "training errors": np.array([row["errors"] for row in rows]),
+        f"local energy at δ = {NOISE[strength]:g}": np.array([row["energy"][..., strength] for row in rows]),
+        "smallest margin": np.array([row["margin"] for row in rows]),
+        "overlap with focusing BP": np.array([row["overlap"] for row in rows]),
+    }
+    quantities = {title: {f: v[:, i] for i, f in enumerate(families)} for title, v in values.items()}
+    svg = draw.against("gamma", GAMMAS, quantities, "γ")
+    table = [
+        (family, f"{value:g}", *(mean_of(v[:, i, j]) for v in values.values()))
+        for i, family in enumerate(families)
+        for j, value in enumerate(GAMMAS)
+        if np.isfinite(values["training errors"][:, i, j]).any()
+    ]
+    caption = "Means over all seeds, with the errors they have, ± one standard error."
+    return Section(
+        "Six: minimisers of the cross-entropy",
+        figures=(Figure("gamma", "Minimisers against γ", svg, words.gamma_words(rows)),),
+        tables=(Table(("units", "γ", *quantities), table, caption),),
+    )
+
+
+def _digits(rows: Rows) -> Section:
+    energy, test = by_solver(rows, "energy", CONTINUOUS), by_solver(rows, "test", CONTINUOUS)
+    strength = STRENGTHS[-1]
+    label = f"δE at δ = {NOISE[strength]:g}"
     svg = draw.scatter(
         "digits",
-        {name: values[:, words.NOISE_AT] for name, values in energy.items()},
+        {name: values[:, strength] for name, values in energy.items()},
         {name: 100.0 * values for name, values in test.items()},
-        ("local energy at δ = 0.3", "test error in per cent"),
+        (f"local energy {label}", "test error in per cent"),
     )
-    header = ("solver", "solved", "test error %", "δE at δ = 0.3")
-    table = []
-    for i, name in enumerate(CONTINUOUS):
-        solved = [row["errors"][i] == 0 for row in rows]
-        cells = words.mean_of(100.0 * test[name]), words.mean_of(energy[name][:, words.NOISE_AT])
-        table.append((name, f"{sum(solved)} of {len(rows)}", *cells))
+    table = [
+        (name, _count(rows, i), mean_of(100.0 * test[name]), mean_of(energy[name][:, strength]))
+        for i, name in enumerate(CONTINUOUS)
+    ]
     return Section(
         "Seven: real images",
-        figures=(Figure("digits", "Test error against local energy", svg, words.digit_words(results)),),
-        tables=(Table(header, table, _SOLVED),),
+        figures=(Figure("digits", "Test error against local energy", svg, words.digit_words(rows)),),
+        tables=(Table(("solver", "solved", "test error %", label), table, _SOLVED),),
     )
-
-
-# -- files -----------------------------------------------------------------------------------------------------------
-
-
-def _history(folder: StudyFolder, size: Size, results: Results) -> dict[str, list[dict[str, float]]]:
-    """A run a solver and seed of the tree committee, its local energies as rows."""
-    history = {}
-    for seed, row in zip(seeds_of(folder.seed, size), results["committee"], strict=True):
-        for i, name in enumerate(CONTINUOUS):
-            history[f"{name}, seed {seed}"] = [
-                {"errors": float(row["errors"][i]), "noise": float(s), "local_energy": float(e)}
-                for s, e in zip(NOISE, row["energy"][i], strict=True)
-            ]
-    return history
-
-
-def _data(folder: StudyFolder, lead: list[str], sections: list[Section], results: Results) -> dict[str, Any]:
-    findings = {picture.name: list(picture.caption) for section in sections for picture in section.figures}
-    everything = {
-        **folder.settings,
-        "versions": versions(),
-        "data": lead,
-        "verdicts": dict(words.verdicts(results)),
-        "findings": findings,
-        "measured": {name: list(rows) for name, rows in results.items()},
-    }
-    return plain(everything)  # type: ignore[no-any-return]

@@ -1,179 +1,50 @@
-"""The sentences of the study ``wfm``: what was asked, what the papers say, what was measured."""
+"""The sentences of the study ``wfm`` on continuous weights: what was asked, what the papers say, what was measured."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.stats
 
 from flatcore._checks import FloatArray
-from flatcore.results import number
 from flatcore.studies.digits_words import joined
-from flatcore.studies.statistics import Comparison, with_error
-from flatcore.studies.wfm_experiments import (
-    BINARY,
-    BP,
-    CAPPED,
-    CONTINUOUS,
-    DAMPING,
-    END,
-    FAST,
-    FEATURES,
-    FIRST,
-    FLIPS,
-    GAMMA_EPOCHS,
-    GAMMAS,
-    LAL,
-    LEARNERS,
-    NOISE,
-    PLANTED,
-    REDUCED,
-    SLOW,
+from flatcore.studies.wfm_experiments import DAMPING, FEATURES
+from flatcore.studies.wfm_quantities import (
+    STRENGTHS,
+    by_solver,
+    correlations,
+    difference,
+    gamma_difference,
+    mean_of,
 )
+from flatcore.studies.wfm_solvers import (
+    AMP_END,
+    BOTH_MOVE,
+    BROADENING,
+    CONTINUOUS,
+    EDGES_END,
+    GAMMAS,
+    LEVELS,
+    MODERATE,
+    NOISE,
+    UNIT_SHARPNESS,
+    at,
+)
+from flatcore.studies.wfm_verdicts import PAIRS
 
 if TYPE_CHECKING:
     from flatcore.studies.wfm import Results, Size
-
-NOISE_AT = int(np.argmin(np.abs(NOISE - 0.3)))
-FLIPS_AT = int(np.argmin(np.abs(FLIPS - 0.1)))
-
-
-# -- quantities ------------------------------------------------------------------------------------------------------
-
-
-def _solved(rows: Sequence[Mapping[str, FloatArray]], i: int) -> FloatArray:
-    return np.array([row["errors"][i] == 0 for row in rows])
-
-
-def _values(rows: Sequence[Mapping[str, FloatArray]], i: int, key: str, at: int | None = None) -> FloatArray:
-    """A quantity of solver i, one a seed; NaN where errors are left."""
-    values = np.array([row[key][i] if at is None else row[key][i][at] for row in rows], dtype=float)
-    return np.where(_solved(rows, i), values, np.nan)
-
-
-def difference(rows: Sequence[Mapping[str, FloatArray]], i: int, j: int, key: str, at: int | None = None) -> Comparison:
-    """Solver i minus solver j, over the seeds that both solve."""
-    d = _values(rows, i, key, at) - _values(rows, j, key, at)
-    return Comparison(d[np.isfinite(d)])
-
-
-def mean_of(values: FloatArray) -> str:
-    """Mean ± standard error over the seeds that have a value."""
-    kept = values[np.isfinite(values)]
-    return with_error(kept) if len(kept) else "undefined"
-
-
-def _answer(sign: int, expected: int) -> str:
-    return {1: "yes", -1: "no, the opposite", 0: "undecided"}[sign * expected]
-
+    from flatcore.studies.wfm_quantities import Rows
 
 _INDEX = {name: i for i, name in enumerate(CONTINUOUS)}
-_BINARY = {name: i for i, name in enumerate(BINARY)}
 
 
-# -- verdicts --------------------------------------------------------------------------------------------------------
-
-
-def verdicts(results: Results) -> list[tuple[str, str]]:
-    """The claims and what the seeds say of each."""
-    tree, flips, real = results["committee"], results["binary"], results["digits"]
-    sharpest = [difference(tree, _INDEX[LAL], i, "energy", NOISE_AT).sign for n, i in _INDEX.items() if n != LAL]
-    answers = [
-        ("least action is sharper than every other solver (continuous tree)", _all(sharpest)),
-        ("focusing BP's first solution is flatter than every other solver's", _all(_flattest_signs(tree, "energy"))),
-        (
-            "focusing BP's first solution is flatter than slow cross-entropy's",
-            _answer(difference(tree, _INDEX[SLOW], _INDEX[FIRST], "energy", NOISE_AT).sign, 1),
-        ),
-        (
-            "focusing BP at the end of its schedule is flatter than slow cross-entropy",
-            _answer(difference(tree, _INDEX[SLOW], _INDEX[END], "energy", NOISE_AT).sign, 1),
-        ),
-        (
-            "slow growth of the norm ends flatter than fast growth",
-            _answer(difference(tree, _INDEX[FAST], _INDEX[SLOW], "energy", NOISE_AT).sign, 1),
-        ),
-        (
-            "slow reduction of the norm ends flatter than fast growth",
-            _answer(difference(tree, _INDEX[FAST], _INDEX[REDUCED], "energy", NOISE_AT).sign, 1),
-        ),
-        ("least action's Hessian is the largest", _all(_hessian_signs(tree))),
-        ("focusing BP's Hessian, at its first solution, is the smallest", _all(_flattest_signs(tree, "top"))),
-        (
-            "focusing BP is flatter than least action (binary tree)",
-            _answer(difference(flips, _BINARY[LAL], _BINARY[BP], "energy", FLIPS_AT).sign, 1),
-        ),
-        ("more solutions lie around focusing BP's than around planted ones", _entropy_verdict(results)),
-        ("every solver that solves both ends sharper on the parity machine", _parity_verdict(results)),
-        ("flatter solutions make fewer errors on unseen digits", _correlation_verdict(real)),
-    ]
-    return answers
-
-
-def _all(signs: Sequence[int]) -> str:
-    if not signs:
-        return "undecided"
-    if all(sign > 0 for sign in signs):
-        return "yes"
-    against = sum(sign < 0 for sign in signs)
-    opposite = f", the opposite for {against}" if against else ""
-    return f"for {sum(sign > 0 for sign in signs)} of {len(signs)}{opposite}"
-
-
-def _flattest_signs(tree: Sequence[Mapping[str, FloatArray]], key: str) -> list[int]:
-    """Of the others minus focusing BP's first solution."""
-    at = NOISE_AT if key == "energy" else None
-    return [difference(tree, i, _INDEX[FIRST], key, at).sign for name, i in _INDEX.items() if name != FIRST]
-
-
-def _hessian_signs(tree: Sequence[Mapping[str, FloatArray]]) -> list[int]:
-    return [difference(tree, _INDEX[LAL], i, "top").sign for name, i in _INDEX.items() if name != LAL]
-
-
-def _entropy_gap(results: Results) -> Comparison:
-    """Entropy around focusing BP's solutions minus around planted ones, mean over distances both have, a seed each."""
-    gaps = []
-    for row in results["entropy"]:
-        both = (row["converged"] == 1.0).all(axis=0)
-        if both.any() and row["errors"][0] == 0:
-            gaps.append(float((row["entropy"][0] - row["entropy"][1])[both].mean()))
-    return Comparison(np.array(gaps))
-
-
-def _entropy_verdict(results: Results) -> str:
-    return _answer(_entropy_gap(results).sign, 1)
-
-
-def _parity_excess(results: Results, name: str) -> Comparison:
-    """A solver's local energy on the parity machine minus on the committee, over the seeds it solves on both."""
-    i, rows = _BINARY[name], results["parity"]
-    both = [row for row in rows if row["errors"][0][i] == 0 and row["errors"][1][i] == 0]
-    return Comparison(np.array([row["energy"][1][i][FLIPS_AT] - row["energy"][0][i][FLIPS_AT] for row in both]))
-
-
-def _parity_verdict(results: Results) -> str:
-    signs = [c.sign for name in BINARY if len((c := _parity_excess(results, name)).differences)]
-    return f"{_all(signs)} ({len(signs)} of {len(BINARY)} solvers do)"
-
-
-def _correlations(rows: Sequence[Mapping[str, FloatArray]]) -> Comparison:
-    """Rank correlation over solvers of local energy with test error, a seed each."""
-    found = []
-    for row in rows:
-        solved = row["errors"] == 0
-        if solved.sum() >= 3:
-            found.append(float(scipy.stats.spearmanr(row["energy"][solved, NOISE_AT], row["test"][solved]).statistic))
-    values = np.array(found)
-    return Comparison(values[np.isfinite(values)])
-
-
-def _correlation_verdict(rows: Sequence[Mapping[str, FloatArray]]) -> str:
-    return _answer(_correlations(rows).sign, 1)
-
-
-# -- sentences -------------------------------------------------------------------------------------------------------
+def summary(claims: Sequence[tuple[str, str]]) -> str:
+    """How many claims came out, and which did not."""
+    missed = [claim for claim, said in claims if not said.startswith("yes") or ";" in said]
+    said = f"{len(claims) - len(missed)} of {len(claims)} claims came out."
+    return said + (f" Not, or not in full: {'; '.join(missed)}." if missed else "")
 
 
 def lead(size: Size, results: Results) -> list[str]:
@@ -184,161 +55,166 @@ def lead(size: Size, results: Results) -> list[str]:
         "flat where many weights around it are solutions too: where random changes of the weights cost few errors "
         "(local energy), where many solutions lie at a distance (local entropy), where the cross-entropy curves little "
         "(Hessian). Solutions with errors are counted, and left out of what is said of solutions.",
+        "LAL is least action learning, BP belief propagation. Focusing BP exists in two forms, on edges and by "
+        "approximate message passing (AMP), and can stop at its first solution or at the end of its schedule: four "
+        f"solvers, and each claim says which it is about. Where none is named, it is {AMP_END}. Rules A and B of "
+        "entropic LAL are this project's own. The cross-entropy is that of units tanh βh and an output of sharpness "
+        "γ; growth and reduction are those of β = γ, the norm of the weights.",
         f"Averages are over the seeds that a solver solves, at most {seeds}, which draw patterns and starts; ± and "
-        "bands are one standard error. Such averages favour a solver that solves only the easy ones. Solvers are "
+        "bars are one standard error. Such averages favour a solver that solves only the easy ones. Solvers are "
         "therefore compared seed by seed, where both solve; a difference counts where the 95 % interval of its mean "
         "(Student's t, one comparison at a time) leaves out 0, and is undecided else, with fewer than two such seeds "
-        "too. Rules A and B of entropic least action are this project's own.",
+        f"too. Claims on the local energy of continuous weights must hold at δ = {_strengths()}.",
     ]
 
 
-def _task(shape: tuple[int, int, float], kind: str) -> str:
+def _strengths() -> str:
+    return joined([f"{NOISE[place]:g}" for place in STRENGTHS])
+
+
+def task(shape: tuple[int, int, float], kind: str) -> str:
+    """A machine and its load in words."""
     units, inputs, alpha = shape
+    if units == 1:
+        return f"{inputs} {kind} weights, α = {alpha:g}"
     return f"{units} units of {inputs} {kind} weights in a tree, α = {alpha:g}"
 
 
-def energy_words(results: Results, size: Size) -> tuple[str, ...]:
+def energy_words(rows: Rows, size: Size) -> tuple[str, ...]:
     """Local energies of the continuous tree."""
-    rows = results["committee"]
-    values = {name: _values(rows, i, "energy", NOISE_AT) for name, i in _INDEX.items()}
+    place = STRENGTHS[0]
+    values = {name: curve[:, place] for name, curve in by_solver(rows, "energy", CONTINUOUS).items()}
     order = sorted((n for n in values if np.isfinite(values[n]).any()), key=lambda n: float(np.nanmean(values[n])))
-    listed = joined([f"{name} {mean_of(values[name])}" for name in order])
+    listed = "; ".join([f"{name} {mean_of(values[name])}" for name in order])
+    pairs = [
+        f"{other} minus {one} {difference(rows, _INDEX[other], _INDEX[one], 'energy', place).text()}"
+        for one, other in PAIRS
+    ]
     return (
         "Asked: how flat are the solutions that different algorithms find of the same patterns?",
         "Paper (Baldassi, Pittorino and Zecchina 2020): least action finds sharp minima, focusing algorithms wide flat "
         "ones, and the cross-entropy comes near to these when the norm changes slowly.",
-        f"Measured: {_task(size.tree, 'continuous')}, {len(rows)} seeds. At noise of δ = {NOISE[NOISE_AT]:g}, from "
-        f"flat to sharp: {listed}.",
-        f"Least action minus others: {_differences(rows, LAL)}.",
-        f"Focusing BP's first solution minus others: {_differences(rows, FIRST)}.",
-        f"Slow growth of the norm minus others: {_differences(rows, SLOW)}. Fast growth minus slow reduction: "
-        f"{difference(rows, _INDEX[FAST], _INDEX[REDUCED], 'energy', NOISE_AT).text()}.",
+        f"Measured: {task(size.tree, 'continuous')}, {len(rows)} seeds. At noise of δ = {NOISE[place]:g}, from flat to "
+        f"sharp: {listed}.",
+        f"Schedules of the norm: {'; '.join(pairs)}.",
+        _edges_words(rows),
     )
 
 
-def _differences(rows: Sequence[Mapping[str, FloatArray]], one: str, key: str = "energy") -> str:
-    """One solver minus each other, and how many seeds both solve where it is not all."""
-    at, said = NOISE_AT if key == "energy" else None, []
-    for name, i in _INDEX.items():
-        if name != one:
-            d = difference(rows, _INDEX[one], i, key, at)
-            count = "" if len(d.differences) == len(rows) else f", {len(d.differences)} seeds"
-            said.append(f"{name} {d.text()}{count}")
-    return joined(said)
+def _edges_words(rows: Rows) -> str:
+    """Where the edge form's last solutions lie."""
+    places = (STRENGTHS[0], len(NOISE) - 1)
+    gaps = [difference(rows, _INDEX[EDGES_END], _INDEX[AMP_END], "energy", place).text() for place in places]
+    said = [f"{gap} at δ = {NOISE[place]:g}" for gap, place in zip(gaps, places, strict=True)]
+    return f"The two forms at the ends of their schedules differ: edges minus AMP {joined(said)}."
 
 
-def flip_words(results: Results, size: Size) -> tuple[str, ...]:
-    """Local energies of the binary tree."""
-    rows = results["binary"]
-    listed = joined([f"{name} {mean_of(_values(rows, i, 'energy', FLIPS_AT))}" for name, i in _BINARY.items()])
-    gap = difference(rows, _BINARY[LAL], _BINARY[BP], "energy", FLIPS_AT)
+def margin_words(rows: Rows) -> tuple[str, ...]:
+    """Distances of patterns from being misclassified."""
+    quantiles = by_solver(rows, "margins", CONTINUOUS)
+    tenth = {name: q[:, at(LEVELS, 0.1)] for name, q in quantiles.items()}
+    order = sorted((n for n in tenth if np.isfinite(tenth[n]).any()), key=lambda n: -float(np.nanmean(tenth[n])))
+    listed = "; ".join([f"{name} {mean_of(tenth[name])}" for name in order])
     return (
-        "Asked: the same with weights ±1, each flipped with probability p.",
-        f"Measured: {_task(size.binary, 'binary')}. At p = {FLIPS[FLIPS_AT]:g}: {listed}. Least action minus focusing "
-        f"BP: {gap.text()}.",
+        "Asked: does flatness show in the margins? A pattern's margin is the field of the unit whose sign decides: "
+        "every field may change by as much before the output does.",
+        f"Measured, the margin that a tenth of the patterns does not reach, from large to small: {listed}.",
     )
 
 
-def entropy_words(results: Results, size: Size) -> tuple[str, ...]:
-    """Local entropies."""
-    inputs, alpha = size.entropy
-    rows = results["entropy"]
-    kept = sum(int((row["converged"][i] == 1.0).sum()) for row in rows for i in (0, 1))
-    asked = sum(row["converged"].size for row in rows)
+def mean_overlaps(rows: Rows) -> FloatArray:
+    """Mean cosine of the units of two solvers' solutions, over the seeds that both solve; NaN without any."""
+    pairs = np.array([row["overlap"] for row in rows])
+    both = np.array([np.outer(row["errors"] == 0, row["errors"] == 0) for row in rows])
+    counts = both.sum(axis=0)
+    total = np.where(both, pairs, 0.0).sum(axis=0)
+    return np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
+
+
+def overlap_words(overlap: FloatArray) -> tuple[str, ...]:
+    """How near solvers' solutions lie to the flattest ones."""
+    row = overlap[_INDEX[AMP_END]]
+    order = sorted(
+        (n for n in CONTINUOUS if n != AMP_END and np.isfinite(row[_INDEX[n]])), key=lambda n: -row[_INDEX[n]]
+    )
+    listed = [f"{name} {row[_INDEX[name]]:.2f}" for name in order]
     return (
-        "Asked: how many solutions lie at distance d from a solution, S = ln(number)/N?",
-        "Paper: typical solutions are isolated, those that algorithms find lie in dense regions. A planted solution, "
-        "from a teacher that labelled the patterns, stands for a typical one.",
-        f"Measured: binary perceptron, N = {inputs}, α = {alpha:g}, by belief propagation at fixed overlap (converged "
-        f"at {kept} of {asked} points; the others are left out). {BP} minus {PLANTED}, mean over distances: "
-        f"{_entropy_gap(results).text()}.",
+        "Asked: do solvers end in the same region? Shown is the mean cosine between the units of two solutions; "
+        "solutions without anything in common have 0.",
+        f"Measured, with the solutions of {AMP_END}: {'; '.join(listed) if listed else 'undefined'}.",
     )
 
 
-def hessian_words(results: Results) -> tuple[str, ...]:
-    """Hessians at the solutions."""
-    rows = results["committee"]
-    signs = _hessian_signs(rows)
+def spectrum_words(size: Size) -> tuple[str, ...]:
+    """The pictures of the spectra."""
     return (
         "Asked: does the Hessian of the cross-entropy tell the same story as the local energy?",
         "Paper: the spectrum at wide minima is concentrated near zero.",
-        "Measured, β = γ = 2, mean over patterns, in all weights: least action's largest eigenvalue is above "
-        f"{sum(s > 0 for s in signs)} of the {len(signs)} others' as far as the seeds can tell. Focusing BP's first "
-        f"solution minus others: {_differences(rows, FIRST, 'top')}.",
+        f"Measured on the continuous tree, β = γ = 2, mean over patterns, in all weights: the density, each eigenvalue "
+        f"drawn with a width of {BROADENING / size.tree[1]:.2g}, and the share of eigenvalues above λ; bands are one "
+        "standard error.",
     )
 
 
-def capacity_words(results: Results, size: Size) -> tuple[str, ...]:
-    """Success against load."""
-    rows = results["capacity"]
-    lines = []
-    for title, key, solvers, which in (
-        (f"Binary perceptron, N = {size.capacity[0]}", "perceptron", BINARY, 0),
-        (f"Continuous tree, 9 units of {size.capacity[1]}", "tree", LEARNERS, 1),
-    ):
-        solved = np.array([row[key] for row in rows]) == 0
-        loads = np.array(size.loads[which])
-        listed = joined([f"{name} {_largest_load(solved[:, i], loads)}" for i, name in enumerate(solvers)])
-        lines.append(f"{title}: largest load at which most seeds are solved: {listed}.")
+def hessian_words(rows: Rows) -> tuple[str, ...]:
+    """Largest eigenvalues and traces."""
+    missing, asked = (int(sum(f(row["top"]) for row in rows)) for f in (lambda top: np.isnan(top).sum(), np.size))
+    certified = "all" if missing == 0 else f"all but {missing}, which are left out,"
+    order = []
+    for key in ("top", "trace"):
+        means = {name: v[np.isfinite(v)] for name, v in by_solver(rows, key, CONTINUOUS).items()}
+        kept = sorted((name for name in means if len(means[name])), key=lambda name: float(means[name].mean()))
+        order.append("; ".join([f"{name} {mean_of(means[name])}" for name in kept]))
     return (
-        "Asked: up to which load does each solver find a solution?",
-        "Theory: the binary perceptron's capacity is α ≈ 0.833, where algorithms stop before; a tree of continuous "
-        "units holds more than the continuous perceptron's 2.",
-        f"Measured, at most {size.epochs} epochs of {joined(CAPPED)}, the others to the end of their schedules. "
-        f"{' '.join(lines)}",
+        f"Measured: the largest eigenvalue of {asked} Hessians; {certified} are certified by their residuals. From "
+        f"small to large: {order[0]}.",
+        f"Traces, from small to large: {order[1]}.",
     )
 
 
-def _largest_load(solved: FloatArray, loads: FloatArray) -> str:
-    often = solved.mean(axis=0) > 0.5
-    if not often.any():
-        return "none"
-    return f"{loads[often].max():g}{' (the largest tried)' if often[-1] else ''}"
-
-
-def parity_words(results: Results, size: Size) -> tuple[str, ...]:
-    """Committee against parity machine."""
-    rows = results["parity"]
-    counts = []
-    for machine, title in enumerate(("committee", "parity machine")):
-        solved = [f"{name} {sum(row['errors'][machine][i] == 0 for row in rows)}" for i, name in enumerate(BINARY)]
-        counts.append(f"{title}, {joined(solved)}")
-    excess = [f"{name} {_parity_excess(results, name).text()}" for name in BINARY]
+def gamma_words(rows: Rows) -> tuple[str, ...]:
+    """Minimisers of the cross-entropy."""
+    gradient = max(float(np.nanmax(row["gradient"])) for row in rows)
+    curvature = min(float(np.nanmin(row["curvature"])) for row in rows)
+    kind = "minima" if curvature > 0.0 else "not all minima"
+    energy, overlap = (np.array([row[key] for row in rows]) for key in ("energy", "overlap"))
+    energy = energy[..., STRENGTHS[-1]]
+    fixed = f"β = {UNIT_SHARPNESS:g}"
+    moderate, last = at(GAMMAS, MODERATE), len(GAMMAS) - 1
+    gap = gamma_difference(rows, "energy", 0, last, moderate, STRENGTHS[-1])
+    gap_both = gamma_difference(rows, "energy", 1, BOTH_MOVE - 1, moderate, STRENGTHS[-1])
     return (
-        "Asked: are there wide flat minima where the output is a product of signs?",
-        "Paper: parity machines have none, and learning them is hard.",
-        f"Measured: {_task(size.parity, 'binary')}, for both machines. Of {len(rows)} seeds are solved: "
-        f"{'; '.join(counts)}. Parity machine minus committee at p = {FLIPS[FLIPS_AT]:g}: {joined(excess)}.",
+        "Asked: which minimisers of the cross-entropy lie where solutions are flat?",
+        "Paper: those at moderate γ do; γ → ∞, where the margin of the smooth machine is the largest possible, leads "
+        "away from there.",
+        "Measured on the patterns of section one: from the solution of the slow growth a minimiser at "
+        f"γ = {GAMMAS[0]:g} is sought on the spheres and followed to larger γ, with {fixed}, and with "
+        f"β = γ up to {GAMMAS[BOTH_MOVE - 1]:g}. All are stationary, the gradient along the spheres being at most "
+        f"{gradient:.1g} of the whole, and {kind}: the smallest eigenvalue of the Hessian on the spheres is at least "
+        f"{curvature:.1g} of the largest. What they say of signs is another matter: errors are counted, and local "
+        "energies are above these errors.",
+        f"Local energy at δ = {NOISE[STRENGTHS[-1]]:g}: with {fixed}, {_course(energy[:, 0])}; with β = γ, "
+        f"{_course(energy[:, 1])}. Seed by seed, with {fixed} that at γ = {GAMMAS[last]:g} minus that at "
+        f"{MODERATE:g}: {gap.text()}; with β = γ, that at {GAMMAS[BOTH_MOVE - 1]:g} minus that at {MODERATE:g}: "
+        f"{gap_both.text()}.",
+        f"Overlap of units with those of {AMP_END}: with {fixed}, {_course(overlap[:, 0])}; with β = γ, "
+        f"{_course(overlap[:, 1])}.",
     )
 
 
-def gamma_words(results: Results) -> tuple[str, ...]:
-    """Fixed sharpness of the cross-entropy."""
-    rows = results["gamma"]
-    errors = np.array([row["errors"] for row in rows], dtype=float).mean(axis=0)
-    overlap = np.array([row["overlap"] for row in rows])
-    overlap = overlap[np.isfinite(overlap).all(axis=1)]  # of the seeds that focusing BP solves
-    solved = [i for i in range(len(GAMMAS)) if errors[i] == 0.0]
-    none, nearest = "at none of them all seeds end without errors", "units are compared with no solution of focusing BP"
-    if len(overlap):
-        mean = overlap.mean(axis=0)
-        nearest = (
-            "units overlap most with those of focusing BP (first solution) at "
-            f"{GAMMAS[int(np.argmax(mean))]:g}, {number(float(mean.max()), 3)} in the mean, with or without errors left"
-        )
-    solved_words = f"all seeds end without errors at {joined([f'{GAMMAS[i]:g}' for i in solved])}" if solved else none
-    return (
-        "Asked: which points that the cross-entropy leads to lie where solutions are flat?",
-        "Paper: minimisers at moderate γ do, those of the largest margin, γ → ∞, do not. That limit is not tried here.",
-        f"Measured on the patterns of the first section, SGD at fixed β = γ, at most {GAMMA_EPOCHS} epochs and up to "
-        f"the first without errors: {solved_words}; {nearest}.",
-    )
+def _course(values: FloatArray) -> str:
+    """Means at the first, the moderate and the last γ that was followed."""
+    kept = [i for i in range(len(GAMMAS)) if np.isfinite(values[:, i]).any()]
+    if not kept:
+        return "undefined"
+    places = dict.fromkeys((kept[0], at(GAMMAS, MODERATE), kept[-1]))
+    return joined([f"{mean_of(values[:, i])} at γ = {GAMMAS[i]:g}" for i in places])
 
 
-def digit_words(results: Results) -> tuple[str, ...]:
+def digit_words(rows: Rows) -> tuple[str, ...]:
     """Generalisation on digits."""
-    rows = results["digits"]
-    correlation = _correlations(rows)
+    strength = STRENGTHS[-1]
+    correlation = correlations(rows, strength)
     count = len(correlation.differences)
     said = f"{correlation.text()} over {count} seeds" if count else "undefined"
     return (
@@ -347,5 +223,16 @@ def digit_words(results: Results) -> tuple[str, ...]:
         f"Measured: fully connected committees of continuous weights, {len(rows)} seeds; even against odd digits, half "
         f"of the images held out. The {FEATURES} inputs are signs of random combinations of the pixels about their "
         f"medians; as they are correlated, belief propagation is damped by {DAMPING:g}. Rank correlation over solvers "
-        f"of local energy with test error: {said}.",
+        f"of local energy at δ = {NOISE[strength]:g} with test error: {said}.",
+        _best_on_digits(rows),
     )
+
+
+def _best_on_digits(rows: Rows) -> str:
+    """The solvers of the fewest errors on unseen images and of the most."""
+    test = {name: v[np.isfinite(v)] for name, v in by_solver(rows, "test", CONTINUOUS).items()}
+    kept = sorted((name for name in test if len(test[name])), key=lambda name: float(test[name].mean()))
+    if not kept:
+        return "No solver solves any seed."
+    ends = [f"{name} {mean_of(100.0 * test[name])} %" for name in (kept[0], kept[-1])]
+    return f"Fewest errors on unseen images: {ends[0]}; most: {ends[1]}."

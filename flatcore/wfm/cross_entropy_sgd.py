@@ -1,4 +1,4 @@
-"""SGD on the γ-cross-entropy with schedules of the sharpnesses β and γ, that is of the weights' norm."""
+"""SGD on the γ-cross-entropy with schedules of the sharpnesses β and γ, together or one alone."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from flatcore.wfm.results import WfmResult
 from flatcore.wfm.solving import Callback
 
 _EPOCHS = 1500
-# β = γ in the first epoch, what an epoch multiplies them with, and where they stop.
+# The sharpness in the first epoch, what an epoch multiplies it with, and where it stops.
 _SCHEDULES = {
     "slow": (0.5, 1.005, 100.0),
     "fast": (1.0, 1.05, 100.0),
-    "reduction": (10.0, 0.995, 1.0),
+    "slow_reduction": (10.0, 0.995, 1.0),
+    "fast_reduction": (10.0, 0.95, 2.0),
 }
 _RATE = 20.0
 
@@ -38,10 +39,11 @@ class CrossEntropySGD(EpochSearch):
     start: float
     factor: float
     end: float
+    fixed: dict[str, float]  # β or γ, where the schedule leaves it alone
 
     @property
     def sharpness(self) -> float:
-        """β = γ of the next epoch."""
+        """What the schedule asks for in the next epoch."""
         if self.factor == 1.0 or self.start == self.end:
             return self.start
         epochs = np.log(self.end / self.start) / np.log(self.factor)  # after which it stays
@@ -49,9 +51,10 @@ class CrossEntropySGD(EpochSearch):
 
     def epoch(self, order: NDArray[np.int64]) -> dict[str, float]:
         """Learn the patterns in that order."""
-        e, beta = self.examples, self.sharpness
-        _core.wfm_descent(e.rows, e.labels, e.parity, beta, beta, order, self.batch, self.rate, self.weights)
-        return {"beta": beta}
+        e = self.examples
+        beta, gamma = (self.fixed.get(name, self.sharpness) for name in ("beta", "gamma"))
+        _core.wfm_descent(e.rows, e.labels, e.parity, beta, gamma, order, self.batch, self.rate, self.weights)
+        return {"beta": beta, "gamma": gamma}
 
 
 def cross_entropy_sgd(
@@ -62,6 +65,8 @@ def cross_entropy_sgd(
     start: float | None = None,
     factor: float | None = None,
     end: float | None = None,
+    beta: float | None = None,
+    gamma: float | None = None,
     batch: int = 50,
     rate: float = _RATE,
     max_epochs: int | None = None,
@@ -70,20 +75,25 @@ def cross_entropy_sgd(
     callback: Callback | None = None,
     checkpoint: PathLike | None = None,
 ) -> WfmResult:
-    """SGD on the γ-cross-entropy of normalised weights, with β = γ that follow a schedule.
+    """SGD on the γ-cross-entropy of normalised weights, with β and γ that follow a schedule.
 
-    Units are normalised after every batch: scaling their norm is scaling β (and γ for a perceptron), so a schedule of
-    β = γ is one of the norm. It ends with the first epoch after which the machine of signs makes no errors.
+    Units are normalised after every batch. Scaling their norm would be scaling β, or γ for a perceptron, whose output
+    is linear: a schedule of the norm alone is one of β with `gamma` fixed. It ends with the first epoch after which the
+    machine of signs makes no errors.
 
     Parameters
     ----------
     model, patterns
         A continuous :class:`Committee`, and :class:`Patterns` or arrays (inputs, labels) of ±1.
     schedule
-        ``"slow"``: β = γ = 0.5 × 1.005 an epoch. ``"fast"``: 1 × 1.05. ``"reduction"``: from 10 down, × 0.995 an
-        epoch, to 1: its solutions are sharper.
+        Of β = γ, or of the one that is not fixed. ``"slow"``: 0.5 × 1.005 an epoch, up to 100. ``"fast"``: 1 × 1.05.
+        ``"slow_reduction"``: from 10 down, × 0.995 an epoch, to 1. ``"fast_reduction"``: × 0.95, to 2: a run
+        that comes to 1 unsolved keeps its errors.
     start, factor, end
-        β of the first epoch, its factor, where it stays; None means the schedule's.
+        The sharpness of the first epoch, its factor, where it stays; None means the schedule's.
+    beta, gamma
+        Sharpness of the units and of the loss: a number holds it fixed while the other follows the schedule. With both
+        nothing is left to schedule: the run is at constant sharpness, and takes no `start`, `factor`, `end`.
     batch
         Patterns a batch.
     rate
@@ -91,7 +101,7 @@ def cross_entropy_sgd(
     max_epochs
         Most passes over the patterns; None means 1500.
     seed, threads, callback, checkpoint
-        As in :func:`least_action`; the callback's ``extras``: ``beta``.
+        As in :func:`least_action`; the callback's ``extras``: ``beta``, ``gamma``.
 
     Returns
     -------
@@ -116,16 +126,10 @@ def cross_entropy_sgd(
     """
     check_continuous(checked_model(model), "cross_entropy_sgd")
     patterns = checked_patterns(model, patterns)
-    names = ("start", "factor", "end")
-    defaults = _SCHEDULES[check_choice("schedule", schedule, tuple(_SCHEDULES))]
-    given = [default if value is None else value for value, default in zip((start, factor, end), defaults, strict=True)]
-    course = {name: check_positive(name, value) for name, value in zip(names, given, strict=True)}
-    if (course["factor"] - 1.0) * (course["end"] - course["start"]) < 0.0:
-        raise ValueError(
-            f"end is {course['end']:g}; factor {course['factor']:g} leads away from it, start being {course['start']:g}"
-        )
+    fixed = {n: check_positive(n, v) for n, v in (("beta", beta), ("gamma", gamma)) if v is not None}
     settings = {
-        **course,
+        **_course(schedule, {"start": start, "factor": factor, "end": end}, constant=len(fixed) == 2),
+        "fixed": fixed,
         "batch": check_size("batch", batch),
         "rate": check_positive("rate", rate),
         "max_epochs": checked_epochs(max_epochs, _EPOCHS),
@@ -133,3 +137,20 @@ def cross_entropy_sgd(
     return learn(
         CrossEntropySGD, model, patterns, settings, seed=seed, threads=threads, callback=callback, checkpoint=checkpoint
     )
+
+
+def _course(schedule: str, given: dict[str, float | None], *, constant: bool) -> dict[str, float]:
+    """Start, factor and end of the sharpness, the schedule's where none is given."""
+    defaults = _SCHEDULES[check_choice("schedule", schedule, tuple(_SCHEDULES))]
+    named = [name for name, value in given.items() if value is not None]
+    if constant and named:
+        raise ValueError(f"beta and gamma are given, and {' and '.join(named)}; expected none for a constant run")
+    course = {
+        name: default if value is None else check_positive(name, value)
+        for (name, value), default in zip(given.items(), defaults, strict=True)
+    }
+    if (course["factor"] - 1.0) * (course["end"] - course["start"]) < 0.0:
+        raise ValueError(
+            f"end is {course['end']:g}; factor {course['factor']:g} leads away from it, start being {course['start']:g}"
+        )
+    return course
