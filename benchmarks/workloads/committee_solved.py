@@ -47,7 +47,7 @@ def tasks() -> Iterator[tuple[str, Any, Any, float, int]]:
     yield "least action, continuous tree", wfm.least_action, *_TREE, MOST
     for rule in "AB":
         yield f"rule {rule}, continuous tree", partial(wfm.entropic_least_action, rule=rule), *_TREE, MOST
-    for schedule in ("slow", "fast", "reduction"):
+    for schedule in ("slow", "fast", "slow_reduction", "fast_reduction"):
         solver = partial(wfm.cross_entropy_sgd, schedule=schedule)
         yield f"cross-entropy, {schedule}, continuous tree", solver, *_TREE, MOST if schedule == "slow" else SOME
 
