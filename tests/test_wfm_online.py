@@ -15,8 +15,8 @@ import flatcore as fc
 from flatcore import _core
 from flatcore._threads import limit_threads
 from flatcore.wfm import solving
-from flatcore.wfm._online import Examples
 from flatcore.wfm._arguments import stream
+from flatcore.wfm._online import Examples
 from flatcore.wfm.patterns import random_weights
 from flatcore.wfm.predictions import outputs
 
