@@ -144,10 +144,11 @@ def median_of_ratios(times: Sequence[float], base: Sequence[float]) -> float | N
 
 @dataclass(frozen=True)
 class Work:
-    """What one call has to do at least: floating-point operations, and bytes read and written."""
+    """What one call has to do at least: floating-point operations, bytes read and written; a committee's edges."""
 
     flops: float
     bytes: float
+    edges: float | None = None  # pairs of a pattern and a weight
 
 
 @dataclass
