@@ -42,6 +42,7 @@ def _cells(entry: EntryResult) -> dict[str, str]:
         "× base": f"{entry.ratio_of_medians:.2f}",
         "× by round": _number(entry.median_of_ratios, ".2f"),
         "of roofline": _number(entry.fraction_of_roofline, ".1%"),
+        "G edges/s": _number(None if entry.edges_per_second is None else entry.edges_per_second / 1e9, ".3g"),
         "GFLOP/s": _number(entry.gflops_per_second, ".1f"),
         "peak MB": _NOTHING if memory is None else f"{'' if memory.complete else '> '}{memory.peak / 1e6:.0f}",
         "data MB": _number(None if memory is None else memory.data / 1e6, ".0f"),
