@@ -100,6 +100,7 @@ class Case:
     entries: Sequence[Entry]
     matmul_sizes: Sequence[int] = (MATMUL_SIZE,)  # yardsticks taken with it
     rounds: int | None = None  # fewer than the command line's, for long runs
+    compares: bool = True  # its entries answer one question; else there are no ratios to show
 
 
 @dataclass
@@ -140,6 +141,7 @@ class CaseResult:
     name: str
     entries: list[EntryResult]
     missing: dict[str, str]  # reasons by label: not installed, or no answer
+    compares: bool = True
 
     def entry(self, label: str) -> EntryResult | None:
         """The row with this label, if it was measured."""
@@ -212,7 +214,7 @@ def run(workload: Workload, options: Options, yardsticks: Yardsticks, say: Say) 
     result = WorkloadResult(workload.name, workload.summary, options, yardsticks)
     try:
         for number, case in enumerate(workload.cases(options)):
-            result.cases.append(CaseResult(case.name, [], {}))
+            result.cases.append(CaseResult(case.name, [], {}, case.compares))
             run_case(case, Address.of(workload.cases, number), options, yardsticks, say, result.cases[-1])
     except KeyboardInterrupt:
         result.interrupted = True
