@@ -109,7 +109,7 @@ class Measure:
             return [self._energies_agree(answer)]
         exact = self._exact
         if np.shape(answer) != np.shape(exact):
-            return [Agreement("shape", float("inf"), 0.0)]
+            return [Agreement("shape", float("inf"), 1.0)]
         if self.kernel == "errors":
             return [Agreement("signs of unpacked fields", float(np.abs(answer - exact).max()), 0.5)]
         difference = float(np.linalg.norm(answer - exact) / np.linalg.norm(exact))
@@ -163,8 +163,9 @@ class Measure:
             rise = ndtr(np.sum(x * h, axis=2) / np.sqrt(np.sum(1 - h * h, axis=2)))
             law = np.ones((len(x), 1))
             for k in range(rise.shape[1]):
-                law = np.pad(law, ((0, 0), (0, 1))) * (1 - rise[:, k : k + 1]) + np.pad(law, ((0, 0), (1, 0))) * (
-                    rise[:, k : k + 1]
+                law = (
+                    np.pad(law, ((0, 0), (0, 1))) * (1 - rise[:, k : k + 1])
+                    + np.pad(law, ((0, 0), (1, 0))) * (rise[:, k : k + 1])
                 )
             total += float(np.log(law[:, self.model.n_hidden // 2 + 1 :].sum(axis=1)).sum())
             total -= float(np.sum(np.logaddexp(b, -b) - np.logaddexp(cavity, -cavity)))

@@ -11,7 +11,7 @@ from benchmarks.contenders.base import Array
 from flatcore.wfm import Committee, Patterns
 
 _GROUP = 16  # patterns that the packing keeps together
-_EDGES = 1 << 22  # unpacked together
+_EDGES = 1 << 20  # unpacked together
 
 
 def signed_inputs(model: Committee, patterns: Patterns, dtype: Any) -> Array:

@@ -93,7 +93,7 @@ class OnlineProblem:
     def agreements(self, answer: Array) -> list[Agreement]:
         """Against the plain loop: identical integers (differences are even); 1e-9 after thousands of rounded steps."""
         if np.shape(answer) != self.start.shape:
-            return [Agreement("shape", float("inf"), 0.0)]
+            return [Agreement("shape", float("inf"), 1.0)]
         difference = float(np.max(np.abs(answer - self._exact)))
         return [Agreement("a plain loop", difference, 0.5 if self.start.dtype.kind == "i" else 1e-9)]
 

@@ -807,7 +807,8 @@ def test_scaling_times_a_slow_call_once(benchmarks, monkeypatch):
     monkeypatch.setattr(
         scaling, "interleaved_rounds", lambda calls, first, rounds, times: calls and pytest.fail("again")
     )
-    assert scaling.medians(scaling.problem_at("depth", 2, True), [FlatcoreHessian()], [])["flatcore"] > 0.0
+    lines = {"flatcore": (FlatcoreHessian(), scaling.problem_at("depth", 2, True))}
+    assert scaling.medians(lines, [])["flatcore"] > 0.0
 
 
 @pytest.mark.parametrize(
@@ -818,6 +819,7 @@ def test_scaling_times_a_slow_call_once(benchmarks, monkeypatch):
         (["--scratch", "no/such/folder"], "no folder"),
         (["scaling", "narrow"], "scaling runs by itself"),
         (["scaling", "--rounds", "3"], "scaling runs by itself"),
+        (["fbp", "scaling-wfm"], "scaling-wfm runs by itself"),
     ],
 )
 def test_bad_arguments(benchmarks, capsys, arguments, complaint):

@@ -145,7 +145,7 @@ class AmpSweeps:
 
     @staticmethod
     def patterns(problem: SweepProblem, stage: Stages) -> tuple[Array, Array]:
-        """Units first, (K, P, n), and turned, (K, n, P): a copy where that makes the products of several units faster."""
+        """Units first, (K, P, n), and turned, (K, n, P): a copy where that makes products of several units faster."""
         if 4.0 * problem.edges > MOST_UNPACKED:
             raise CannotAnswerError(f"float32 patterns would take {4e-9 * problem.edges:.0f} GB")
         with stage("patterns as floats"):

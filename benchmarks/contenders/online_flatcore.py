@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FlatcoreOnline:
-    """The kernels under ``flatcore.wfm``'s solvers, and the normalisation that an entropic rule ends its epochs with."""
+    """The kernels under ``flatcore.wfm``'s solvers, and the normalisation that ends an entropic rule's epochs."""
 
     name = "flatcore"
 

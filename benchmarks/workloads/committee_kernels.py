@@ -1,7 +1,7 @@
 """``committee-kernels``: each kernel of flatcore.wfm, its edges a second and its share of the roofline.
 
-Trees of N = 1001 with K = 1 and N = 999 with K = 9, and a perceptron of N = 10,001 where no edge has a message; α = 0.6.
-On all threads and on one; what learns one pattern after another has one.
+Trees of N = 1001 with K = 1 and N = 999 with K = 9, and a perceptron of N = 10,001 where no edge has a message;
+α = 0.6. On all threads and on one; what learns one pattern after another has one.
 """
 
 from __future__ import annotations

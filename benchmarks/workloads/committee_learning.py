@@ -23,5 +23,8 @@ def cases(options: Options) -> Iterator[Case]:
 
 
 WORKLOAD = Workload(
-    "committee-learning", "epochs of entropic least action, replicas and the cross-entropy's SGD, trees", cases, no_targets
+    "committee-learning",
+    "epochs of entropic least action, of replicas and of SGD on the cross-entropy, trees",
+    cases,
+    no_targets,
 )
