@@ -20,7 +20,7 @@ import flatcore as fc
 from benchmarks.committee_patterns import signed_pieces
 from benchmarks.contenders.base import Array
 from benchmarks.runner import Agreement
-from benchmarks.timing import Work
+from benchmarks.timing import Stages, Work
 
 # What an edge needs at least, on edges: cavity and sums (binary weights: a hyperbolic tangent, 20 flops), 16
 # multiply-adds down, damping and sums; messages are read twice and written once. In AMP: two additions; a bit is read
@@ -116,7 +116,7 @@ class SweepProblem:
         binary = self.model.weights == "binary"
         if self.form == "edge":
             contender = fbp_numpy.EdgeSweeps() if binary else fbp_numpy_continuous.ContinuousEdgeSweeps()
-            return np.asarray(contender.prepare(self, fbp_numpy.Stages())(self.argument))
+            return np.asarray(contender.prepare(self, Stages())(self.argument))
         return self._binary_amp() if binary else self._continuous_amp()
 
     def _binary_amp(self) -> Array:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ class Study:
 
     name: str
     what: str  # of which the seconds are
-    sweeps: dict[str, Sequence[float]]
-    quick: dict[str, Sequence[float]]
+    sweeps: Mapping[str, Sequence[float]]
+    quick: Mapping[str, Sequence[float]]
     lines_at: Callable[[str, float, bool], Lines]
     style: Callable[[str], dict[str, Any]]  # of a line, for matplotlib
 

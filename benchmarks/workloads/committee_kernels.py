@@ -95,7 +95,7 @@ def _measure(kernel: str, weights: str) -> Make:
     machines = {"errors": (64, 64), "flips": (100, 20), "gaussian": (100, 20)}
 
     def make(inputs: int, units: int, large: bool) -> Any:
-        repeats = {"errors": 5, "Hessian product": 100, "Bethe free entropy": 10}.get(kernel, 1)
+        repeats = {"errors": 5, "Hessian product": 100}.get(kernel, 1)
         count = machines.get(kernel, (1, 1))[large]
         return measure(kernel, inputs, units, ALPHA, weights, count, 1 if large else repeats)
 
