@@ -23,6 +23,7 @@ from benchmarks.runner import Problem
 from benchmarks.timing import Stages, interleaved_rounds, seconds_of
 
 LIMIT_SECONDS = 10.0
+MOST_IN_A_ROW = 5  # of the legend
 ROUNDS, QUICK_ROUNDS = 5, 2
 INPUTS, OUTPUTS, WIDTH, HIDDEN, SAMPLES = 784, 10, 1024, 5, 1024
 SWEEPS: dict[str, Sequence[float]] = {
@@ -137,7 +138,8 @@ def draw(study: Study, sweeps: Sequence[Sweep], path: Path) -> None:
             ax.grid(visible=True, which="major", linewidth=0.3)
         axes[0].set_ylabel(f"seconds per {study.what}")
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+        columns = len(labels) if len(labels) <= MOST_IN_A_ROW else -(-len(labels) // 2)
+        figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
         figure.savefig(path, metadata={"Date": None})
 
 
