@@ -188,7 +188,7 @@ def test_wrong_measures_are_noticed(kernel, weights):
     answer = FlatcoreMeasure().prepare(problem, Stages())(problem.argument)
     assert disagreement(problem, answer) <= 1
     if kernel in ("flips", "gaussian"):
-        wrong = dataclasses.replace(answer, values=answer.values + 10 * answer.stderr)
+        wrong = dataclasses.replace(answer, values=answer.values + 30 * answer.stderr)
     else:
         wrong = np.asarray(answer) + (np.ones_like(answer) if kernel == "errors" else 1e-6 * np.abs(answer))
     assert disagreement(problem, wrong) > 1
