@@ -15,13 +15,15 @@ from typing import Any
 
 from benchmarks import machine, scaling, table
 from benchmarks.runner import Options, Workload, WorkloadResult, run
+from benchmarks.scaling_wfm import COMMITTEES
 from benchmarks.timing import YARDSTICK_REPEATS, Yardsticks
 from benchmarks.workloads import WORKLOADS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FORMAT = {"format": "flatcore-benchmarks", "version": 2}
 ROUNDS, QUICK_ROUNDS = 5, 2
-SCALING = "scaling"
+STUDIES = {study.name: study for study in (scaling.CHAINS, COMMITTEES)}
+_STUDIES = " or ".join(STUDIES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,15 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     asked = parser.parse_args(arguments)
     others = (asked.skip, asked.rounds, asked.json, asked.memory, asked.full, asked.scratch)
-    if SCALING in asked.names and (len(asked.names) > 1 or any(others)):
-        parser.error(f"{SCALING} runs by itself, with no option but --quick")
+    studies = [name for name in asked.names if name in STUDIES]
+    if studies and (len(asked.names) > 1 or any(others)):
+        parser.error(f"{studies[0]} runs by itself, with no option but --quick")
     if asked.list:
         print(table.aligned([[workload.name, workload.summary] for workload in WORKLOADS.values()]))
         return 0
     facts = machine.describe()
     print(f"{machine.flatcore_measured()}\n{facts['cpu']}, {facts['cores']} cores, {facts['memory_gib']} GiB\n")
-    if asked.names == [SCALING]:
-        return scaling.run(RESULTS, facts, quick=asked.quick, say=_say)
+    if studies:
+        return scaling.run(RESULTS, facts, quick=asked.quick, say=_say, study=STUDIES[studies[0]])
     with tempfile.TemporaryDirectory(prefix="flatcore-benchmarks-") as scratch:
         options = Options(
             quick=asked.quick,
@@ -74,7 +77,7 @@ def _run_all(names: Sequence[str], options: Options, facts: dict[str, Any], file
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Benchmarks of the installed flatcore.")
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", type=_workload_name, help=f"workloads, all without one; or {SCALING}"
+        "names", nargs="*", metavar="NAME", type=_workload_name, help=f"workloads, all without one; or {_STUDIES}"
     )
     parser.add_argument("--list", action="store_true", help="name the workloads and stop")
     parser.add_argument("--quick", action="store_true", help="small sizes: checks the answers, says little of speed")
@@ -94,9 +97,9 @@ def _folder(text: str) -> Path:
 
 
 def _workload_name(text: str) -> str:
-    if text not in {*WORKLOADS, SCALING}:
+    if text not in {*WORKLOADS, *STUDIES}:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no workload; expected one of {', '.join(WORKLOADS)} or {SCALING}"
+            f"{text!r} is no workload; expected one of {', '.join(WORKLOADS)} or {_STUDIES}"
         )
     return text
 

@@ -41,9 +41,9 @@ class CommitteeProduct:
     @property
     def work(self) -> Work:
         """Two flops an edge; every bit is read once."""
-        count = len(self.patterns)
-        flops, read = 2.0 * count * self.model.num_weights, count * self.model.n_inputs / 8
-        return Work(self.repeats * flops, self.repeats * read)
+        calls = float(self.repeats * len(self.patterns))
+        edges = calls * self.model.num_weights
+        return Work(2.0 * edges, calls * self.model.n_inputs / 8, edges)
 
     def describe(self) -> dict[str, Any]:
         """Sizes, for the JSON."""

@@ -100,6 +100,7 @@ class Case:
     entries: Sequence[Entry]
     matmul_sizes: Sequence[int] = (MATMUL_SIZE,)  # yardsticks taken with it
     rounds: int | None = None  # fewer than the command line's, for long runs
+    compares: bool = True  # its entries answer one question; else there are no ratios to show
 
 
 @dataclass
@@ -116,12 +117,14 @@ class EntryResult:
     rounds: list[float] = field(default_factory=list)
     quality: dict[str, float] = field(default_factory=dict)
     memory: Memory | None = None
+    threads: int | None = None  # that the contender limits itself to
     timed_once: bool = False  # by the first call
     median: float = 0.0
     minimum: float = 0.0
     ratio_of_medians: float = 1.0  # this entry's over the base's
     median_of_ratios: float | None = None
     gflops_per_second: float | None = None
+    edges_per_second: float | None = None
     roofline: float | None = None
     fraction_of_roofline: float | None = None
 
@@ -138,6 +141,7 @@ class CaseResult:
     name: str
     entries: list[EntryResult]
     missing: dict[str, str]  # reasons by label: not installed, or no answer
+    compares: bool = True
 
     def entry(self, label: str) -> EntryResult | None:
         """The row with this label, if it was measured."""
@@ -210,13 +214,13 @@ def run(workload: Workload, options: Options, yardsticks: Yardsticks, say: Say) 
     result = WorkloadResult(workload.name, workload.summary, options, yardsticks)
     try:
         for number, case in enumerate(workload.cases(options)):
-            result.cases.append(CaseResult(case.name, [], {}))
+            result.cases.append(CaseResult(case.name, [], {}, case.compares))
             run_case(case, Address.of(workload.cases, number), options, yardsticks, say, result.cases[-1])
     except KeyboardInterrupt:
         result.interrupted = True
     for entry in (entry for case in result.cases for entry in case.entries):
         if entry.work is not None:
-            entry.roofline = yardsticks.roofline(entry.work, entry.problem["dtype"])
+            entry.roofline = yardsticks.roofline(entry.work, entry.problem["dtype"], entry.threads)
         entry.fraction_of_roofline = None if entry.roofline is None else entry.roofline / entry.median
     if not options.quick and not result.interrupted:
         result.targets = workload.targets(result.cases, yardsticks)
@@ -238,7 +242,8 @@ def run_case(
             _prepare_into(result, entry, calls)
         rounds = options.rounds if case.rounds is None else min(case.rounds, options.rounds)
         say(f"{case.name}: {rounds} rounds")
-        yardsticks.take(case.entries[0].problem.dtype, case.matmul_sizes)
+        for threads in dict.fromkeys([None, *(entry.threads for entry in result.entries)]):
+            yardsticks.take(case.entries[0].problem.dtype, case.matmul_sizes, threads)
         first = {entry.label: entry.first for entry in result.entries}
         interleaved_rounds(calls, first, rounds, times, most_calls=1 if options.quick else None)
     finally:
@@ -284,7 +289,15 @@ def _prepared(entry: Entry) -> tuple[EntryResult, Callable[[], Any]]:
     agreements = problem.agreements(answer)
     quality = problem.quality(answer) if hasattr(problem, "quality") else {}
     measured = EntryResult(
-        entry.label, problem.describe(), problem.work, setup, stages.seconds, first, agreements, quality=quality
+        entry.label,
+        problem.describe(),
+        problem.work,
+        setup,
+        stages.seconds,
+        first,
+        agreements,
+        quality=quality,
+        threads=getattr(entry.contender, "threads", None),
     )
     return measured, call
 
@@ -297,7 +310,9 @@ def _evaluate(entry: EntryResult, rounds: list[float], base: EntryResult, times:
     entry.median, entry.minimum = statistics.median(counted), min(counted)
     entry.ratio_of_medians = ratio_of_medians(counted, base_rounds or [base.first])
     entry.median_of_ratios = median_of_ratios(rounds, base_rounds) if rounds else None
-    entry.gflops_per_second = None if entry.work is None else entry.work.flops / entry.median / 1e9
+    if entry.work is not None:
+        entry.gflops_per_second = entry.work.flops / entry.median / 1e9
+        entry.edges_per_second = None if entry.work.edges is None else entry.work.edges / entry.median
 
 
 def _set_memory(measured: EntryResult | None, memory: Memory | None) -> None:

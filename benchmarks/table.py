@@ -8,6 +8,7 @@ from benchmarks.runner import CaseResult, EntryResult, Target
 from benchmarks.timing import Yardsticks
 
 _NOTHING = "–"
+_RATIOS = ("× base", "× by round")
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -25,7 +26,8 @@ def case_table(case: CaseResult) -> str:
     lines = [case.name]
     if case.entries:
         rows = [_cells(entry) for entry in case.entries]
-        columns = [name for name in rows[0] if any(row[name] != _NOTHING for row in rows)]
+        left_out = () if case.compares else _RATIOS
+        columns = [name for name in rows[0] if name not in left_out and any(row[name] != _NOTHING for row in rows)]
         lines.append(aligned([columns, *([row[name] for name in columns] for row in rows)]))
     lines += [f"{label}: {reason}" for label, reason in case.missing.items()]
     return "\n".join(lines)
@@ -42,6 +44,7 @@ def _cells(entry: EntryResult) -> dict[str, str]:
         "× base": f"{entry.ratio_of_medians:.2f}",
         "× by round": _number(entry.median_of_ratios, ".2f"),
         "of roofline": _number(entry.fraction_of_roofline, ".1%"),
+        "G edges/s": _number(None if entry.edges_per_second is None else entry.edges_per_second / 1e9, ".3g"),
         "GFLOP/s": _number(entry.gflops_per_second, ".1f"),
         "peak MB": _NOTHING if memory is None else f"{'' if memory.complete else '> '}{memory.peak / 1e6:.0f}",
         "data MB": _number(None if memory is None else memory.data / 1e6, ".0f"),
@@ -63,11 +66,11 @@ def yardstick_lines(yardsticks: Yardsticks) -> str:
     """The machine's rates in this run."""
     lines = []
     for name, rate in yardsticks.measured.items():
+        short = name.removesuffix("_bytes_per_second").removesuffix("_flops_per_second").replace("_", " ")
         if rate is None:
-            lines.append("copy: missing: torch is not installed")
+            lines.append(f"{short}: missing: torch is not installed")
             continue
         unit = "GB/s" if name.endswith("bytes_per_second") else "GFLOP/s"
-        short = name.removesuffix("_bytes_per_second").removesuffix("_flops_per_second").replace("_", " ")
         lines.append(f"{short}: {rate / 1e9:.1f} {unit}")
     return f"yardsticks, best of {yardsticks.repeats}: {', '.join(lines)}"
 

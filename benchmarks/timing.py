@@ -17,6 +17,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import threadpoolctl
+
+from flatcore._threads import limit_threads
 
 TIMED_ONCE_SECONDS = 60.0
 ROUND_SECONDS = 0.3
@@ -144,10 +148,11 @@ def median_of_ratios(times: Sequence[float], base: Sequence[float]) -> float | N
 
 @dataclass(frozen=True)
 class Work:
-    """What one call has to do at least: floating-point operations, and bytes read and written."""
+    """What one call has to do at least: floating-point operations, bytes read and written; a committee's edges."""
 
     flops: float
     bytes: float
+    edges: float | None = None  # pairs of a pattern and a weight
 
 
 @dataclass
@@ -160,26 +165,28 @@ class Yardsticks:
     @property
     def copy(self) -> float | None:
         """Bytes per second, or None without torch."""
-        return self.measured["copy_bytes_per_second"]
+        return self.measured[_copy_name(None)]
 
-    def matmul(self, dtype: str, size: int = MATMUL_SIZE) -> float:
+    def matmul(self, dtype: str, size: int = MATMUL_SIZE, threads: int | None = None) -> float:
         """Flops per second of NumPy's product of two size × size matrices."""
-        rate = self.measured[_matmul_name(size, dtype)]
+        rate = self.measured[_matmul_name(size, dtype, threads)]
         assert rate is not None  # NumPy is always there
         return rate
 
-    def roofline(self, work: Work, dtype: str) -> float | None:
-        """Seconds no kernel with this work can beat: max(flops / matmul, bytes / copy)."""
-        return None if self.copy is None else max(work.flops / self.matmul(dtype), work.bytes / self.copy)
+    def roofline(self, work: Work, dtype: str, threads: int | None = None) -> float | None:
+        """Seconds no kernel with this work can beat: max(flops / matmul, bytes / copy), both on as many threads."""
+        copy = self.measured[_copy_name(threads)]
+        return None if copy is None else max(work.flops / self.matmul(dtype, threads=threads), work.bytes / copy)
 
-    def take(self, dtype: str, sizes: Sequence[int]) -> None:
+    def take(self, dtype: str, sizes: Sequence[int], threads: int | None = None) -> None:
         """Measure now, for kernels in this precision, and keep what is better than before.
 
         One repeat is enough once: small sizes say nothing about speed.
         """
-        self._keep("copy_bytes_per_second", partial(copy_rate, self.repeats))
-        for size in sizes:
-            self._keep(_matmul_name(size, dtype), partial(matmul_rate, size, dtype, self.repeats))
+        with numerical_threads(threads):
+            self._keep(_copy_name(threads), partial(copy_rate, self.repeats))
+            for size in sizes:
+                self._keep(_matmul_name(size, dtype, threads), partial(matmul_rate, size, dtype, self.repeats))
 
     def _keep(self, name: str, measure: Callable[[], float | None]) -> None:
         if self.repeats > 1 or name not in self.measured:
@@ -187,8 +194,34 @@ class Yardsticks:
             self.measured[name] = None if rate is None else max(rate, self.measured.get(name) or 0.0)
 
 
-def _matmul_name(size: int, dtype: str) -> str:
-    return f"matmul_{size}_{dtype}_flops_per_second"
+def _copy_name(threads: int | None) -> str:
+    return f"copy{_on(threads)}_bytes_per_second"
+
+
+def _matmul_name(size: int, dtype: str, threads: int | None) -> str:
+    return f"matmul_{size}_{dtype}{_on(threads)}_flops_per_second"
+
+
+def _on(threads: int | None) -> str:
+    return "" if threads is None else f"_{threads}_thread{'s' if threads > 1 else ''}"
+
+
+@contextmanager
+def numerical_threads(threads: int | None) -> Iterator[None]:
+    """So many threads of BLAS, OpenMP and PyTorch inside; None changes nothing."""
+    if threads is None:
+        yield
+        return
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    with threadpoolctl.threadpool_limits(threads), limit_threads(threads):
+        if torch:
+            torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            if torch:
+                torch.set_num_threads(before)
 
 
 def _best(call: Callable[[], Any], repeats: int) -> float:

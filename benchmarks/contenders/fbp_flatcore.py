@@ -31,27 +31,54 @@ class FlatcoreSweeps:
 
     def prepare(self, problem: SweepProblem, stage: Stages) -> Callable[[Array], Array]:
         """A state, set back to the start in each call."""
-        from flatcore.wfm.message_passing import BinaryAmp, BinaryEdges
+        return _binary(problem, stage) if problem.model.weights == "binary" else _continuous(problem, stage)
 
-        rng = np.random.default_rng(0)
-        state: Any
-        with stage("state"):
-            if problem.form == "edge":
-                state = BinaryEdges(problem.model, problem.patterns, rng, problem.damping)
-            else:
-                state = BinaryAmp(problem.model, problem.patterns, rng, problem.damping, np.float32)
 
-        def answer(field: Array) -> Array:
-            if problem.form == "edge":
-                state.messages[..., : problem.model.fan_in] = problem.messages
-                state.sums = problem.messages.sum(axis=0)
-            else:
-                state.sums, state.outputs[:] = problem.sums.copy(), 0.0
-            for _ in range(problem.sweeps):
-                state.sweep(field)
-            return np.asarray(state.sums)
+def _binary(problem: SweepProblem, stage: Stages) -> Callable[[Array], Array]:
+    from flatcore.wfm.message_passing import BinaryAmp, BinaryEdges
 
-        return answer
+    rng = np.random.default_rng(0)
+    state: Any
+    with stage("state"):
+        if problem.form == "edge":
+            state = BinaryEdges(problem.model, problem.patterns, rng, problem.damping)
+        else:
+            state = BinaryAmp(problem.model, problem.patterns, rng, problem.damping, np.float32)
+
+    def answer(field: Array) -> Array:
+        if problem.form == "edge":
+            state.messages[..., : problem.model.fan_in] = problem.messages
+            state.sums = problem.messages.sum(axis=0)
+        else:
+            state.sums, state.outputs[:] = problem.sums.copy(), 0.0
+        for _ in range(problem.sweeps):
+            state.sweep(field)
+        return np.asarray(state.sums)
+
+    return answer
+
+
+def _continuous(problem: SweepProblem, stage: Stages) -> Callable[[Array], Array]:
+    from flatcore.wfm.focusing_bp import focused_law
+    from flatcore.wfm.message_passing import GaussianAmp, GaussianEdges
+
+    state: Any
+    with stage("state"):
+        if problem.form == "edge":
+            state = GaussianEdges(problem.model, problem.patterns)
+        else:
+            state = GaussianAmp(problem.model, problem.patterns, np.float32)
+
+    def answer(means: Array) -> Array:
+        for array in (state.messages if problem.form == "edge" else state.outputs, state.gamma):
+            array[:] = 0.0
+        variances = np.ones(problem.model.n_hidden)
+        for sweep in range(problem.sweeps):
+            state.sweep(means, variances, problem.damping if sweep else 0.0)
+            means, variances = focused_law(state.fields, state.precisions, problem.gamma(sweep))
+        return means
+
+    return answer
 
 
 CONTENDERS = {"sweeps of belief propagation": (FlatcoreSweeps(),)}

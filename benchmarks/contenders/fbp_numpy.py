@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import log_ndtr, ndtr
 
-from benchmarks.contenders.base import Array
+from benchmarks.committee_patterns import signed_inputs
+from benchmarks.contenders.base import Array, CannotAnswerError
+from benchmarks.contenders.committee_products import MOST_UNPACKED
 from benchmarks.timing import Stages
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ class EdgeSweeps:
     def prepare(self, problem: SweepProblem, stage: Stages) -> Callable[[Array], Array]:
         """Unpacked patterns and buffers."""
         with stage("patterns as floats"):
-            x = problem.signed_inputs(np.float64)
+            x = signed_inputs(problem.model, problem.patterns, np.float64)
         start, sweeps = problem.messages, problem.sweeps
         a, h, s, u, v = (np.empty_like(x) for _ in range(5))
 
@@ -130,9 +132,7 @@ class AmpSweeps:
 
     def prepare(self, problem: SweepProblem, stage: Stages) -> Callable[[Array], Array]:
         """Unpacked patterns."""
-        with stage("patterns as floats"):
-            x = np.ascontiguousarray(problem.signed_inputs(np.float32).transpose(1, 0, 2))  # (K, P, n)
-            turned = np.ascontiguousarray(x.transpose(0, 2, 1)) if len(x) > 1 else x.transpose(0, 2, 1)
+        x, turned = self.patterns(problem, stage)
         start = problem.sums
 
         def answer(field: Array) -> Array:
@@ -142,6 +142,16 @@ class AmpSweeps:
             return S
 
         return answer
+
+    @staticmethod
+    def patterns(problem: SweepProblem, stage: Stages) -> tuple[Array, Array]:
+        """Units first, (K, P, n), and turned, (K, n, P): a copy where that makes products of several units faster."""
+        if 4.0 * problem.edges > MOST_UNPACKED:
+            raise CannotAnswerError(f"float32 patterns would take {4e-9 * problem.edges:.0f} GB")
+        with stage("patterns as floats"):
+            x = np.ascontiguousarray(signed_inputs(problem.model, problem.patterns, np.float32).transpose(1, 0, 2))
+            turned = x.transpose(0, 2, 1)
+            return x, np.ascontiguousarray(turned) if len(x) > 1 else turned
 
 
 def amp_sweep(x: Array, turned: Array, S: Array, g: Array, field: Array, damping: float) -> tuple[Array, Array]:

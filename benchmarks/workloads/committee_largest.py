@@ -22,7 +22,8 @@ def cases(options: Options) -> Iterator[Case]:
     solver = partial(wfm.focusing_bp, form="amp", dtype="float32")
     for seed in range(seeds):
         problem = SolvingProblem(solver, wfm.Committee(inputs), 0.6, 1, "float32", first_seed=seed)
-        yield Case(f"N = {inputs:,}, seed {seed}", entries_for((Solver(),), problem), matmul_sizes=(), rounds=1)
+        rounds = None if options.quick else 1
+        yield Case(f"N = {inputs:,}, seed {seed}", entries_for((Solver(),), problem), matmul_sizes=(), rounds=rounds)
 
 
 def targets(results: Sequence[CaseResult], yardsticks: Yardsticks) -> list[Target]:

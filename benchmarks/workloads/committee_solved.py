@@ -59,7 +59,8 @@ def cases(options: Options) -> Iterator[Case]:
         if options.quick:
             model, alpha = wfm.Committee(63, 3, weights=model.weights), 0.2
         problem = SolvingProblem(solver, model, alpha, 1 if options.quick else 10)
-        yield Case(title, entries_for((Solver(),), problem), matmul_sizes=(), rounds=1)
+        rounds = None if options.quick else 1
+        yield Case(title, entries_for((Solver(),), problem), matmul_sizes=(), rounds=rounds)
 
 
 def targets(results: Sequence[CaseResult], yardsticks: Yardsticks) -> list[Target]:

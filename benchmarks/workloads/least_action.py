@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from benchmarks.contenders.lal_flatcore import FlatcoreLeastAction
-from benchmarks.contenders.lal_numpy import NumpyLeastAction
+from benchmarks.contenders.online_flatcore import FlatcoreOnline
+from benchmarks.contenders.online_numpy import NumpyOnline
 from benchmarks.online_problem import tree
 from benchmarks.runner import Case, CaseResult, Options, Target, Workload, at_least, entries_for, peer_ratio
 from benchmarks.timing import Yardsticks
 
-SAME = (FlatcoreLeastAction(), NumpyLeastAction())
+SAME = (FlatcoreOnline(), NumpyOnline())
 MACHINES = ((1001, 1), (1001, 7), (999, 9))
 LOADS = {"binary": 0.3, "continuous": 1.0}
 
@@ -24,14 +24,14 @@ def cases(options: Options) -> Iterator[Case]:
     epochs, machines = (2, MACHINES[-1:]) if options.quick else (10, MACHINES)
     for weights, alpha in LOADS.items():
         for n_inputs, n_hidden in machines:
-            problem = tree(n_inputs, n_hidden, weights, alpha, epochs)
+            problem = tree("least action", n_inputs, n_hidden, weights, alpha, epochs)
             yield Case(f"N = {n_inputs}, K = {n_hidden}, {weights}", entries_for(SAME, problem))
 
 
 def targets(results: Sequence[CaseResult], yardsticks: Yardsticks) -> list[Target]:
     """30 times NumPy for each machine."""
     return [
-        at_least(f"times faster than NumPy, {case.name}", peer_ratio(case.entry(NumpyLeastAction.name)), 30)
+        at_least(f"times faster than NumPy, {case.name}", peer_ratio(case.entry(NumpyOnline.name)), 30)
         for case in results
     ]
 
