@@ -23,7 +23,6 @@ from flatcore.wfm.solving import Callback
 _EPOCHS = 1000
 _RULES = {"A": (1.0, 0.98), "B": (1.5, 0.96)}  # margin or noise δ at first, and what an epoch multiplies it with
 _STEP = 0.5  # of rule B, in units of δ
-_LEAST_DELTA = 1e-6
 
 
 class LeastAction(EpochSearch):
@@ -51,11 +50,12 @@ class _Entropic(EpochSearch):
     margin: float
     decay: float
     step: float
+    least: float  # where δ stays
 
     @property
     def delta(self) -> float:
         """δ of the next epoch."""
-        return max(self.margin * self.decay**self.sweeps, _LEAST_DELTA)
+        return max(self.margin * self.decay**self.sweeps, min(self.least, self.margin))
 
     def epoch(self, order: NDArray[np.int64]) -> dict[str, float]:
         delta = self.delta
@@ -71,6 +71,7 @@ class MarginLeastAction(_Entropic):
     """Rule A."""
 
     name = "entropic_least_action A"
+    least = 1e-6
 
     def learn(self, order: NDArray[np.int64], delta: float) -> int:
         """Learn the patterns in that order."""
@@ -81,6 +82,7 @@ class PerturbedGradient(_Entropic):
     """Rule B."""
 
     name = "entropic_least_action B"
+    least = 0.1  # steps grow as 1/δ: what is not solved here diverges below
 
     def learn(self, order: NDArray[np.int64], delta: float) -> int:
         """Learn the patterns in that order."""

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/parallel.hpp"
-#include "core/simd/edges.hpp"
+#include "core/simd/simd.hpp"
 
 namespace flatcore::wfm {
 
@@ -16,7 +16,11 @@ constexpr Index kEdgesBetweenLooks = 1 << 19;
 constexpr double kLeastPart = 1e-300;
 constexpr double kLeastTail = 8.75651076269652e-27;  // e^{−60}, of a difference that cancels
 
-double log_two_cosh(double x) { return std::fabs(x) + std::log1p(std::exp(-2.0 * std::fabs(x))); }
+// e_i = e^{−2|x_i|}, so that |tanh x_i| = (1 − e_i)/(1 + e_i) and log 2cosh x_i = |x_i| + log(1 + e_i).
+void exponentials(std::vector<double>& x) {
+    for (double& value : x) value = -2.0 * std::fabs(value);
+    simd::table().functions.exp(static_cast<Index>(x.size()), x.data(), x.data());
+}
 
 // One pattern's units: cavity means with the pattern's signs, and the laws of their fields.
 class PatternNode {
@@ -25,6 +29,7 @@ class PatternNode {
         : task_(task),
           node_(task.units, task.activation),
           y_(static_cast<std::size_t>(task.units * task.patterns.inputs)),
+          e_(static_cast<std::size_t>((task.patterns.inputs + 7) / 8 * 8)),  // whole vectors
           rise_(y_),
           fall_(y_),
           enough_(y_),
@@ -36,11 +41,25 @@ class PatternNode {
         return bit == (task_.sign[mu] > 0) ? 1.0 : -1.0;
     }
 
-    // y = x tanh(b − a) of all edges.
-    void cavities(Index mu, const EdgeMessages& a, ConstMatrixView<double> b) {
+    // y = x tanh(b − a) of all edges. Returns Σ [lc2(b) − lc2(b − a)], given the second part of lc2(b), log(1 + e).
+    double cavities(Index mu, const EdgeMessages& a, ConstMatrixView<double> b, ConstMatrixView<double> bend) {
         const Index n = task_.patterns.inputs;
-        for (Index k = 0; k < task_.units; ++k)
-            for (Index i = 0; i < n; ++i) at(y_, k, i) = sign(mu, k, i) * std::tanh(b(k, i) - a.row(mu, k)[i]);
+        double sum = 0.0;
+        for (Index k = 0; k < task_.units; ++k) {
+            const double* const row = a.row(mu, k);
+            for (Index i = 0; i < n; ++i) e_[static_cast<std::size_t>(i)] = b(k, i) - row[i];
+            exponentials(e_);
+            for (Index i = 0; i < n; ++i) {
+                const double cavity = b(k, i) - row[i];
+                double& e = e_[static_cast<std::size_t>(i)];
+                at(y_, k, i) = sign(mu, k, i) * std::copysign((1.0 - e) / (1.0 + e), cavity);
+                sum += (std::fabs(b(k, i)) - std::fabs(cavity)) + bend(k, i);
+                e += 1.0;
+            }
+            simd::table().functions.log(static_cast<Index>(e_.size()), e_.data(), e_.data());
+            for (Index i = 0; i < n; ++i) sum -= e_[static_cast<std::size_t>(i)];
+        }
+        return sum;
     }
 
     double normal_partition(Index mu) {
@@ -97,8 +116,16 @@ class PatternNode {
 
     const Task& task_;
     OutputNode node_;
-    std::vector<double> y_, rise_, fall_, enough_, more_, left_, right_;
+    std::vector<double> y_, e_, rise_, fall_, enough_, more_, left_, right_;
 };
+
+// log(1 + e) of all fields.
+Matrix<double> bends(ConstMatrixView<double> b) {
+    Matrix<double> out(b.rows, b.cols);
+    for (Index k = 0; k < b.rows; ++k)
+        for (Index i = 0; i < b.cols; ++i) out.view()(k, i) = std::log1p(std::exp(-2.0 * std::fabs(b(k, i))));
+    return out;
+}
 
 // pattern(piece, node, mu) for all patterns.
 template <class Pattern>
@@ -125,14 +152,13 @@ Index pieces_of(const Task& task) {
 
 double edge_bethe(const Task& task, const EdgeMessages& a, ConstMatrixView<double> b, FieldLaw law,
                   RunControl& control) {
-    const Index pieces = pieces_of(task), n = task.patterns.inputs;
+    const Index pieces = pieces_of(task);
+    const Matrix<double> bend = bends(b);
     std::vector<double> totals(static_cast<std::size_t>(pieces), 0.0);
     each_pattern(task, pieces, control, [&](Index piece, PatternNode& node, Index mu) {
-        node.cavities(mu, a, b);
-        double sum = law == FieldLaw::normal ? node.normal_partition(mu) : node.exact_partition(mu);
-        for (Index k = 0; k < task.units; ++k)
-            for (Index i = 0; i < n; ++i) sum -= log_two_cosh(b(k, i)) - log_two_cosh(b(k, i) - a.row(mu, k)[i]);
-        totals[static_cast<std::size_t>(piece)] += sum;
+        const double shared = node.cavities(mu, a, b, bend.view());
+        totals[static_cast<std::size_t>(piece)] +=
+            (law == FieldLaw::normal ? node.normal_partition(mu) : node.exact_partition(mu)) - shared;
     });
     double total = 0.0;
     for (const double part : totals) total += part;
@@ -142,11 +168,12 @@ double edge_bethe(const Task& task, const EdgeMessages& a, ConstMatrixView<doubl
 double exact_sweep(const Task& task, const EdgeMessages& a, ConstMatrixView<double> b, double damping,
                    MatrixView<double> S, RunControl& control) {
     const Index pieces = pieces_of(task), n = task.patterns.inputs;
+    const Matrix<double> bend = bends(b);
     std::vector<Matrix<double>> sums;
     for (Index p = 0; p < pieces; ++p) sums.push_back(Matrix<double>::zeros(task.units, n));
     std::vector<double> changes(static_cast<std::size_t>(pieces), 0.0);
     each_pattern(task, pieces, control, [&](Index piece, PatternNode& node, Index mu) {
-        node.cavities(mu, a, b);
+        node.cavities(mu, a, b, bend.view());
         node.exact_partition(mu);
         double& change = changes[static_cast<std::size_t>(piece)];
         const MatrixView<double> own = sums[static_cast<std::size_t>(piece)].view();

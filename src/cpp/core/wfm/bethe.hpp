@@ -12,7 +12,7 @@
 //
 // Conventions as in edge_bp.hpp.
 //
-// cost    a pass over the messages with two logarithms an edge; exact: O(n²) a pattern and unit
+// cost    a pass over the messages with an exponential and a logarithm an edge; exact: O(n²) a pattern and unit
 // source  Mézard and Montanari, Information, Physics, and Computation, 2009, ch. 14; docs/wide-flat-minima.md
 #pragma once
 
