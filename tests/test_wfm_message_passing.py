@@ -77,7 +77,9 @@ def test_extreme_fields_give_numbers(model, a_size, b_size, seed):
     outputs = b_size**0.1 * rng.standard_normal((7, model.n_hidden))
     for variance in (0.0, 1e-12, 1.0):
         g = outputs.copy()
-        found = _core.wfm_amp_sweep(task, 1.0, np.sign(b), np.full(model.n_hidden, variance), g, 0.0)
+        gamma = np.zeros(model.n_hidden)
+        found = _core.wfm_gaussian_amp_sweep(task, 1.0, np.sign(b), np.full(model.n_hidden, variance), g, gamma, 0.0)
+        assert np.isfinite(gamma).all()
         assert np.isfinite(g).all()
         assert all(np.isfinite(part).all() for part in found)
 
@@ -93,7 +95,11 @@ def test_a_sweep_of_amp_is_the_equations(model, dtype, scaled):
     c = 1 / np.sqrt(model.fan_in) if scaled else 1.0
     V = c**2 * (1 - m.astype(float) ** 2).sum(axis=1)
     expected = reference.amp_sweep(model, patterns, c, m.astype(float), V, g.astype(float), 0.4)
-    S, gamma, squares, log_z, change = _core.wfm_amp_sweep(task_of(model, patterns), c, m, V, g, 0.4)
+    kept, S, fresh, *rest = expected
+    gamma = rng.uniform(0, 5, model.n_hidden)
+    expected = (kept, S + c**2 * 0.4 * (gamma - fresh)[:, None] * m, 0.6 * fresh + 0.4 * gamma, *rest)
+    assert (expected[2] > 0).all()
+    S, squares, log_z, change = _core.wfm_gaussian_amp_sweep(task_of(model, patterns), c, m, V, g, gamma, 0.4)
     assert S.dtype == g.dtype == dtype
     # The fields are sums of up to 201 terms in the state's precision.
     tolerance = 1e-10 if dtype == np.float64 else 2e-4
@@ -283,7 +289,9 @@ def test_majorities_of_any_size_are_exact_in_both_tails(units, fields):
     model = wfm.Committee(units, units, weights="continuous")
     g = np.zeros((1, units))
     ones = wfm.Patterns.from_arrays(model, np.ones((1, units)), [1])
-    log_z = _core.wfm_amp_sweep(task_of(model, ones), 1.0, z[:, None].copy(), np.ones(units), g, 0.0)[3]
+    log_z = _core.wfm_gaussian_amp_sweep(
+        task_of(model, ones), 1.0, z[:, None].copy(), np.ones(units), g, np.zeros(units), 0.0
+    )[2]
     # Where being right is certain, log Z is the rounding of 1; the reference rounds at K·eps of each logarithm.
     assert log_z == pytest.approx(log_probability_of_being_right(model, z[None])[0], rel=1e-12, abs=units * 1e-15)
     some = range(0, units, max(1, units // 4))
@@ -306,7 +314,8 @@ def test_a_parity_of_many_units_keeps_the_probability_of_being_right():
     patterns = wfm.random_patterns(model, 8, seed=3)
     m = np.tanh(np.random.default_rng(1).standard_normal(model.shape))
     V = (1.0 - m**2).sum(axis=1)
-    log_z = _core.wfm_amp_sweep(task_of(model, patterns), 1.0, m, V, np.zeros((8, model.n_hidden)), 0.0)[3]
+    g, gamma = np.zeros((8, model.n_hidden)), np.zeros(model.n_hidden)
+    log_z = _core.wfm_gaussian_amp_sweep(task_of(model, patterns), 1.0, m, V, g, gamma, 0.0)[2]
     seen = (patterns.inputs * patterns.labels[:, None]).reshape(8, *model.shape)
     exact = log_probability_of_being_right(model, np.einsum("pki,ki->pk", seen, m) / np.sqrt(V)).sum()
     assert log_z == pytest.approx(exact, rel=1e-12, abs=1e-12)

@@ -148,13 +148,10 @@ class GaussianAmp:
     def sweep(self, means: Array, variances: Array, damping: float) -> None:
         """H and G given means (K, n) and variances (K) of the weights."""
         means = np.ascontiguousarray(means, dtype=self.dtype)
-        sums, gamma, self.squares, self.log_partition, self.change = _core.wfm_amp_sweep(
-            self.task, self.scale, means, variances, self.outputs, damping
+        self.fields, self.squares, self.log_partition, self.change = _core.wfm_gaussian_amp_sweep(
+            self.task, self.scale, means, variances, self.outputs, self.gamma, damping
         )
-        self.gamma = gamma + damping * (self.gamma - gamma)
         self.precisions = np.maximum(self.scale**2 * self.gamma, 0.0)
-        # The kernel adds what the undamped Γ says of the means; H is to hold the damped one's.
-        self.fields = sums + (self.precisions - self.scale**2 * gamma)[:, None] * means
 
     def arrays(self) -> dict[str, Any]:
         """Copies of the state."""

@@ -24,9 +24,10 @@ MatrixView<T> rows_of(py::array& array, Index rows, Index cols, const char* name
     return mutable_view<T>(array);
 }
 
-py::tuple bound_amp_sweep(const BoundTask& view, double c, py::array m, const FloatArray& V, py::array g,
-                          double damping) {
-    require(V.ndim() == 1 && V.size() == view.units, "a variance for each unit");
+py::tuple bound_gaussian_sweep(const BoundTask& view, double c, py::array m, const FloatArray& V, py::array g,
+                               FloatArray gamma, double damping) {
+    require(V.ndim() == 1 && V.size() == view.units && gamma.ndim() == 1 && gamma.size() == view.units,
+            "a variance and a sum for each unit");
     BoundSums bound(view.units);
     py::array S;
     dispatch(m, [&](auto zero) {
@@ -35,14 +36,16 @@ py::tuple bound_amp_sweep(const BoundTask& view, double c, py::array m, const Fl
         const MatrixView<T> means = rows_of<T>(m, view.units, view.patterns.inputs, "means");
         const MatrixView<T> outputs = rows_of<T>(g, view.patterns.patterns, view.units, "outputs");
         const double* const variances = V.data();
+        double* const kept = gamma.mutable_data();
         RunControl control = python_control();
         {
             const py::gil_scoped_release release;
-            wfm::amp_sweep<T>(view, c, means, variances, outputs, damping, out.view(), bound.sums, control);
+            wfm::gaussian_amp_sweep<T>(view, c, means, variances, outputs, kept, damping, out.view(), bound.sums,
+                                       control);
         }
         S = to_numpy(std::move(out));
     });
-    return py::make_tuple(S, bound.gamma, bound.square, bound.sums.log_partition, bound.sums.change);
+    return py::make_tuple(S, bound.square, bound.sums.log_partition, bound.sums.change);
 }
 
 py::tuple bound_binary_sweep(const BoundTask& view, py::array f, py::array g, double damping, py::array S) {
@@ -68,11 +71,10 @@ void bind_wfm_amp(py::module_& module) {
         .def(py::init<WordArray, Index, Index, SignArray, SignArray, bool, Index>(), py::arg("words"),
              py::arg("patterns"), py::arg("inputs"), py::arg("sign"), py::arg("target"), py::arg("parity"),
              py::arg("units"));
-    module.def(
-        "wfm_amp_sweep", &bound_amp_sweep, py::arg("task"), py::arg("c"), py::arg("m"), py::arg("V"), py::arg("g"),
-        py::arg("damping"),
-        "One sweep of approximate message passing, outputs g (P, K) in place: S (K, n), sums (K) of Γ and of g², "
-        "the log partition function and the change.");
+    module.def("wfm_gaussian_amp_sweep", &bound_gaussian_sweep, py::arg("task"), py::arg("c"), py::arg("m"),
+               py::arg("V"), py::arg("g"), py::arg("gamma").noconvert(), py::arg("damping"),
+               "One sweep of approximate message passing, outputs g (P, K) and sums gamma (K) of Γ in place: H (K, n), "
+               "sums (K) of g², the log partition function and the change.");
     module.def("wfm_binary_amp_sweep", &bound_binary_sweep, py::arg("task"), py::arg("f"), py::arg("g"),
                py::arg("damping"), py::arg("S"),
                "The same for binary weights with m = tanh(S + f), outputs g (P, K) and S (K, n) in place: variances "

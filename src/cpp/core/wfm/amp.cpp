@@ -104,11 +104,12 @@ void sweep(const Task& task, double c, ConstMatrixView<T> m, const double* V, Ma
 }  // namespace
 
 template <class T>
-void amp_sweep(const Task& task, double c, ConstMatrixView<T> m, const double* V, MatrixView<T> g, double damping,
-               MatrixView<T> S, AmpSums& sums, RunControl& control) {
+void gaussian_amp_sweep(const Task& task, double c, ConstMatrixView<T> m, const double* V, MatrixView<T> g,
+                        double* gamma, double damping, MatrixView<T> S, AmpSums& sums, RunControl& control) {
     sweep(task, c, m, V, g, damping, S, sums, control);
     for (Index k = 0; k < task.units; ++k) {
-        const T scale = static_cast<T>(c), pull = static_cast<T>(c * c * sums.gamma[k]);
+        gamma[k] = sums.gamma[k] + damping * (gamma[k] - sums.gamma[k]);
+        const T scale = static_cast<T>(c), pull = static_cast<T>(c * c * std::max(gamma[k], 0.0));
         const T* const mean = &m(k, 0);
         T* const row = &S(k, 0);
         for (Index i = 0; i < m.cols; ++i) row[i] = scale * row[i] + pull * mean[i];
@@ -134,10 +135,11 @@ void binary_amp_sweep(const Task& task, ConstMatrixView<T> f, MatrixView<T> g, d
     }
 }
 
-template void amp_sweep<float>(const Task&, double, ConstMatrixView<float>, const double*, MatrixView<float>, double,
-                               MatrixView<float>, AmpSums&, RunControl&);
-template void amp_sweep<double>(const Task&, double, ConstMatrixView<double>, const double*, MatrixView<double>, double,
-                                MatrixView<double>, AmpSums&, RunControl&);
+template void gaussian_amp_sweep<float>(const Task&, double, ConstMatrixView<float>, const double*, MatrixView<float>,
+                                        double*, double, MatrixView<float>, AmpSums&, RunControl&);
+template void gaussian_amp_sweep<double>(const Task&, double, ConstMatrixView<double>, const double*,
+                                         MatrixView<double>, double*, double, MatrixView<double>, AmpSums&,
+                                         RunControl&);
 template void binary_amp_sweep<float>(const Task&, ConstMatrixView<float>, MatrixView<float>, double, MatrixView<float>,
                                       double*, AmpSums&, RunControl&);
 template void binary_amp_sweep<double>(const Task&, ConstMatrixView<double>, MatrixView<double>, double,

@@ -6,7 +6,7 @@
 //
 //   ω_{μk} = c Σ_i x_i m_{ki} − V_k g_{μk}                       (g of the sweep before)
 //   g', Γ  = ∂ log Z/∂ω, −∂²log Z/∂ω² given the output node's messages (core/wfm/node.hpp);  g ← (1 − λ)g' + λg
-//   S'_{ki} = c Σ_μ x g + c² (Σ_μ Γ_{μk}) m_{ki}
+//   S'_{ki} = c Σ_μ x g + c² (Σ_μ Γ_{μk}) m_{ki}                   (continuous: Σ_μ Γ damped as g is, at least 0)
 //
 //   The state's precision is T, and that of the outputs of one unit; those of more units and all sums are float64. A
 //   thread makes the outputs of the patterns whose
@@ -26,10 +26,11 @@ struct AmpSums {
     double *gamma = nullptr, *square = nullptr;
 };
 
-// Continuous weights. m, S: K × n row-major, S = S'; g: P × K row-major, in place; V: K.
+// Continuous weights. m, S: K × n row-major, S = S'; g: P × K row-major, in place; V: K. gamma: K, the damped Σ_μ Γ of
+// the sweep before, in place; sums.gamma are the undamped ones.
 template <class T>
-void amp_sweep(const Task& task, double c, ConstMatrixView<T> m, const double* V, MatrixView<T> g, double damping,
-               MatrixView<T> S, AmpSums& sums, RunControl& control);
+void gaussian_amp_sweep(const Task& task, double c, ConstMatrixView<T> m, const double* V, MatrixView<T> g,
+                        double* gamma, double damping, MatrixView<T> S, AmpSums& sums, RunControl& control);
 
 // Binary weights: m = tanh(S + f) and its V, a sweep, S ← (1 − λ)S' + λS. f, S: K × n row-major, S in place.
 template <class T>
