@@ -146,6 +146,26 @@ def test_schedules_go_both_ways_and_stay_where_they_end():
     np.testing.assert_array_equal(down.history["beta"], [10.0, 5.0, 2.5, 2.0])
 
 
+@pytest.mark.parametrize("exponent", [-600, 500])
+def test_the_tangent_hessian_does_not_depend_on_the_weights_scale(exponent):
+    """A power of two scales without rounding; the squares leave the range of numbers."""
+    model, patterns, _, w = problem((("tree", 3), "majority", 9, 20))
+    spectrum = wfm.hessian_spectrum(model, w, patterns, tangent=True)
+    scaled = wfm.hessian_spectrum(model, np.ldexp(w, exponent), patterns, tangent=True)
+    assert spectrum.trace == scaled.trace
+    np.testing.assert_array_equal(spectrum.values, scaled.values)
+
+
+def test_the_spectrum_at_weights_drawn_by_the_user():
+    """A tangent Hessian takes the weights to zero: whatever they are, it stays a symmetric operator."""
+    model = wfm.Committee(45, 5, weights="continuous")
+    patterns = wfm.random_patterns(model, 20)
+    weights = np.random.default_rng(0).standard_normal(model.shape)
+    H = wfm.CrossEntropyHessian(model, weights, patterns, tangent=True)
+    spectrum = wfm.hessian_spectrum(model, weights, patterns, tangent=True)
+    assert spectrum.lambda_max == pytest.approx(np.linalg.eigvalsh(H.dense())[-1], rel=1e-5)
+
+
 @pytest.mark.parametrize("tangent", [False, True])
 def test_the_spectrum_is_that_of_the_dense_matrix(tangent):
     model = wfm.Committee(93, 3, weights="continuous")
