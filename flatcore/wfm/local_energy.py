@@ -132,7 +132,7 @@ def _scale(kind: str, scale: Any) -> NDArray[np.float64]:
     if strengths.size == 0:
         raise ValueError("scale is empty; expected at least one strength")
     if strengths.min() < 0.0 or (kind == "flips" and strengths.max() > 1.0):
-        worst = strengths[np.argmax(np.abs(strengths - 0.5))]
+        worst = strengths.min() if strengths.min() < 0.0 else strengths.max()
         expected = "probabilities in [0, 1]" if kind == "flips" else "strengths that are not negative"
         raise ValueError(f"scale contains {worst:g}; expected {expected}")
     return strengths
