@@ -187,7 +187,8 @@ def entropic_least_action(
     max_epochs
         Most passes over the patterns; None means 1000.
     seed, threads, callback, checkpoint
-        As in :func:`least_action`; the callback's ``extras`` also have ``delta``.
+        As in :func:`least_action`; the callback's ``extras``: ``delta``, and ``moved``, the patterns that asked for a
+        step: those with too few units beyond the margin (A), all of them (B).
 
     Returns
     -------
