@@ -18,6 +18,7 @@ from flatcore.wfm import solving
 from flatcore.wfm._online import Examples
 from flatcore.wfm.patterns import random_weights
 from flatcore.wfm.predictions import outputs
+from flatcore.wfm.replicated import ReplicatedSGD
 
 wfm = fc.wfm
 
@@ -288,6 +289,45 @@ def test_a_diverged_run_is_not_solved(solver, options):
     result = solver(model, wfm.random_patterns(model, 270), max_epochs=5, **options)
     assert result.status == "not_solved"
     assert result.errors > 0
+
+
+@pytest.mark.parametrize(("rule", "margin", "decay"), [("A", 1.0, 0.98), ("B", 1.5, 0.96)])
+def test_the_margin_shrinks_and_units_stay_normalised(rule, margin, decay):
+    solver, model, patterns, options = small(f"entropic {rule}")
+    history = solver(model, patterns, **options).history
+    np.testing.assert_allclose(history["delta"], margin * decay ** np.arange(9), rtol=1e-14)
+    history = solver(model, patterns, margin=0.7, decay=0.5, **options).history
+    np.testing.assert_allclose(history["delta"], 0.7 * 0.5 ** np.arange(9), rtol=1e-14)
+
+
+def test_replicas_are_driven_together_until_one_or_the_centre_solves():
+    model = wfm.Committee(153, 3)
+    patterns, seen = wfm.random_patterns(model, 38, seed=1), []
+    options = {"replicas": 5, "batch": 10, "gamma": 0.1, "gamma_step": 0.02}
+    center = wfm.replicated_sgd(model, patterns, until="center", callback=seen.append, **options)
+    history = center.history
+    np.testing.assert_allclose(history["gamma"], 0.1 + 0.02 * np.arange(center.sweeps), rtol=1e-12)
+    np.testing.assert_array_equal(history["errors"], history["center_errors"])
+    assert (history["errors"][:-1] > 0).all()
+    assert history["errors"][-1] == wfm.errors(model, center.weights, patterns) == 0
+    any_ = wfm.replicated_sgd(model, patterns, until="any", **options)
+    assert any_.errors == 0
+    assert any_.sweeps <= center.sweeps
+    assert (any_.history["errors"] <= any_.history["center_errors"]).all()
+    for name in ("gamma", "center_errors", "replica_errors", "distance"):  # the same course, stopped earlier
+        np.testing.assert_array_equal(any_.history[name], history[name][: any_.sweeps])
+
+
+def test_the_centre_is_the_sign_of_the_mean_and_distances_are_from_it():
+    model = wfm.Committee(15, 3)
+    settings = {"replicas": 5, "batch": 4, "coupling": 0.75, "gamma": 0.1, "gamma_step": 0.0, "until": "any"}
+    search = ReplicatedSGD(Examples(model, wfm.random_patterns(model, 4)), np.random.default_rng(0), settings)
+    search.weights = np.random.default_rng(1).standard_normal((5, *model.shape))
+    machines, distance = search._machines()
+    signs = np.sign(search.weights)
+    np.testing.assert_array_equal(machines[1:], signs)
+    np.testing.assert_array_equal(machines[0], np.sign(signs.mean(axis=0)))
+    assert distance == pytest.approx((1 - (signs * machines[0]).mean()) / 2, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -163,6 +163,27 @@ def test_a_teacher_makes_no_errors_and_errors_are_counted(kind, weights, activat
     assert ((wfm.margins(model, student, patterns) > 0) == (said == patterns.labels)).all()
 
 
+@pytest.mark.parametrize(
+    ("activation", "h", "label", "margin"),
+    [
+        ("majority", [5.0, 0.5, -3.0], 1, 0.5),  # two are right, the smaller of them decides
+        ("majority", [5.0, 0.5, -3.0], -1, -0.5),
+        ("majority", [-1.0, -2.0, 9.0, 4.0, 3.0], 1, 3.0),
+        ("majority", [2.0, 0.0, -1.0], 1, 0.0),
+        ("parity", [5.0, -0.5, 3.0], -1, 0.5),
+        ("parity", [5.0, -0.5, 3.0], 1, -0.5),
+        ("parity", [5.0, 0.0, 3.0], 1, 0.0),
+    ],
+)
+def test_margins_of_given_fields(activation, h, label, margin):
+    """Two inputs a unit, both 1, and weights h + 1 and −1: fields h/√2."""
+    units = len(h)
+    model = wfm.Committee(2 * units, units, "tree", "continuous", activation)
+    weights = np.stack([np.array(h) + 1.0, -np.ones(units)], axis=1)
+    found = wfm.margins(model, weights, (np.ones((1, 2 * units)), [label]))
+    np.testing.assert_allclose(found, [margin / np.sqrt(2)], rtol=1e-15)
+
+
 def test_a_field_of_zero_is_an_error():
     model = wfm.Committee(6, 3, weights="continuous")
     inputs, weights = np.ones((1, 6)), np.array([[1.0, 1.0], [1.0, 1.0], [1.0, -1.0]])
