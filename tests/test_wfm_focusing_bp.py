@@ -91,9 +91,16 @@ def test_the_end_of_the_schedule_lies_beyond_the_first_solution():
     model = wfm.Committee(153, 3)
     patterns = wfm.random_patterns(model, 45, seed=3)
     first = wfm.focusing_bp(model, patterns, seed=1)
-    end = wfm.focusing_bp(model, patterns, seed=1, stop="end")
+    looks = ([], [])
+    end = wfm.focusing_bp(
+        model, patterns, seed=1, stop="end", callback=lambda s: looks[0].append(s.weights) or looks[1].append(s.errors)
+    )
     assert first.status == end.status == "solved"
     assert end.sweeps > first.sweeps
+    np.testing.assert_array_equal(first.weights, looks[0][first.sweeps - 1])
+    solving = [weights for weights, errors in zip(*looks, strict=True) if errors == 0]
+    assert (solving[0] != solving[-1]).any()
+    np.testing.assert_array_equal(end.weights, solving[-1])
     assert end.history["change"][-1] < 1e-3
     np.testing.assert_array_equal(end.history["errors"][: first.sweeps], first.history["errors"])
 

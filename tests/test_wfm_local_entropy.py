@@ -89,6 +89,8 @@ def test_fixed_overlap_and_fixed_field_are_one_curve(weights):
     at_distance = wfm.local_entropy(model, center, patterns, distances=[0.3, 0.1, 0.2], form="amp", tol=1e-10)
     assert at_distance.converged.all()
     np.testing.assert_allclose(at_distance.distance, [0.3, 0.1, 0.2], atol=1e-9)
+    in_order = wfm.local_entropy(model, center, patterns, distances=[0.1, 0.2, 0.3], form="amp", tol=1e-10)
+    np.testing.assert_array_equal(in_order.entropy, at_distance.entropy[[1, 2, 0]])
     at_field = wfm.local_entropy(model, center, patterns, fields=at_distance.field, form="amp", tol=1e-10)
     np.testing.assert_allclose(at_field.overlap, at_distance.overlap, atol=1e-6)
     np.testing.assert_allclose(at_field.entropy, at_distance.entropy, atol=1e-6)

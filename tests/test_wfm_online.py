@@ -16,6 +16,7 @@ from flatcore import _core
 from flatcore._threads import limit_threads
 from flatcore.wfm import solving
 from flatcore.wfm._online import Examples
+from flatcore.wfm.least_action import LeastAction, MarginLeastAction, PerturbedGradient
 from flatcore.wfm.patterns import random_weights
 from flatcore.wfm.predictions import outputs
 from flatcore.wfm.replicated import ReplicatedSGD
@@ -292,12 +293,30 @@ def test_a_diverged_run_is_not_solved(solver, options):
 
 
 @pytest.mark.parametrize(("rule", "margin", "decay"), [("A", 1.0, 0.98), ("B", 1.5, 0.96)])
-def test_the_margin_shrinks_and_units_stay_normalised(rule, margin, decay):
+def test_the_margin_shrinks_and_units_stay_normalised(rule, margin, decay, monkeypatch):
     solver, model, patterns, options = small(f"entropic {rule}")
+    kind, squares = {"A": MarginLeastAction, "B": PerturbedGradient}[rule], []
+    learn = kind.learn
+
+    def watched(self, order, delta):
+        squares.append(np.square(self.weights).sum(axis=1))
+        return learn(self, order, delta)
+
+    monkeypatch.setattr(kind, "learn", watched)
     history = solver(model, patterns, **options).history
+    np.testing.assert_allclose(squares, np.full((9, 3), 15.0), rtol=1e-14)
     np.testing.assert_allclose(history["delta"], margin * decay ** np.arange(9), rtol=1e-14)
     history = solver(model, patterns, margin=0.7, decay=0.5, **options).history
     np.testing.assert_allclose(history["delta"], 0.7 * 0.5 ** np.arange(9), rtol=1e-14)
+
+
+def test_every_epoch_has_an_order_of_its_own(monkeypatch):
+    solver, model, patterns, options = small("least_action")
+    orders, epoch = [], LeastAction.epoch
+    monkeypatch.setattr(LeastAction, "epoch", lambda self, order: orders.append(order) or epoch(self, order))
+    solver(model, patterns, **options)
+    assert len({tuple(order) for order in orders}) == 9
+    assert all((np.sort(order) == np.arange(len(patterns))).all() for order in orders)
 
 
 def test_replicas_are_driven_together_until_one_or_the_centre_solves():
