@@ -349,6 +349,15 @@ def test_the_centre_is_the_sign_of_the_mean_and_distances_are_from_it():
     assert distance == pytest.approx((1 - (signs * machines[0]).mean()) / 2, rel=1e-12)
 
 
+@pytest.mark.parametrize("label", [1, -1])
+def test_a_unit_whose_weights_become_zero_goes_on(label):
+    """One weight ±1, moved by ∓1 where it is wrong, and again: the first epoch of one label ends at zero."""
+    model = wfm.Committee(1, weights="continuous")
+    result = wfm.least_action(model, (np.ones((1, 1)), [label]))
+    assert result.status == "solved"
+    np.testing.assert_array_equal(result.weights, [[label]])
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_a_callback_stops(name):
     solver, model, patterns, options = small(name)
