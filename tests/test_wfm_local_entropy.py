@@ -162,6 +162,21 @@ def test_the_volume_of_continuous_solutions_is_that_sampled():
     assert found.free_entropy[0] == pytest.approx(np.log(share) / 21, abs=5e-3)
 
 
+@pytest.mark.parametrize(("weights", "form"), [("binary", "edge"), ("binary", "amp"), ("continuous", "amp")])
+def test_points_where_nothing_solves_do_not_spoil_the_others(weights, form):
+    """Around weights that do not solve; farther out there are solutions again."""
+    model = wfm.Committee(101, weights=weights)
+    patterns = wfm.random_patterns(model, 40 if weights == "binary" else 80, seed=3)
+    center = np.random.default_rng(5).choice([-1.0, 1.0], model.shape)
+    together = wfm.local_entropy(model, center, patterns, distances=[0.01, 0.05, 0.3, 0.45], form=form)
+    assert not together.converged[:2].any()
+    assert together.converged[2:].all()
+    for i in (2, 3):
+        alone = wfm.local_entropy(model, center, patterns, distances=together.distance[i], form=form)
+        # Of one fixed point, to which the messages settled within 1e-7.
+        assert together.entropy[i] == pytest.approx(alone.entropy[0], abs=1e-5)
+
+
 @pytest.mark.parametrize("form", ["edge", "amp"])
 def test_where_nothing_solves_the_entropy_does_not_pretend(form):
     """Far beyond the capacity, and with both labels of every pattern."""
