@@ -118,14 +118,26 @@ def test_an_epoch_of_sgd(case, batch, rate):
 def test_schedules_that_lead_away_from_their_end_are_refused_and_steep_ones_arrive():
     model = wfm.Committee(27, 3, weights="continuous")
     patterns = wfm.random_patterns(model, 270)
-    for options in ({"start": 10.0, "factor": 0.995}, {"schedule": "reduction", "start": 0.5}, {"start": 200.0}):
+    for options in ({"start": 10.0, "factor": 0.995}, {"schedule": "slow_reduction", "start": 0.5}, {"start": 200.0}):
         with pytest.raises(ValueError, match=r"end is .*; factor .* leads away from it, start being"):
+            wfm.cross_entropy_sgd(model, patterns, **options)
+    for options in ({"start": 1e-300}, {"end": 1e101}):
+        with pytest.raises(ValueError, match=r"(start|end) is .*; expected a number from 1e-100 to 1e100"):
             wfm.cross_entropy_sgd(model, patterns, **options)
     steep = wfm.cross_entropy_sgd(model, patterns, factor=2.0, max_epochs=1100)  # 2¹¹⁰⁰ overflows
     np.testing.assert_array_equal(steep.history["beta"][:8], 0.5 * 2.0 ** np.arange(8))
     assert (steep.history["beta"][8:] == 100.0).all()
     constant = wfm.cross_entropy_sgd(model, patterns, start=3.0, factor=1.0, end=3.0, max_epochs=2)
     np.testing.assert_array_equal(constant.history["beta"], 3.0)
+
+
+def test_a_run_that_diverges_at_once_ends_with_weights_that_are_numbers():
+    model = wfm.Committee(27, 3, weights="continuous")
+    patterns = wfm.random_patterns(model, 100)
+    found = wfm.cross_entropy_sgd(model, patterns, rate=1e300)
+    assert found.status == "not_solved"
+    assert np.isfinite(found.weights).all()
+    assert found.errors == wfm.errors(model, found.weights, patterns) > 0
 
 
 def test_products_with_nothing_and_with_complex_vectors():
@@ -142,8 +154,28 @@ def test_schedules_go_both_ways_and_stay_where_they_end():
     patterns = wfm.random_patterns(model, 135)
     up = wfm.cross_entropy_sgd(model, patterns, start=1.0, factor=2.0, end=5.0, max_epochs=4)
     np.testing.assert_array_equal(up.history["beta"], [1.0, 2.0, 4.0, 5.0])
-    down = wfm.cross_entropy_sgd(model, patterns, schedule="reduction", factor=0.5, end=2.0, max_epochs=4)
+    down = wfm.cross_entropy_sgd(model, patterns, schedule="slow_reduction", factor=0.5, max_epochs=4)
     np.testing.assert_array_equal(down.history["beta"], [10.0, 5.0, 2.5, 2.0])
+
+
+@pytest.mark.parametrize("exponent", [-600, 500])
+def test_the_tangent_hessian_does_not_depend_on_the_weights_scale(exponent):
+    """A power of two scales without rounding; the squares leave the range of numbers."""
+    model, patterns, _, w = problem((("tree", 3), "majority", 9, 20))
+    spectrum = wfm.hessian_spectrum(model, w, patterns, tangent=True)
+    scaled = wfm.hessian_spectrum(model, np.ldexp(w, exponent), patterns, tangent=True)
+    assert spectrum.trace == scaled.trace
+    np.testing.assert_array_equal(spectrum.values, scaled.values)
+
+
+def test_the_spectrum_at_weights_drawn_by_the_user():
+    """A tangent Hessian takes the weights to zero: whatever they are, it stays a symmetric operator."""
+    model = wfm.Committee(45, 5, weights="continuous")
+    patterns = wfm.random_patterns(model, 20)
+    weights = np.random.default_rng(0).standard_normal(model.shape)
+    H = wfm.CrossEntropyHessian(model, weights, patterns, tangent=True)
+    spectrum = wfm.hessian_spectrum(model, weights, patterns, tangent=True)
+    assert spectrum.lambda_max == pytest.approx(np.linalg.eigvalsh(H.dense())[-1], rel=1e-5)
 
 
 @pytest.mark.parametrize("tangent", [False, True])

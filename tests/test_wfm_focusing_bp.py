@@ -5,8 +5,43 @@ import pytest
 
 import flatcore as fc
 from flatcore.wfm import message_passing
+from flatcore.wfm.focusing_bp import focused_law, next_field
 
 wfm = fc.wfm
+
+
+@pytest.mark.parametrize("rho", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("schedule", ["reinforcement", "pseudo", "scoping"])
+def test_the_focusing_field_is_the_equation(schedule, rho):
+    """f ← (1 − r) f* + r f with f* = atanh(tanh γ · tanh[(y − 1) atanh(tanh S · tanh γ)])."""
+    sums, field = np.random.default_rng(0).standard_normal((2, 3, 7))
+    if schedule == "reinforcement":  # γ = ∞
+        target, keep = (1 / (1 - rho) - 1) * sums, rho
+    else:
+        y, keep = ((2 - rho) / (1 - rho), rho) if schedule == "pseudo" else (21.0, 20 / 21)
+        coupling = np.sqrt(rho)  # tanh γ
+        target = np.arctanh(coupling * np.tanh((y - 1) * np.arctanh(np.tanh(sums) * coupling)))
+    expected = (1 - keep) * target + keep * field
+    np.testing.assert_allclose(next_field(schedule, rho, sums, field), expected, rtol=1e-12, atol=1e-13)
+    found = next_field(schedule, rho, sums.astype(np.float32), field.astype(np.float32))
+    assert found.dtype == np.float32
+    # log cosh of numbers up to 60, each rounded to single precision.
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.05, 3.0, 300.0])
+def test_the_law_of_a_focused_weight_is_that_of_a_replica_in_a_star(gamma):
+    """Ten Gaussian replicas of a weight, all coupled to a centre of its own: the joint law, inverted."""
+    rng = np.random.default_rng(1)
+    fields, precisions = rng.standard_normal((2, 5)), rng.uniform(0.0, 4.0, 2)
+    means, variances = focused_law(fields, precisions, gamma)
+    for k in range(2):
+        joint = np.zeros((11, 11))  # the centre first
+        joint[0, 0], joint[0, 1:], joint[1:, 0] = 10 * gamma, -gamma, -gamma
+        joint[np.arange(1, 11), np.arange(1, 11)] = precisions[k] + 1.0 + gamma
+        law = np.linalg.inv(joint)
+        assert variances[k] == pytest.approx(law[1, 1], rel=1e-10)
+        np.testing.assert_allclose(means[k], law[1, 1:].sum() * fields[k], rtol=1e-10)
 
 
 def solved(model, load, seeds, **options):
@@ -56,9 +91,16 @@ def test_the_end_of_the_schedule_lies_beyond_the_first_solution():
     model = wfm.Committee(153, 3)
     patterns = wfm.random_patterns(model, 45, seed=3)
     first = wfm.focusing_bp(model, patterns, seed=1)
-    end = wfm.focusing_bp(model, patterns, seed=1, stop="end")
+    looks = ([], [])
+    end = wfm.focusing_bp(
+        model, patterns, seed=1, stop="end", callback=lambda s: looks[0].append(s.weights) or looks[1].append(s.errors)
+    )
     assert first.status == end.status == "solved"
     assert end.sweeps > first.sweeps
+    np.testing.assert_array_equal(first.weights, looks[0][first.sweeps - 1])
+    solving = [weights for weights, errors in zip(*looks, strict=True) if errors == 0]
+    assert (solving[0] != solving[-1]).any()
+    np.testing.assert_array_equal(end.weights, solving[-1])
     assert end.history["change"][-1] < 1e-3
     np.testing.assert_array_equal(end.history["errors"][: first.sweeps], first.history["errors"])
 

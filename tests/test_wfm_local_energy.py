@@ -131,4 +131,4 @@ def test_flips_want_binary_weights():
     with pytest.raises(ValueError, match="the model is continuous, expected 'gaussian' or 'multiplicative'"):
         wfm.local_energy(model, teacher, patterns, perturbation="flips")
     with pytest.raises(ValueError, match=r"scale contains -0\.1; expected strengths that are not negative"):
-        wfm.local_energy(model, teacher, patterns, scale=[-0.1])
+        wfm.local_energy(model, teacher, patterns, scale=[5.0, -0.1])

@@ -89,6 +89,8 @@ def test_fixed_overlap_and_fixed_field_are_one_curve(weights):
     at_distance = wfm.local_entropy(model, center, patterns, distances=[0.3, 0.1, 0.2], form="amp", tol=1e-10)
     assert at_distance.converged.all()
     np.testing.assert_allclose(at_distance.distance, [0.3, 0.1, 0.2], atol=1e-9)
+    in_order = wfm.local_entropy(model, center, patterns, distances=[0.1, 0.2, 0.3], form="amp", tol=1e-10)
+    np.testing.assert_array_equal(in_order.entropy, at_distance.entropy[[1, 2, 0]])
     at_field = wfm.local_entropy(model, center, patterns, fields=at_distance.field, form="amp", tol=1e-10)
     np.testing.assert_allclose(at_field.overlap, at_distance.overlap, atol=1e-6)
     np.testing.assert_allclose(at_field.entropy, at_distance.entropy, atol=1e-6)
@@ -158,6 +160,21 @@ def test_the_volume_of_continuous_solutions_is_that_sampled():
     found = wfm.local_entropy(model, np.ones(21), patterns, fields=[0.0])
     # Sampling has an error of 1e-4 in ln(share)/N; the Bethe free entropy is off by 0.004 at most at this size.
     assert found.free_entropy[0] == pytest.approx(np.log(share) / 21, abs=5e-3)
+
+
+@pytest.mark.parametrize(("weights", "form"), [("binary", "edge"), ("binary", "amp"), ("continuous", "amp")])
+def test_points_where_nothing_solves_do_not_spoil_the_others(weights, form):
+    """Around weights that do not solve; farther out there are solutions again."""
+    model = wfm.Committee(101, weights=weights)
+    patterns = wfm.random_patterns(model, 40 if weights == "binary" else 80, seed=3)
+    center = np.random.default_rng(5).choice([-1.0, 1.0], model.shape)
+    together = wfm.local_entropy(model, center, patterns, distances=[0.01, 0.05, 0.3, 0.45], form=form)
+    assert not together.converged[:2].any()
+    assert together.converged[2:].all()
+    for i in (2, 3):
+        alone = wfm.local_entropy(model, center, patterns, distances=together.distance[i], form=form)
+        # Of one fixed point, to which the messages settled within 1e-7.
+        assert together.entropy[i] == pytest.approx(alone.entropy[0], abs=1e-5)
 
 
 @pytest.mark.parametrize("form", ["edge", "amp"])

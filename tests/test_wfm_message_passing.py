@@ -1,5 +1,6 @@
 """Sweeps of message passing against the equations as written, at ordinary and extreme fields, and on trees."""
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.special
@@ -125,6 +126,26 @@ def test_a_binary_sweep_of_amp_makes_its_means_and_damps_its_sums(model, count, 
     tolerance = 1e-10 if dtype == np.float64 else 2e-4  # fields are sums of up to 1,501 terms of the state's precision
     for found, right in zip((g, S, variances, squares, log_z, change), expected, strict=True):
         np.testing.assert_allclose(found, right, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_curvature_of_one_unit_keeps_its_digits_far_outside(dtype):
+    """ΓV = h(h + z) with h = φ/Φ, by mpmath at 60 digits; z from where it cancels slightly to where it is lost."""
+    model = wfm.Committee(1)
+    patterns = wfm.Patterns.from_arrays(model, np.ones((1, 1), dtype=np.int8), np.ones(1, dtype=np.int8))
+    mpmath.mp.dps = 60
+    for z in (-0.5, -3.0, -9.9, -10.1, -30.0, -69.9, -70.1, -1e3, -1e5, -1e7):
+        exact = mpmath.npdf(z) / mpmath.ncdf(z)
+        exact = float(exact * (exact + z))
+        m, V, g = np.full((1, 1), z, dtype=dtype), np.ones(1), np.zeros((1, 1), dtype=dtype)
+        gamma = np.zeros(1)
+        _core.wfm_gaussian_amp_sweep(task_of(model, patterns), 1.0, m, V, g, gamma, 0.0)
+        z = float(m[0, 0])
+        np.testing.assert_allclose(gamma, exact, rtol=3e-5 if dtype == np.float32 else 3e-12)
+        if dtype == np.float64:
+            messages, kept = np.zeros((1, 1, _core.wfm_padded_inputs(1))), np.zeros((1, 1))
+            _core.wfm_gaussian_sweep(task_of(model, patterns), messages, kept, m, V, 0.0)
+            np.testing.assert_allclose(kept, exact, rtol=3e-12)
 
 
 @given(

@@ -17,8 +17,10 @@ from flatcore._threads import limit_threads
 from flatcore.wfm import solving
 from flatcore.wfm._arguments import stream
 from flatcore.wfm._online import Examples
+from flatcore.wfm.least_action import LeastAction, MarginLeastAction, PerturbedGradient
 from flatcore.wfm.patterns import random_weights
 from flatcore.wfm.predictions import outputs
+from flatcore.wfm.replicated import ReplicatedSGD
 
 wfm = fc.wfm
 
@@ -296,6 +298,73 @@ def test_a_diverged_run_is_not_solved(solver, options):
     result = solver(model, wfm.random_patterns(model, 270), max_epochs=5, **options)
     assert result.status == "not_solved"
     assert result.errors > 0
+
+
+@pytest.mark.parametrize(("rule", "margin", "decay"), [("A", 1.0, 0.98), ("B", 1.5, 0.96)])
+def test_the_margin_shrinks_and_units_stay_normalised(rule, margin, decay, monkeypatch):
+    solver, model, patterns, options = small(f"entropic {rule}")
+    kind, squares = {"A": MarginLeastAction, "B": PerturbedGradient}[rule], []
+    learn = kind.learn
+
+    def watched(self, order, delta):
+        squares.append(np.square(self.weights).sum(axis=1))
+        return learn(self, order, delta)
+
+    monkeypatch.setattr(kind, "learn", watched)
+    history = solver(model, patterns, **options).history
+    np.testing.assert_allclose(squares, np.full((9, 3), 15.0), rtol=1e-14)
+    np.testing.assert_allclose(history["delta"], margin * decay ** np.arange(9), rtol=1e-14)
+    history = solver(model, patterns, margin=0.7, decay=0.5, **options).history
+    least = 0.1 if rule == "B" else 0.0  # where rule B's noise stays, or its steps grow without end
+    np.testing.assert_allclose(history["delta"], np.maximum(0.7 * 0.5 ** np.arange(9), least), rtol=1e-14)
+
+
+def test_every_epoch_has_an_order_of_its_own(monkeypatch):
+    solver, model, patterns, options = small("least_action")
+    orders, epoch = [], LeastAction.epoch
+    monkeypatch.setattr(LeastAction, "epoch", lambda self, order: orders.append(order) or epoch(self, order))
+    solver(model, patterns, **options)
+    assert len({tuple(order) for order in orders}) == 9
+    assert all((np.sort(order) == np.arange(len(patterns))).all() for order in orders)
+
+
+def test_replicas_are_driven_together_until_one_or_the_centre_solves():
+    model = wfm.Committee(153, 3)
+    patterns, seen = wfm.random_patterns(model, 38, seed=1), []
+    options = {"replicas": 5, "batch": 10, "gamma": 0.1, "gamma_step": 0.02}
+    center = wfm.replicated_sgd(model, patterns, until="center", callback=seen.append, **options)
+    history = center.history
+    np.testing.assert_allclose(history["gamma"], 0.1 + 0.02 * np.arange(center.sweeps), rtol=1e-12)
+    np.testing.assert_array_equal(history["errors"], history["center_errors"])
+    assert (history["errors"][:-1] > 0).all()
+    assert history["errors"][-1] == wfm.errors(model, center.weights, patterns) == 0
+    any_ = wfm.replicated_sgd(model, patterns, until="any", **options)
+    assert any_.errors == 0
+    assert any_.sweeps <= center.sweeps
+    assert (any_.history["errors"] <= any_.history["center_errors"]).all()
+    for name in ("gamma", "center_errors", "replica_errors", "distance"):  # the same course, stopped earlier
+        np.testing.assert_array_equal(any_.history[name], history[name][: any_.sweeps])
+
+
+def test_the_centre_is_the_sign_of_the_mean_and_distances_are_from_it():
+    model = wfm.Committee(15, 3)
+    settings = {"replicas": 5, "batch": 4, "coupling": 0.75, "gamma": 0.1, "gamma_step": 0.0, "until": "any"}
+    search = ReplicatedSGD(Examples(model, wfm.random_patterns(model, 4)), np.random.default_rng(0), settings)
+    search.weights = np.random.default_rng(1).standard_normal((5, *model.shape))
+    machines, distance = search._machines()
+    signs = np.sign(search.weights)
+    np.testing.assert_array_equal(machines[1:], signs)
+    np.testing.assert_array_equal(machines[0], np.sign(signs.mean(axis=0)))
+    assert distance == pytest.approx((1 - (signs * machines[0]).mean()) / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("label", [1, -1])
+def test_a_unit_whose_weights_become_zero_goes_on(label):
+    """One weight ±1, moved by ∓1 where it is wrong, and again: the first epoch of one label ends at zero."""
+    model = wfm.Committee(1, weights="continuous")
+    result = wfm.least_action(model, (np.ones((1, 1)), [label]))
+    assert result.status == "solved"
+    np.testing.assert_array_equal(result.weights, [[label]])
 
 
 @pytest.mark.parametrize("name", SMALL)

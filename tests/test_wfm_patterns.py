@@ -144,6 +144,9 @@ def test_random_patterns_are_fair_and_differ_by_seed():
     assert abs(patterns.inputs.mean(dtype=float)) < 5e-3
     assert abs(patterns.labels.mean(dtype=float)) < 0.16
     assert (wfm.random_patterns(model, 1000, seed=1).inputs != patterns.inputs).mean() == pytest.approx(0.5, abs=5e-3)
+    # Labels and inputs are independent: 1,001 means of 1,000 fair signs, the largest of which is beyond 0.16 once in
+    # two thousand times.
+    assert np.abs(patterns.labels @ patterns.inputs.astype(float)).max() / 1000 < 0.16
 
 
 @pytest.mark.parametrize("activation", ["majority", "parity"])
@@ -161,6 +164,27 @@ def test_a_teacher_makes_no_errors_and_errors_are_counted(kind, weights, activat
     assert wfm.errors(model, student, patterns) == np.count_nonzero(said != patterns.labels)
     np.testing.assert_allclose(wfm.fields(model, student, patterns), h, rtol=1e-14, atol=1e-14)
     assert ((wfm.margins(model, student, patterns) > 0) == (said == patterns.labels)).all()
+
+
+@pytest.mark.parametrize(
+    ("activation", "h", "label", "margin"),
+    [
+        ("majority", [5.0, 0.5, -3.0], 1, 0.5),  # two are right, the smaller of them decides
+        ("majority", [5.0, 0.5, -3.0], -1, -0.5),
+        ("majority", [-1.0, -2.0, 9.0, 4.0, 3.0], 1, 3.0),
+        ("majority", [2.0, 0.0, -1.0], 1, 0.0),
+        ("parity", [5.0, -0.5, 3.0], -1, 0.5),
+        ("parity", [5.0, -0.5, 3.0], 1, -0.5),
+        ("parity", [5.0, 0.0, 3.0], 1, 0.0),
+    ],
+)
+def test_margins_of_given_fields(activation, h, label, margin):
+    """Two inputs a unit, both 1, and weights h + 1 and −1: fields h/√2."""
+    units = len(h)
+    model = wfm.Committee(2 * units, units, "tree", "continuous", activation)
+    weights = np.stack([np.array(h) + 1.0, -np.ones(units)], axis=1)
+    found = wfm.margins(model, weights, (np.ones((1, 2 * units)), [label]))
+    np.testing.assert_allclose(found, [margin / np.sqrt(2)], rtol=1e-15)
 
 
 def test_a_field_of_zero_is_an_error():

@@ -55,15 +55,20 @@ class ScaledOperator:
         return image
 
     def identity_blocks(self) -> Iterator[tuple[slice, FloatArray]]:
-        """All columns of A/σ as rows in host memory, block by block; refuses A unless Ax = Aᵀx for a random x."""
+        """All columns of A/σ as rows in host memory, block by block; refuses A unless Ax = Aᵀx for a random x.
+
+        They are compared with the entries of A too: x may be one of the vectors that A takes to zero.
+        """
         x = np.random.default_rng(0).standard_normal(self.length)
         forward, transposed = np.zeros(self.length), np.empty(self.length)
+        size = 0.0
         for part in chunks(self.length, _IDENTITY_BLOCK):
             image = self.vectors.host(self(unit_rows(self.vectors, part)))
             forward += x[part] @ image
             transposed[part] = image @ x
+            size = max(size, float(np.abs(image).max()))
             yield part, image
-        check_symmetric(forward, transposed, max(np.abs(forward).max(), np.abs(transposed).max()))
+        check_symmetric(forward, transposed, max(size, np.abs(forward).max(), np.abs(transposed).max()))
 
 
 def check_symmetric(forward: FloatArray, transposed: FloatArray, size: float) -> None:

@@ -74,8 +74,10 @@ class EpochSearch:
         extras = self.epoch(self.rng.permutation(self.examples.count))
         self.sweeps += 1
         shown = self.shown()
-        errors = int(self.examples.errors(shown[None])[0])
         diverged = not np.isfinite(shown).all()
+        if diverged:  # ends the run; units that are no numbers are no weights
+            shown = normalised(self.examples.model, np.where(np.isfinite(shown), shown, 0.0))
+        errors = int(self.examples.errors(shown[None])[0])
         return Look(shown, errors, extras, done=errors == 0 or diverged or self.sweeps >= self.max_epochs)
 
     def shown(self) -> Array:

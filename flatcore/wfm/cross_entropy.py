@@ -15,7 +15,7 @@ from flatcore._checks import as_numpy
 from flatcore._memory import check_memory
 from flatcore.spectral import OperatorCost
 from flatcore.wfm._arguments import check_flag, check_positive
-from flatcore.wfm.models import Committee, checked_model, checked_weights
+from flatcore.wfm.models import Committee, checked_model, checked_weights, normalised
 from flatcore.wfm.patterns import Patterns, checked_patterns
 
 FloatArray = NDArray[np.float64]
@@ -142,11 +142,11 @@ class CrossEntropyHessian:
         if check_flag("tangent", tangent):
             if model.weights != "continuous":
                 raise ValueError("tangent is True; a binary machine has no spheres, expected False")
-            W = W * (np.sqrt(model.fan_in) / np.linalg.norm(W, axis=1, keepdims=True))
+            W = normalised(model, W)
         self.model, self.weights, self.tangent = model, W, bool(tangent)
         self._point = _Point(model, W, patterns, check_positive("beta", beta), check_positive("gamma", gamma))
         self.shape = (model.num_weights, model.num_weights)
-        self._normals = W / np.linalg.norm(W, axis=1, keepdims=True)
+        self._normals = normalised(model, W) / np.sqrt(model.fan_in)
         self._pull = np.einsum("ki,ki->k", self._point.gradient(), W) / model.fan_in if tangent else np.zeros(len(W))
 
     @property

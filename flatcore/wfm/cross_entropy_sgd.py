@@ -149,6 +149,9 @@ def _course(schedule: str, given: dict[str, float | None], *, constant: bool) ->
         name: default if value is None else check_positive(name, value)
         for (name, value), default in zip(given.items(), defaults, strict=True)
     }
+    for name in ("start", "end"):
+        if not 1e-100 <= course[name] <= 1e100:
+            raise ValueError(f"{name} is {course[name]:g}; expected a number from 1e-100 to 1e100")
     if (course["factor"] - 1.0) * (course["end"] - course["start"]) < 0.0:
         raise ValueError(
             f"end is {course['end']:g}; factor {course['factor']:g} leads away from it, start being {course['start']:g}"

@@ -281,8 +281,7 @@ class _Continuous:
         state.sweep(self.means, self.variances, self.damping if self.sweeps else 0.0)
         self.sweeps += 1
         self.means, self.variances = focused_law(state.fields, state.precisions, gamma)
-        undecided = ~self.means.any(axis=1, keepdims=True)  # patterns that contradict each other leave a unit no means
-        weights = normalised(self.model, np.where(undecided, 1.0, self.means))
+        weights = normalised(self.model, self.means)
         found = errors(self.model, weights, self.patterns)
         extras = {"gamma": float(gamma), "change": float(state.change)}
         at_end = self.sweeps - 1 - int(np.ceil(self.span / self.step - 1e-9))

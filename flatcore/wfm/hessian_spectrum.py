@@ -49,6 +49,7 @@ def hessian_spectrum(
     -------
     HessianSpectrum
         ``near_zero`` is the share of |λ| < 1e-3, exact up to 1,500 weights and else from the density, with its error.
+        The K zeros of a tangent Hessian along the weights are counted, in all of these.
 
     Raises
     ------

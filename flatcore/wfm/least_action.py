@@ -172,7 +172,8 @@ def entropic_least_action(
 
     *Rule B*, perturbed gradient: online gradient of −log P(majority right | w + δz), z normal, the probability exact.
 
-    δ shrinks by a factor each epoch, after which every unit is normalised; the first epoch without errors ends the run.
+    δ shrinks by a factor each epoch, rule B's to 0.1 (its steps grow as 1/δ), after which every unit is normalised; the
+    first epoch without errors ends the run.
 
     Parameters
     ----------
@@ -189,7 +190,8 @@ def entropic_least_action(
     max_epochs
         Most passes over the patterns; None means 1000.
     seed, threads, callback, checkpoint
-        As in :func:`least_action`; the callback's ``extras`` also have ``delta``.
+        As in :func:`least_action`; the callback's ``extras``: ``delta``, and ``moved``, the patterns that asked for a
+        step: those with too few units beyond the margin (A), all of them (B).
 
     Returns
     -------

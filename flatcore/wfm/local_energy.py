@@ -46,9 +46,9 @@ def local_energy(
     patterns
         :class:`Patterns`, or arrays (inputs, labels) of ±1.
     scale
-        Strengths of the perturbation. ``"flips"``: p in [0, 1], each weight changes its sign with probability p; by
-        default 30 values from 0 to 0.3. ``"gaussian"``: δ ≥ 0, w' = w + δz with every unit normalised again, z normal;
-        ``"multiplicative"``: w' = w + δ z∘w; by default 11 values from 0 to 0.5.
+        Strengths of the perturbation. ``"flips"``: p in [0, 1], each weight changes its sign with probability p, to a
+        multiple of 2⁻²⁴; by default 30 values from 0 to 0.3. ``"gaussian"``: δ ≥ 0, w' = w + δz with every unit
+        normalised again, z normal; ``"multiplicative"``: w' = w + δ z∘w; by default 11 values from 0 to 0.5.
     samples
         Perturbed weights for each strength, at least 2.
     seed
@@ -132,7 +132,7 @@ def _scale(kind: str, scale: Any) -> NDArray[np.float64]:
     if strengths.size == 0:
         raise ValueError("scale is empty; expected at least one strength")
     if strengths.min() < 0.0 or (kind == "flips" and strengths.max() > 1.0):
-        worst = strengths[np.argmax(np.abs(strengths - 0.5))]
+        worst = strengths.min() if strengths.min() < 0.0 else strengths.max()
         expected = "probabilities in [0, 1]" if kind == "flips" else "strengths that are not negative"
         raise ValueError(f"scale contains {worst:g}; expected {expected}")
     return strengths

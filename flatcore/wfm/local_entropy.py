@@ -92,7 +92,7 @@ def local_entropy(
         normal, for up to 63 inputs a unit; ``"auto"`` takes edges up to four million messages, else AMP.
     damping, tol, max_sweeps
         λ of the messages; change at which a point has converged; sweeps for each point. Points are visited from the
-        largest overlap (field) down, each from the messages of the one before.
+        largest overlap (field) down, each from the messages of the one before where these settled.
     seed
         Of the first messages of binary weights; those of continuous ones are zero.
     threads
@@ -138,14 +138,17 @@ def local_entropy(
     at_field = fields is not None
     values = _points(distances, overlaps, fields)
     with limit_threads(threads):
-        machine: _Binary | _Continuous
-        if model.weights == "binary":
-            machine = _Binary(model, patterns, center, form, damping, rng)
-        else:
-            machine = _Continuous(model, patterns, center, damping)
+        machine: _Binary | _Continuous | None = None
         rows = np.empty((len(values), 5))
         for i in np.argsort(-values, kind="stable"):
+            if machine is None:
+                if model.weights == "binary":
+                    machine = _Binary(model, patterns, center, form, damping, rng)
+                else:
+                    machine = _Continuous(model, patterns, center, damping)
             rows[i] = _solve(machine, float(values[i]), at_field, tol, max_sweeps)
+            if not rows[i, 3]:
+                machine = None  # where nothing solves messages diverge: no start for the next point
     h, q, phi, settled, sweeps = rows.T
     entropy = phi - h * q
     none = (entropy < -np.log(2.0)) if model.weights == "binary" else np.zeros(len(rows), dtype=bool)

@@ -117,7 +117,8 @@ def checked_weights(model: Committee, weights: Any, name: str = "weights") -> ND
 
 
 def normalised(model: Committee, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each unit scaled to ‖w_k‖² = n; NaN where a unit is not finite."""
+    """Each unit scaled to ‖w_k‖² = n; one without a direction gets ones, and NaN one that is not finite."""
+    weights = np.where(weights.any(axis=-1, keepdims=True), weights, 1.0)
     # By a power of two first: squares of what is tiny or huge leave the range.
     weights = np.ldexp(weights, -np.frexp(np.abs(weights).max(axis=-1, keepdims=True))[1])
     norms = np.linalg.norm(weights, axis=-1, keepdims=True)

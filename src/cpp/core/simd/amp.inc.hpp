@@ -104,6 +104,14 @@ struct CertainOutput {
     }
 };
 
+// h(h + z) for h = φ(z)/Φ(z) = slope. It cancels as z²·eps for z → −∞: there it is its series in 1/z².
+template <class T, class V>
+inline V certain_bend(V slope, V z) {
+    constexpr T far = sizeof(T) == 4 ? -10 : -70;
+    const V u = T(1) / (z * z), series = T(1) - u * (T(1) - u * (T(6) - u * T(50)));
+    return z < far ? series : slope * (slope + z);
+}
+
 template <class T>
 void amp_outputs(Index n, const AmpUnit& unit, const std::int8_t* sign, T* fields, T* g, AmpOutputSums& sums) {
     using V = typename Lanes<T>::Vector;
@@ -117,13 +125,13 @@ void amp_outputs(Index n, const AmpUnit& unit, const std::int8_t* sign, T* field
         const V signs = part.signs_from(sign + i), old = part.load_from(g + i);
         const V z = (c * signs * part.load_from(fields + i) - variance * old) * over;
         const auto output = CertainOutput<V>::at(z, T(1));
-        const V fresh = T(0.39894228040143267794) * over * output.num / output.den;
+        const V slope = T(0.39894228040143267794) * output.num / output.den, fresh = over * slope;
         const V kept = fresh + damping * (old - fresh), turn = modulus(fresh - old);
         part.store_to(g + i, kept);
         part.store_to(fields + i, signs * kept);
         const V known = part.or_else(turn, T(0));
         change = known > change ? known : change;
-        gamma += widened_sum(part.or_else(fresh * (fresh + z * over), T(0)));
+        gamma += widened_sum(part.or_else(certain_bend<T>(slope, z), T(0)));
         square += widened_sum(part.or_else(kept * kept, T(0)));
         exponent += widened_sum(part.or_else(output.square, T(0)));
         product *= widened_product(part.or_else(output.den, T(1)));
@@ -135,7 +143,7 @@ void amp_outputs(Index n, const AmpUnit& unit, const std::int8_t* sign, T* field
     });
     logs += log_of(product);
     sums.log_partition += lane_total(logs) - lane_total(exponent);
-    sums.gamma += lane_total(gamma);
+    sums.gamma += lane_total(gamma) / unit.variance;
     sums.square += lane_total(square);
     for (int lane = 0; lane < Lanes<T>::count; ++lane) {
         const double largest = root * static_cast<double>(change[lane]);

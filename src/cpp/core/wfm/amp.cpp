@@ -55,7 +55,7 @@ struct Outputs {
                 const double old = static_cast<double>(g(first + lane, k)), fresh = node->slope(k, lane) * over;
                 const double kept = fresh + damping * (old - fresh);
                 unit.change = std::max(unit.change, std::fabs(fresh - old) * root);
-                unit.gamma += fresh * (fresh + node->z(k, lane) * over);
+                unit.gamma += node->bend(k, lane) / V[k];
                 unit.square += kept * kept;
                 g(first + lane, k) = static_cast<T>(kept);
                 fields(first + lane, k) = static_cast<T>(task.sign[first + lane] * kept);

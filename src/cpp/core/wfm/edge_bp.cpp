@@ -90,8 +90,7 @@ struct Worker {
         for (Index lane = 0; lane < count; ++lane) {
             for (Index k = 0; k < task.units; ++k) {
                 simd::EdgeOutput& output = outputs[at(lane, k)];
-                const double over = 1.0 / std::sqrt(output.V), g = node.slope(k, lane) * over;
-                const double fresh = g * (g + node.z(k, lane) * over);
+                const double fresh = node.bend(k, lane) / output.V;
                 double& kept = gamma(first + lane, k);
                 kept = fresh + damping * (kept - fresh);
                 G[static_cast<std::size_t>(k)] += kept;

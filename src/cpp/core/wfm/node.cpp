@@ -10,6 +10,8 @@ namespace flatcore::wfm {
 
 namespace {
 
+constexpr double kFarOutside = -70.0;
+
 constexpr double kLeastProbability = 1e-300;
 constexpr double kRareLogZ = -575.0;                 // 1e-250
 constexpr double kMostOdds = 1.1420073898156842e26;  // e^{60}
@@ -129,6 +131,14 @@ void OutputNode::rare_lanes(const Logarithms& logarithms) {
 void OutputNode::slopes() {
     simd::table().node.slope(static_cast<Index>(z_.size()), units_ == 1, z_.data(), plus_.data(), minus_.data(),
                              slope_.data());
+}
+
+// For one unit the product cancels as z²·eps where z → −∞: there it is a series in u = 1/z², the next term 518u⁴.
+double OutputNode::bend(Index k, Index lane) const {
+    const double g = slope(k, lane), field = z_[at(k, lane)];
+    if (units_ > 1 || field > kFarOutside) return g * (g + field);
+    const double u = 1.0 / (field * field);
+    return 1.0 - u * (1.0 - u * (6.0 - u * 50.0));
 }
 
 void majority_tails(Index count, const double* rise, const double* fall, double* left, double* right, double* enough,

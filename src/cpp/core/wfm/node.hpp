@@ -56,6 +56,7 @@ class OutputNode {
     double plus(Index k, Index lane) const { return plus_[at(k, lane)]; }
     double minus(Index k, Index lane) const { return minus_[at(k, lane)]; }
     double slope(Index k, Index lane) const { return slope_[at(k, lane)]; }
+    double bend(Index k, Index lane) const;  // slope·(slope + z): Γ times the variance of the field
     double log_partition(Index lane) const { return log_z_[at(0, lane)]; }
 
  private:
