@@ -30,7 +30,7 @@ class WfmResult(Record):
     ``weights`` (K, n): ±1 (int8) for a binary model, else float64 with ‖w_k‖² = n; those of the last look where the
     solver ends solved, else the ones with the fewest errors. ``errors``: patterns they get wrong. ``status``: solved,
     not_solved (the schedule ended) or stopped (the callback asked, before a solution was found); ``message`` says what
-    to change. ``history``: one array for each quantity, one entry a look, ``errors`` among them. ``sweeps``: passes over
+    to change. ``history``: an array for each quantity, an entry a look, ``errors`` among them. ``sweeps``: passes over
     the patterns. ``alpha``: patterns for each weight, P/(K·n).
     """
 
