@@ -11,7 +11,7 @@ from study_helpers import Finished, Page
 
 import flatcore as fc
 from flatcore.report.figures import figure
-from flatcore.studies import run_study, wfm_figures, wfm_minimisers, wfm_quantities
+from flatcore.studies import run_study, wfm_figures, wfm_minimisers, wfm_quantities, wfm_words
 from flatcore.studies import wfm as study
 from flatcore.studies.digits_data import load
 from flatcore.studies.statistics import Comparison
@@ -178,7 +178,32 @@ def test_verdicts_on_pairs_follow_from_the_numbers(finished):
     for i, last, units in ((0, len(GAMMAS) - 1, "β = 2"), (1, BOTH_MOVE - 1, "β = γ")):
         claim = f"Minimisers at γ = 2 are flatter at δ = 0.3 than at γ = {GAMMAS[last]:g} ({units})"
         assert verdicts[claim] == ANSWERS[sign_of(energy[:, i, last] - energy[:, i, moderate])]
+    overlap = np.array([numbers(row, "overlap") for row in measured["gamma"]])
+    for i, last, units in ((0, len(GAMMAS) - 1, "β = 2"), (1, BOTH_MOVE - 1, "β = γ")):
+        claim = f"Minimisers at γ = 2 overlap more with {AMP_END}, than at γ = {GAMMAS[last]:g} ({units})"
+        assert verdicts[claim] == ANSWERS[sign_of(overlap[:, i, moderate] - overlap[:, i, last])]
     assert dict(line.rsplit(": ", 1) for line in finished.result.lines) == verdicts
+
+
+def test_verdicts_on_parity_and_digits_follow_from_the_numbers(finished):
+    measured, verdicts = finished.results()["measured"], finished.results()["verdicts"]
+    flip = int(np.argmin(np.abs(FLIPS - 0.1)))
+    signs = {}
+    for i, name in enumerate(TRIED_BINARY):
+        both = [row for row in measured["parity"] if not numbers(row, "errors")[:, i].any()]
+        if both:
+            signs[name] = sign_of([np.subtract(*numbers(row, "energy")[::-1, i, flip]) for row in both])
+    said, count = verdicts["Every solver that solves both ends sharper on the parity machine"].rsplit(" (", 1)
+    assert count == f"{len(signs)} of {len(TRIED_BINARY)} solvers solve both)"
+    check_all(signs, said)
+    delta = int(np.argmin(np.abs(NOISE - 0.3)))
+    ranks = []
+    for row in measured["digits"]:
+        kept = numbers(row, "errors") == 0
+        energy, test = numbers(row, "energy")[kept, delta], numbers(row, "test")[kept]
+        if kept.sum() >= 3:
+            ranks.append(scipy.stats.spearmanr(energy, test).statistic)
+    assert verdicts["Solutions flatter at δ = 0.3 make fewer errors on unseen digits"] == ANSWERS[sign_of(ranks)]
 
 
 def test_verdicts_on_all_others_follow_from_the_numbers(finished):
@@ -219,8 +244,51 @@ def test_solutions_with_errors_count_nowhere():
     gap = wfm_quantities.difference(rows, 0, 1, "energy", 0)
     np.testing.assert_array_equal(gap.differences, [0.75, 1.5])
     assert wfm_quantities.difference([rows[1]], 0, 1, "energy", 0).text() == "undefined"
+    assert wfm_quantities.compared([rows[1]], 0, 1, "energy", 0) == "undefined"
     assert wfm_quantities.mean_of(np.array([np.nan])) == "undefined"
     assert Comparison(np.array([])).sign == 0
+
+
+def flat_tree(seed, far):
+    """All solve; at the strongest noise AMP's end is above the first solver by `far`."""
+    energy = np.full((len(CONTINUOUS), len(NOISE)), 0.1) + 1e-4 * seed * np.arange(len(CONTINUOUS))[:, None]
+    energy[list(CONTINUOUS).index(AMP_END), -1] = energy[0, -1] + far
+    return {"errors": np.zeros(len(CONTINUOUS), dtype=int), "energy": energy}
+
+
+def test_who_is_flatter_far_out_is_said():
+    said = wfm_words._far_words([flat_tree(seed, 0.01 + 0.001 * seed) for seed in range(3)])
+    assert f"{LAL} (-0.011 ± " in said
+    assert said.startswith("Claims hold near the solutions. At δ = 0.5, the strongest noise, these are flatter than")
+    assert wfm_words._far_words([flat_tree(seed, -0.05 - 0.001 * seed) for seed in range(3)]).endswith(": none.")
+
+
+def minimisers(gradient=1e-10, curvature=0.1, errors=0):
+    shape = (2, len(GAMMAS))
+    found = {"errors": errors, "margin": 0.1, "overlap": 0.5, "gradient": gradient, "curvature": curvature}
+    arrays = {key: np.full(shape, float(value)) for key, value in found.items()}
+    return {**arrays, "energy": np.full((*shape, len(NOISE)), 0.1)}
+
+
+def test_words_on_minimisers_depend_on_what_they_are():
+    good = " ".join(wfm_words.gamma_words([minimisers()] * 2))
+    assert "All are stationary, " in good
+    assert "and minima: " in good
+    assert "are 2 of 2 with β = 2, 2 with β = γ" in good
+    bad = [minimisers(), minimisers(gradient=0.1, curvature=-0.1)]
+    bad[0]["errors"][0, -1] = bad[1]["errors"][1, GAMMAS.index(2.0)] = 1.0
+    said = " ".join(wfm_words.gamma_words(bad))
+    assert "Not all are stationary, " in said
+    assert "and not all minima: " in said
+    assert "are 1 of 2 with β = 2, 1 with β = γ" in said
+
+
+def test_solvers_that_solve_nothing_and_those_left_out_rank_nowhere():
+    ranked = {"errors": np.array([0, 0, 0, 0, 2]), "energy": np.array([[9.0], [1.0], [2.0], [3.0], [0.0]])}
+    ranked["test"] = np.array([0.0, 0.1, 0.2, 0.3, 9.0])
+    np.testing.assert_allclose(wfm_quantities.correlations([ranked], 0).differences, [-0.2])
+    np.testing.assert_allclose(wfm_quantities.correlations([ranked], 0, (0,)).differences, [1.0])
+    assert not len(wfm_quantities.correlations([ranked], 0, (0, 1)).differences)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +327,10 @@ def test_the_history_has_a_line_for_every_number(finished):
         np.testing.assert_array_equal(energies, measured["energy"][slow])
         assert {float(line["errors"]) for line in mine} == {measured["errors"][slow]}
         assert [float(line["trace"]) for line in mine if line["trace"]] == [measured["trace"][slow]]
+    assert len({tuple(line.values()) for line in lines}) == len(lines)
+    minima = [line for line in lines if line["experiment"] == "gamma" and line["overlap"]]
+    place = [line["seed"] + line["followed"] + line["gamma"] for line in minima]
+    assert len(set(place)) == len(place) == 3 * (len(GAMMAS) + BOTH_MOVE)
     counts = {name: sum(line["experiment"] == name for line in lines) for name in ("entropy", "parity", "gamma")}
     assert counts["entropy"] == 3 * 2 * 4 * len(OVERLAPS)
     assert counts["parity"] == 3 * 2 * len(TRIED_BINARY) * (1 + len(FLIPS))
