@@ -11,16 +11,30 @@ from study_helpers import Finished, Page
 
 import flatcore as fc
 from flatcore.report.figures import figure
-from flatcore.studies import run_study, wfm_figures, wfm_minimisers, wfm_quantities, wfm_words
+from flatcore.studies import (
+    run_study,
+    wfm_binary_words,
+    wfm_figures,
+    wfm_minimisers,
+    wfm_quantities,
+    wfm_report,
+    wfm_verdicts,
+    wfm_words,
+)
 from flatcore.studies import wfm as study
 from flatcore.studies.digits_data import load
 from flatcore.studies.statistics import Comparison
 from flatcore.studies.wfm_solvers import (
     AMP_END,
+    AMP_FIRST,
     BINARY,
     BOTH_MOVE,
     CONTINUOUS,
     CURVATURES,
+    EDGES_END,
+    EDGES_FIRST,
+    FAST,
+    FAST_DOWN,
     FLIPS,
     FOCUSING,
     GAMMAS,
@@ -28,7 +42,10 @@ from flatcore.studies.wfm_solvers import (
     NOISE,
     OVERLAPS,
     PLANTED,
+    RULE_A,
+    RULE_B,
     SLOW,
+    SLOW_DOWN,
     TRIED_BINARY,
 )
 
@@ -258,9 +275,104 @@ def flat_tree(seed, far):
 
 def test_who_is_flatter_far_out_is_said():
     said = wfm_words._far_words([flat_tree(seed, 0.01 + 0.001 * seed) for seed in range(3)])
-    assert f"{LAL} (-0.011 ± " in said
-    assert said.startswith("Claims hold near the solutions. At δ = 0.5, the strongest noise, these are flatter than")
-    assert wfm_words._far_words([flat_tree(seed, -0.05 - 0.001 * seed) for seed in range(3)]).endswith(": none.")
+    assert f"There flatter than {AMP_END}, are: {LAL} -0.011 ± " in said
+    said = wfm_words._far_words([flat_tree(seed, -0.05 - 0.001 * seed) for seed in range(3)])
+    assert said.endswith("are: none; undecided: none.")
+
+
+FLAT_TO_SHARP = (AMP_END, AMP_FIRST, EDGES_FIRST, EDGES_END, SLOW, FAST, RULE_A, SLOW_DOWN, RULE_B, FAST_DOWN, LAL)
+
+
+def ladder(order):
+    """Three seeds that agree on an order of the solvers, in everything."""
+    level = np.array([1.0 + order.index(name) for name in CONTINUOUS])
+    rows = [{"errors": np.zeros(len(order)), "top": (1 + 0.01 * s) * level} for s in range(3)]
+    return [{**r, "trace": r["top"], "energy": np.repeat(r["top"][:, None], len(NOISE), axis=1)} for r in rows]
+
+
+def test_claims_on_orders_come_out_in_that_order_only():
+    for order, answer in ((FLAT_TO_SHARP, "yes"), (FLAT_TO_SHARP[::-1], "no, the opposite")):
+        rows = ladder(order)
+        claims = dict(wfm_verdicts._energies(rows) + wfm_verdicts._hessians(rows))
+        assert len(claims) == 12
+        assert set(claims.values()) == {answer}
+
+
+@pytest.mark.parametrize("name", [AMP_FIRST, EDGES_FIRST, EDGES_END])
+def test_claims_are_about_the_solver_that_they_name(name):
+    """The sharpest of all fails its claim and those that compare with it, and no other."""
+    claims = dict(wfm_verdicts._energies(ladder((*(n for n in FLAT_TO_SHARP if n != name), name))))
+    missed = {claim: said for claim, said in claims.items() if said != "yes"}
+    sharpest = "continuous tree: LAL is sharper than every other solver"
+    assert missed.pop(sharpest) == f"yes for 9 of 10; the opposite for {name}"
+    (claim,) = missed
+    assert claim.startswith(f"{name} ")
+    assert missed[claim] == "no, the opposite"
+
+
+def centres(seed):
+    """Focusing BP is surrounded by more solutions for the perceptron and fewer for the tree, but where BP failed."""
+    entropy = np.zeros((2, 4, len(OVERLAPS)))
+    entropy[0, 2], entropy[1, 2] = 0.2 + 0.01 * seed, -0.2 - 0.01 * seed
+    converged = np.ones_like(entropy)
+    entropy[0, 2, 0], entropy[1, 2, 0], converged[:, 2, 0] = -99.0, 99.0, 0.0
+    return {"errors": np.zeros((2, 4)), "entropy": entropy, "converged": converged}
+
+
+def test_entropies_are_compared_where_both_converged_for_each_machine():
+    rows = [centres(seed) for seed in range(3)]
+    claims = dict(wfm_verdicts._entropies(rows))
+    assert len(claims) == 6
+    for claim, said in claims.items():
+        assert said == ("yes" if claim.startswith("binary perceptron") else "no, the opposite")
+
+
+def test_entropies_that_did_not_converge_are_not_drawn(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(wfm_figures, "entropies", lambda name, distance, panels: drawn.update(panels) or "")
+    wfm_report._entropies(TINY, {"entropy": [centres(seed) for seed in range(2)]})
+    values = drawn["binary tree"][AMP_END]
+    assert np.isnan(values[:, 0]).all()
+    np.testing.assert_allclose(values[:, 1], [-0.2, -0.21])
+
+
+def test_averages_and_overlaps_leave_out_what_is_not_solved():
+    rows = [{"errors": np.array(e), "overlap": np.full((2, 2), v)} for e, v in (([0, 0], 0.5), ([0, 4], 0.9))]
+    np.testing.assert_array_equal(wfm_quantities.by_solver(rows, "overlap", "ab")["b"], [[0.5] * 2, [np.nan] * 2])
+    np.testing.assert_allclose(wfm_words.mean_overlaps(rows), [[0.7, 0.5], [0.5, 0.5]])
+
+
+def test_the_largest_load_is_one_that_most_seeds_solve():
+    clean, loads = np.array([[1, 1, 0], [1, 0, 0]]) == 1, np.array([0.5, 1.0, 1.5])
+    assert wfm_binary_words._largest_load(clean, loads) == "0.5"
+    assert wfm_binary_words._largest_load(clean[:1, :2], loads[:2]) == "1 (the largest tried)"
+    assert wfm_binary_words._largest_load(~clean[:, :1], loads[:1]) == "none"
+
+
+def test_overlaps_of_minimisers_are_with_focusing_bp(finished):
+    model = fc.wfm.Committee(93, 3, weights="continuous")
+    patterns = fc.wfm.random_patterns(model, 46, seed=1)
+    start = fc.wfm.cross_entropy_sgd(model, patterns, seed=1).weights
+    flat = fc.wfm.focusing_bp(model, patterns, form="amp", stop="end", seed=1)
+    assert flat.errors == 0
+    w = wfm_minimisers.minimise(model, patterns, start, 2.0, GAMMAS[0]).weights
+    with np.load(finished.path / "checkpoints/gamma-1.npz") as measured:
+        cosine = np.sum(w * flat.weights, axis=1) / 31  # of vectors of norm √31
+        assert measured["overlap"][0, 0] == pytest.approx(cosine.mean(), abs=1e-9)
+
+
+def test_unseen_digits_are_those_that_were_held_out(finished):
+    images, numbers = load()
+    rng = np.random.default_rng([1, 11])
+    train, test = np.split(rng.permutation(len(images))[:160], 2)
+    features = images.reshape(len(images), -1) @ rng.standard_normal((images[0].size, 201))
+    x = np.where(features > np.median(features[train], axis=0), 1, -1).astype(np.int8)
+    labels = np.where(numbers % 2 == 0, 1, -1).astype(np.int8)
+    model = fc.wfm.Committee(201, 3, kind="full", weights="continuous")
+    learnt = fc.wfm.least_action(model, fc.wfm.Patterns.from_arrays(model, x[train], labels[train]), seed=1)
+    outputs = np.sign(x[test].astype(float) @ learnt.weights.T).sum(axis=1)
+    with np.load(finished.path / "checkpoints/digits-1.npz") as measured:
+        assert measured["test"][list(CONTINUOUS).index(LAL)] == np.mean(outputs * labels[test] <= 0)
 
 
 def minimisers(gradient=1e-10, curvature=0.1, errors=0):
@@ -320,6 +432,13 @@ def test_the_history_has_a_line_for_every_number(finished):
     lines = list(csv.DictReader(finished.text("history.csv").splitlines()))
     assert {line["experiment"] for line in lines} == {e.name for e in study.EXPERIMENTS}
     assert {line["run"] for line in lines} == {f"{e.name}-{seed}" for e in study.EXPERIMENTS for seed in range(3)}
+    for place, machine in enumerate(("binary perceptron", "binary tree")):
+        mine = [line for line in lines if line["run"] == "entropy-1" and line["machine"] == machine]
+        mine = [line for line in mine if line["solver"] == PLANTED]
+        np.testing.assert_allclose([float(line["distance"]) for line in mine], (1 - OVERLAPS) / 2, rtol=1e-12)
+        with np.load(finished.path / "checkpoints/entropy-1.npz") as measured:
+            found = [float(line["local_entropy"]) for line in mine]
+            np.testing.assert_array_equal(found, measured["entropy"][place, -1])
     slow = list(CONTINUOUS).index(SLOW)
     with np.load(finished.path / "checkpoints/committee-1.npz") as measured:
         mine = [line for line in lines if line["run"] == "committee-1" and line["solver"] == SLOW]

@@ -115,13 +115,14 @@ def _edges_words(rows: Rows) -> str:
 
 
 def _far_words(rows: Rows) -> str:
-    """Whether the flattest near a solution are so at the strongest noise."""
+    """Whether the flattest at the claims' strengths are so at the strongest noise."""
     place, one = len(NOISE) - 1, _INDEX[AMP_END]
     gaps = {name: difference(rows, i, one, "energy", place) for name, i in _INDEX.items() if i != one}
-    flatter = [f"{name} ({gap.text()})" for name, gap in gaps.items() if gap.sign < 0]
+    flatter = [f"{name} {gap.text()}" for name, gap in gaps.items() if gap.sign < 0]
+    alike = [name for name, gap in gaps.items() if gap.sign == 0]
     return (
-        f"Claims hold near the solutions. At δ = {NOISE[place]:g}, the strongest noise, these are flatter than "
-        f"{AMP_END}: {joined(flatter) if flatter else 'none'}."
+        f"The claims are about weaker noise than δ = {NOISE[place]:g}, the strongest measured. There flatter than "
+        f"{AMP_END}, are: {joined(flatter or ['none'])}; undecided: {joined(alike or ['none'])}."
     )
 
 
