@@ -71,6 +71,13 @@ def test_every_kernel_has_its_threads_and_a_large_size_without_messages():
     assert "G edges/s" in case_table(case)
 
 
+@pytest.mark.parametrize("name", ONLINE)
+def test_rules_that_learn_on_one_thread_are_compared_on_one(name):
+    """Both programs, so that the rates that bound them are those of one thread."""
+    for case in quick(name).cases:
+        assert {entry.threads for entry in case.entries} == ({None} if case.name.startswith("replicas") else {1})
+
+
 def test_one_thread_is_held_against_rates_of_one_thread():
     from benchmarks.timing import Work, Yardsticks
 

@@ -11,16 +11,30 @@ from study_helpers import Finished, Page
 
 import flatcore as fc
 from flatcore.report.figures import figure
-from flatcore.studies import run_study, wfm_figures, wfm_minimisers, wfm_quantities
+from flatcore.studies import (
+    run_study,
+    wfm_binary_words,
+    wfm_figures,
+    wfm_minimisers,
+    wfm_quantities,
+    wfm_report,
+    wfm_verdicts,
+    wfm_words,
+)
 from flatcore.studies import wfm as study
 from flatcore.studies.digits_data import load
 from flatcore.studies.statistics import Comparison
 from flatcore.studies.wfm_solvers import (
     AMP_END,
+    AMP_FIRST,
     BINARY,
     BOTH_MOVE,
     CONTINUOUS,
     CURVATURES,
+    EDGES_END,
+    EDGES_FIRST,
+    FAST,
+    FAST_DOWN,
     FLIPS,
     FOCUSING,
     GAMMAS,
@@ -28,7 +42,10 @@ from flatcore.studies.wfm_solvers import (
     NOISE,
     OVERLAPS,
     PLANTED,
+    RULE_A,
+    RULE_B,
     SLOW,
+    SLOW_DOWN,
     TRIED_BINARY,
 )
 
@@ -178,7 +195,32 @@ def test_verdicts_on_pairs_follow_from_the_numbers(finished):
     for i, last, units in ((0, len(GAMMAS) - 1, "β = 2"), (1, BOTH_MOVE - 1, "β = γ")):
         claim = f"Minimisers at γ = 2 are flatter at δ = 0.3 than at γ = {GAMMAS[last]:g} ({units})"
         assert verdicts[claim] == ANSWERS[sign_of(energy[:, i, last] - energy[:, i, moderate])]
+    overlap = np.array([numbers(row, "overlap") for row in measured["gamma"]])
+    for i, last, units in ((0, len(GAMMAS) - 1, "β = 2"), (1, BOTH_MOVE - 1, "β = γ")):
+        claim = f"Minimisers at γ = 2 overlap more with {AMP_END}, than at γ = {GAMMAS[last]:g} ({units})"
+        assert verdicts[claim] == ANSWERS[sign_of(overlap[:, i, moderate] - overlap[:, i, last])]
     assert dict(line.rsplit(": ", 1) for line in finished.result.lines) == verdicts
+
+
+def test_verdicts_on_parity_and_digits_follow_from_the_numbers(finished):
+    measured, verdicts = finished.results()["measured"], finished.results()["verdicts"]
+    flip = int(np.argmin(np.abs(FLIPS - 0.1)))
+    signs = {}
+    for i, name in enumerate(TRIED_BINARY):
+        both = [row for row in measured["parity"] if not numbers(row, "errors")[:, i].any()]
+        if both:
+            signs[name] = sign_of([np.subtract(*numbers(row, "energy")[::-1, i, flip]) for row in both])
+    said, count = verdicts["Every solver that solves both ends sharper on the parity machine"].rsplit(" (", 1)
+    assert count == f"{len(signs)} of {len(TRIED_BINARY)} solvers solve both)"
+    check_all(signs, said)
+    delta = int(np.argmin(np.abs(NOISE - 0.3)))
+    ranks = []
+    for row in measured["digits"]:
+        kept = numbers(row, "errors") == 0
+        energy, test = numbers(row, "energy")[kept, delta], numbers(row, "test")[kept]
+        if kept.sum() >= 3:
+            ranks.append(scipy.stats.spearmanr(energy, test).statistic)
+    assert verdicts["Solutions flatter at δ = 0.3 make fewer errors on unseen digits"] == ANSWERS[sign_of(ranks)]
 
 
 def test_verdicts_on_all_others_follow_from_the_numbers(finished):
@@ -219,8 +261,146 @@ def test_solutions_with_errors_count_nowhere():
     gap = wfm_quantities.difference(rows, 0, 1, "energy", 0)
     np.testing.assert_array_equal(gap.differences, [0.75, 1.5])
     assert wfm_quantities.difference([rows[1]], 0, 1, "energy", 0).text() == "undefined"
+    assert wfm_quantities.compared([rows[1]], 0, 1, "energy", 0) == "undefined"
     assert wfm_quantities.mean_of(np.array([np.nan])) == "undefined"
     assert Comparison(np.array([])).sign == 0
+
+
+def flat_tree(seed, far):
+    """All solve; at the strongest noise AMP's end is above the first solver by `far`."""
+    energy = np.full((len(CONTINUOUS), len(NOISE)), 0.1) + 1e-4 * seed * np.arange(len(CONTINUOUS))[:, None]
+    energy[list(CONTINUOUS).index(AMP_END), -1] = energy[0, -1] + far
+    return {"errors": np.zeros(len(CONTINUOUS), dtype=int), "energy": energy}
+
+
+def test_who_is_flatter_far_out_is_said():
+    said = wfm_words._far_words([flat_tree(seed, 0.01 + 0.001 * seed) for seed in range(3)])
+    assert f"There flatter than {AMP_END}, are: {LAL} -0.011 ± " in said
+    said = wfm_words._far_words([flat_tree(seed, -0.05 - 0.001 * seed) for seed in range(3)])
+    assert said.endswith("are: none; undecided: none.")
+
+
+FLAT_TO_SHARP = (AMP_END, AMP_FIRST, EDGES_FIRST, EDGES_END, SLOW, FAST, RULE_A, SLOW_DOWN, RULE_B, FAST_DOWN, LAL)
+
+
+def ladder(order):
+    """Three seeds that agree on an order of the solvers, in everything."""
+    level = np.array([1.0 + order.index(name) for name in CONTINUOUS])
+    rows = [{"errors": np.zeros(len(order)), "top": (1 + 0.01 * s) * level} for s in range(3)]
+    return [{**r, "trace": r["top"], "energy": np.repeat(r["top"][:, None], len(NOISE), axis=1)} for r in rows]
+
+
+def test_claims_on_orders_come_out_in_that_order_only():
+    for order, answer in ((FLAT_TO_SHARP, "yes"), (FLAT_TO_SHARP[::-1], "no, the opposite")):
+        rows = ladder(order)
+        claims = dict(wfm_verdicts._energies(rows) + wfm_verdicts._hessians(rows))
+        assert len(claims) == 12
+        assert set(claims.values()) == {answer}
+
+
+@pytest.mark.parametrize("name", [AMP_FIRST, EDGES_FIRST, EDGES_END])
+def test_claims_are_about_the_solver_that_they_name(name):
+    """The sharpest of all fails its claim and those that compare with it, and no other."""
+    claims = dict(wfm_verdicts._energies(ladder((*(n for n in FLAT_TO_SHARP if n != name), name))))
+    missed = {claim: said for claim, said in claims.items() if said != "yes"}
+    sharpest = "continuous tree: LAL is sharper than every other solver"
+    assert missed.pop(sharpest) == f"yes for 9 of 10; the opposite for {name}"
+    (claim,) = missed
+    assert claim.startswith(f"{name} ")
+    assert missed[claim] == "no, the opposite"
+
+
+def centres(seed):
+    """Focusing BP is surrounded by more solutions for the perceptron and fewer for the tree, but where BP failed."""
+    entropy = np.zeros((2, 4, len(OVERLAPS)))
+    entropy[0, 2], entropy[1, 2] = 0.2 + 0.01 * seed, -0.2 - 0.01 * seed
+    converged = np.ones_like(entropy)
+    entropy[0, 2, 0], entropy[1, 2, 0], converged[:, 2, 0] = -99.0, 99.0, 0.0
+    return {"errors": np.zeros((2, 4)), "entropy": entropy, "converged": converged}
+
+
+def test_entropies_are_compared_where_both_converged_for_each_machine():
+    rows = [centres(seed) for seed in range(3)]
+    claims = dict(wfm_verdicts._entropies(rows))
+    assert len(claims) == 6
+    for claim, said in claims.items():
+        assert said == ("yes" if claim.startswith("binary perceptron") else "no, the opposite")
+
+
+def test_entropies_that_did_not_converge_are_not_drawn(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(wfm_figures, "entropies", lambda name, distance, panels: drawn.update(panels) or "")
+    wfm_report._entropies(TINY, {"entropy": [centres(seed) for seed in range(2)]})
+    values = drawn["binary tree"][AMP_END]
+    assert np.isnan(values[:, 0]).all()
+    np.testing.assert_allclose(values[:, 1], [-0.2, -0.21])
+
+
+def test_averages_and_overlaps_leave_out_what_is_not_solved():
+    rows = [{"errors": np.array(e), "overlap": np.full((2, 2), v)} for e, v in (([0, 0], 0.5), ([0, 4], 0.9))]
+    np.testing.assert_array_equal(wfm_quantities.by_solver(rows, "overlap", "ab")["b"], [[0.5] * 2, [np.nan] * 2])
+    np.testing.assert_allclose(wfm_words.mean_overlaps(rows), [[0.7, 0.5], [0.5, 0.5]])
+
+
+def test_the_largest_load_is_one_that_most_seeds_solve():
+    clean, loads = np.array([[1, 1, 0], [1, 0, 0]]) == 1, np.array([0.5, 1.0, 1.5])
+    assert wfm_binary_words._largest_load(clean, loads) == "0.5"
+    assert wfm_binary_words._largest_load(clean[:1, :2], loads[:2]) == "1 (the largest tried)"
+    assert wfm_binary_words._largest_load(~clean[:, :1], loads[:1]) == "none"
+
+
+def test_overlaps_of_minimisers_are_with_focusing_bp(finished):
+    model = fc.wfm.Committee(93, 3, weights="continuous")
+    patterns = fc.wfm.random_patterns(model, 46, seed=1)
+    start = fc.wfm.cross_entropy_sgd(model, patterns, seed=1).weights
+    flat = fc.wfm.focusing_bp(model, patterns, form="amp", stop="end", seed=1)
+    assert flat.errors == 0
+    w = wfm_minimisers.minimise(model, patterns, start, 2.0, GAMMAS[0]).weights
+    with np.load(finished.path / "checkpoints/gamma-1.npz") as measured:
+        cosine = np.sum(w * flat.weights, axis=1) / 31  # of vectors of norm √31
+        assert measured["overlap"][0, 0] == pytest.approx(cosine.mean(), abs=1e-9)
+
+
+def test_unseen_digits_are_those_that_were_held_out(finished):
+    images, numbers = load()
+    rng = np.random.default_rng([1, 11])
+    train, test = np.split(rng.permutation(len(images))[:160], 2)
+    features = images.reshape(len(images), -1) @ rng.standard_normal((images[0].size, 201))
+    x = np.where(features > np.median(features[train], axis=0), 1, -1).astype(np.int8)
+    labels = np.where(numbers % 2 == 0, 1, -1).astype(np.int8)
+    model = fc.wfm.Committee(201, 3, kind="full", weights="continuous")
+    learnt = fc.wfm.least_action(model, fc.wfm.Patterns.from_arrays(model, x[train], labels[train]), seed=1)
+    outputs = np.sign(x[test].astype(float) @ learnt.weights.T).sum(axis=1)
+    with np.load(finished.path / "checkpoints/digits-1.npz") as measured:
+        assert measured["test"][list(CONTINUOUS).index(LAL)] == np.mean(outputs * labels[test] <= 0)
+
+
+def minimisers(gradient=1e-10, curvature=0.1, errors=0):
+    shape = (2, len(GAMMAS))
+    found = {"errors": errors, "margin": 0.1, "overlap": 0.5, "gradient": gradient, "curvature": curvature}
+    arrays = {key: np.full(shape, float(value)) for key, value in found.items()}
+    return {**arrays, "energy": np.full((*shape, len(NOISE)), 0.1)}
+
+
+def test_words_on_minimisers_depend_on_what_they_are():
+    good = " ".join(wfm_words.gamma_words([minimisers()] * 2))
+    assert "All are stationary, " in good
+    assert "and minima: " in good
+    assert "are 2 of 2 with β = 2, 2 with β = γ" in good
+    bad = [minimisers(), minimisers(gradient=0.1, curvature=-0.1)]
+    bad[0]["errors"][0, -1] = bad[1]["errors"][1, GAMMAS.index(2.0)] = 1.0
+    said = " ".join(wfm_words.gamma_words(bad))
+    assert "Not all are stationary, " in said
+    assert "and not all minima: " in said
+    assert "are 1 of 2 with β = 2, 1 with β = γ" in said
+
+
+def test_solvers_that_solve_nothing_and_those_left_out_rank_nowhere():
+    ranked = {"errors": np.array([0, 0, 0, 0, 2]), "energy": np.array([[9.0], [1.0], [2.0], [3.0], [0.0]])}
+    ranked["test"] = np.array([0.0, 0.1, 0.2, 0.3, 9.0])
+    np.testing.assert_allclose(wfm_quantities.correlations([ranked], 0).differences, [-0.2])
+    np.testing.assert_allclose(wfm_quantities.correlations([ranked], 0, (0,)).differences, [1.0])
+    assert not len(wfm_quantities.correlations([ranked], 0, (0, 1)).differences)
 
 
 @pytest.mark.parametrize(
@@ -252,6 +432,13 @@ def test_the_history_has_a_line_for_every_number(finished):
     lines = list(csv.DictReader(finished.text("history.csv").splitlines()))
     assert {line["experiment"] for line in lines} == {e.name for e in study.EXPERIMENTS}
     assert {line["run"] for line in lines} == {f"{e.name}-{seed}" for e in study.EXPERIMENTS for seed in range(3)}
+    for place, machine in enumerate(("binary perceptron", "binary tree")):
+        mine = [line for line in lines if line["run"] == "entropy-1" and line["machine"] == machine]
+        mine = [line for line in mine if line["solver"] == PLANTED]
+        np.testing.assert_allclose([float(line["distance"]) for line in mine], (1 - OVERLAPS) / 2, rtol=1e-12)
+        with np.load(finished.path / "checkpoints/entropy-1.npz") as measured:
+            found = [float(line["local_entropy"]) for line in mine]
+            np.testing.assert_array_equal(found, measured["entropy"][place, -1])
     slow = list(CONTINUOUS).index(SLOW)
     with np.load(finished.path / "checkpoints/committee-1.npz") as measured:
         mine = [line for line in lines if line["run"] == "committee-1" and line["solver"] == SLOW]
@@ -259,6 +446,10 @@ def test_the_history_has_a_line_for_every_number(finished):
         np.testing.assert_array_equal(energies, measured["energy"][slow])
         assert {float(line["errors"]) for line in mine} == {measured["errors"][slow]}
         assert [float(line["trace"]) for line in mine if line["trace"]] == [measured["trace"][slow]]
+    assert len({tuple(line.values()) for line in lines}) == len(lines)
+    minima = [line for line in lines if line["experiment"] == "gamma" and line["overlap"]]
+    place = [line["seed"] + line["followed"] + line["gamma"] for line in minima]
+    assert len(set(place)) == len(place) == 3 * (len(GAMMAS) + BOTH_MOVE)
     counts = {name: sum(line["experiment"] == name for line in lines) for name in ("entropy", "parity", "gamma")}
     assert counts["entropy"] == 3 * 2 * 4 * len(OVERLAPS)
     assert counts["parity"] == 3 * 2 * len(TRIED_BINARY) * (1 + len(FLIPS))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from benchmarks.contenders.on_threads import OnThreads
 from benchmarks.contenders.online_flatcore import FlatcoreOnline
 from benchmarks.contenders.online_numpy import NumpyOnline
 from benchmarks.online_problem import tree
@@ -15,6 +16,7 @@ from benchmarks.runner import Case, CaseResult, Options, Target, Workload, at_le
 from benchmarks.timing import Yardsticks
 
 SAME = (FlatcoreOnline(), NumpyOnline())
+SERIAL = tuple(OnThreads(contender, 1) for contender in SAME)
 MACHINES = ((1001, 1), (1001, 7), (999, 9))
 LOADS = {"binary": 0.3, "continuous": 1.0}
 
@@ -25,7 +27,7 @@ def cases(options: Options) -> Iterator[Case]:
     for weights, alpha in LOADS.items():
         for n_inputs, n_hidden in machines:
             problem = tree("least action", n_inputs, n_hidden, weights, alpha, epochs)
-            yield Case(f"N = {n_inputs}, K = {n_hidden}, {weights}", entries_for(SAME, problem))
+            yield Case(f"N = {n_inputs}, K = {n_hidden}, {weights}", entries_for(SERIAL, problem))
 
 
 def targets(results: Sequence[CaseResult], yardsticks: Yardsticks) -> list[Target]:

@@ -29,9 +29,8 @@ from flatcore.studies.wfm_solvers import (
 from flatcore.studies.wfm_words import task
 
 if TYPE_CHECKING:
-    from flatcore.studies.digits_words import joined
     from flatcore.studies.wfm import Size
-from flatcore.studies.wfm_quantities import Rows
+    from flatcore.studies.wfm_quantities import Rows
 
 
 def flip_words(rows: Rows, size: Size) -> tuple[str, ...]:

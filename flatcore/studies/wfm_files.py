@@ -112,6 +112,7 @@ def _minimisers(row: Measured, size: Size) -> Iterator[Line]:
             who: Line = {
                 "machine": "continuous tree",
                 "solver": "cross-entropy, minimiser",
+                "followed": "β fixed" if i == 0 else "β = γ",  # both have a minimiser at β = γ = 2, not the same one
                 "beta": UNIT_SHARPNESS if i == 0 else gamma,
                 "gamma": gamma,
                 "errors": float(row["errors"][i, j]),

@@ -53,6 +53,8 @@ def mean_of(values: FloatArray) -> str:
 def compared(rows: Rows, i: int, j: int, key: str, place: int | None = None) -> str:
     """Solver i minus solver j: mean ± half of its 95 % interval, and how many seeds both solve where not all."""
     d = difference(rows, i, j, key, place)
+    if not len(d.differences):
+        return "undefined"
     count = "" if len(d.differences) == len(rows) else f" ({len(d.differences)} seeds)"
     span = f" ± {number(d.half_width, 2)}" if np.isfinite(d.half_width) else ""
     return number(d.mean, 3) + span + count
@@ -114,11 +116,12 @@ def parity_excess(rows: Rows, name: str) -> Comparison:
     return Comparison(np.array([row["energy"][1][i][FLIP] - row["energy"][0][i][FLIP] for row in both]))
 
 
-def correlations(rows: Rows, place: int) -> Comparison:
-    """Rank correlation over solvers of local energy with test error, a seed each."""
+def correlations(rows: Rows, place: int, without: Sequence[int] = ()) -> Comparison:
+    """Rank correlation over solvers (but those `without`) of local energy with test error, a seed each."""
     found = []
     for row in rows:
         kept = row["errors"] == 0
+        kept[list(without)] = False
         if kept.sum() >= 3:
             found.append(float(scipy.stats.spearmanr(row["energy"][kept, place], row["test"][kept]).statistic))
     values = np.array(found)

@@ -61,7 +61,7 @@ def verdicts(results: Results) -> Claims:
         ("every solver that solves both ends sharper on the parity machine", _parity(results["parity"])),
         *_minimisers(results["gamma"]),
         (
-            "flatter solutions make fewer errors on unseen digits",
+            f"solutions flatter at δ = {NOISE[STRENGTHS[-1]]:g} make fewer errors on unseen digits",
             answer(correlations(results["digits"], STRENGTHS[-1]).sign),
         ),
     ]
@@ -131,7 +131,7 @@ def _hessians(rows: Rows) -> Claims:
 
 def _parity(rows: Rows) -> str:
     signs = {name: c.sign for name in TRIED_BINARY if len((c := parity_excess(rows, name)).differences)}
-    return f"{answer_for_all(signs) if signs else 'undecided'} ({len(signs)} of {len(TRIED_BINARY)} solvers do)"
+    return f"{answer_for_all(signs) if signs else 'undecided'} ({len(signs)} of {len(TRIED_BINARY)} solvers solve both)"
 
 
 def _minimisers(rows: Rows) -> Claims:
@@ -140,14 +140,13 @@ def _minimisers(rows: Rows) -> Claims:
     fixed, both = f"β = {UNIT_SHARPNESS:g}", "β = γ"
     energy, end = STRENGTHS[-1], BOTH_MOVE - 1
     said = f"minimisers at γ = {MODERATE:g} are flatter at δ = {NOISE[energy]:g} than at γ"
+    shared = f"minimisers at γ = {MODERATE:g} overlap more with {AMP_END}, than at γ"
     return [
         (
             f"{said} = {GAMMAS[last]:g} ({fixed})",
             answer(gamma_difference(rows, "energy", 0, last, place, energy).sign),
         ),
         (f"{said} = {GAMMAS[end]:g} ({both})", answer(gamma_difference(rows, "energy", 1, end, place, energy).sign)),
-        (
-            f"minimisers at γ = {MODERATE:g} overlap more with {AMP_END}, than at γ = {GAMMAS[last]:g} ({fixed})",
-            answer(gamma_difference(rows, "overlap", 0, place, last).sign),
-        ),
+        (f"{shared} = {GAMMAS[last]:g} ({fixed})", answer(gamma_difference(rows, "overlap", 0, place, last).sign)),
+        (f"{shared} = {GAMMAS[end]:g} ({both})", answer(gamma_difference(rows, "overlap", 1, place, end).sign)),
     ]

@@ -9,6 +9,7 @@ import numpy as np
 
 from flatcore._checks import FloatArray
 from flatcore.studies.digits_words import joined
+from flatcore.studies.statistics import Comparison
 from flatcore.studies.wfm_experiments import DAMPING, FEATURES
 from flatcore.studies.wfm_quantities import (
     STRENGTHS,
@@ -25,6 +26,7 @@ from flatcore.studies.wfm_solvers import (
     CONTINUOUS,
     EDGES_END,
     GAMMAS,
+    LAL,
     LEVELS,
     MODERATE,
     NOISE,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from flatcore.studies.wfm import Results, Size
     from flatcore.studies.wfm_quantities import Rows
 
+_STILL = 1e-6  # of the whole gradient, its part along the spheres: below are stationary points
 _INDEX = {name: i for i, name in enumerate(CONTINUOUS)}
 
 
@@ -64,7 +67,8 @@ def lead(size: Size, results: Results) -> list[str]:
         "bars are one standard error. Such averages favour a solver that solves only the easy ones. Solvers are "
         "therefore compared seed by seed, where both solve; a difference counts where the 95 % interval of its mean "
         "(Student's t, one comparison at a time) leaves out 0, and is undecided else, with fewer than two such seeds "
-        f"too. Claims on the local energy of continuous weights must hold at δ = {_strengths()}.",
+        f"too. Claims on the local energy of continuous weights must hold at δ = {_strengths()}, where "
+        "they name no δ of their own.",
     ]
 
 
@@ -98,6 +102,7 @@ def energy_words(rows: Rows, size: Size) -> tuple[str, ...]:
         f"sharp: {listed}.",
         f"Schedules of the norm: {'; '.join(pairs)}.",
         _edges_words(rows),
+        _far_words(rows),
     )
 
 
@@ -107,6 +112,18 @@ def _edges_words(rows: Rows) -> str:
     gaps = [difference(rows, _INDEX[EDGES_END], _INDEX[AMP_END], "energy", place).text() for place in places]
     said = [f"{gap} at δ = {NOISE[place]:g}" for gap, place in zip(gaps, places, strict=True)]
     return f"The two forms at the ends of their schedules differ: edges minus AMP {joined(said)}."
+
+
+def _far_words(rows: Rows) -> str:
+    """Whether the flattest at the claims' strengths are so at the strongest noise."""
+    place, one = len(NOISE) - 1, _INDEX[AMP_END]
+    gaps = {name: difference(rows, i, one, "energy", place) for name, i in _INDEX.items() if i != one}
+    flatter = [f"{name} {gap.text()}" for name, gap in gaps.items() if gap.sign < 0]
+    alike = [name for name, gap in gaps.items() if gap.sign == 0]
+    return (
+        f"The claims are about weaker noise than δ = {NOISE[place]:g}, the strongest measured. There flatter than "
+        f"{AMP_END}, are: {joined(flatter or ['none'])}; undecided: {joined(alike or ['none'])}."
+    )
 
 
 def margin_words(rows: Rows) -> tuple[str, ...]:
@@ -176,6 +193,7 @@ def gamma_words(rows: Rows) -> tuple[str, ...]:
     """Minimisers of the cross-entropy."""
     gradient = max(float(np.nanmax(row["gradient"])) for row in rows)
     curvature = min(float(np.nanmin(row["curvature"])) for row in rows)
+    still = "All are stationary" if gradient < _STILL else "Not all are stationary"
     kind = "minima" if curvature > 0.0 else "not all minima"
     energy, overlap = (np.array([row[key] for row in rows]) for key in ("energy", "overlap"))
     energy = energy[..., STRENGTHS[-1]]
@@ -189,10 +207,11 @@ def gamma_words(rows: Rows) -> tuple[str, ...]:
         "away from there.",
         "Measured on the patterns of section one: from the solution of the slow growth a minimiser at "
         f"γ = {GAMMAS[0]:g} is sought on the spheres and followed to larger γ, with {fixed}, and with "
-        f"β = γ up to {GAMMAS[BOTH_MOVE - 1]:g}. All are stationary, the gradient along the spheres being at most "
+        f"β = γ up to {GAMMAS[BOTH_MOVE - 1]:g}. {still}, the gradient along the spheres being at most "
         f"{gradient:.1g} of the whole, and {kind}: the smallest eigenvalue of the Hessian on the spheres is at least "
         f"{curvature:.1g} of the largest. What they say of signs is another matter: errors are counted, and local "
-        "energies are above these errors.",
+        "energies are above these errors. All seeds count: without errors at both of the γ that are compared are "
+        f"{_free(rows, 0, last)} of {len(rows)} with {fixed}, {_free(rows, 1, BOTH_MOVE - 1)} with β = γ.",
         f"Local energy at δ = {NOISE[STRENGTHS[-1]]:g}: with {fixed}, {_course(energy[:, 0])}; with β = γ, "
         f"{_course(energy[:, 1])}. Seed by seed, with {fixed} that at γ = {GAMMAS[last]:g} minus that at "
         f"{MODERATE:g}: {gap.text()}; with β = γ, that at {GAMMAS[BOTH_MOVE - 1]:g} minus that at {MODERATE:g}: "
@@ -200,6 +219,11 @@ def gamma_words(rows: Rows) -> tuple[str, ...]:
         f"Overlap of units with those of {AMP_END}: with {fixed}, {_course(overlap[:, 0])}; with β = γ, "
         f"{_course(overlap[:, 1])}.",
     )
+
+
+def _free(rows: Rows, family: int, end: int) -> int:
+    """Seeds whose minimisers have no errors, neither at the moderate γ nor at the end."""
+    return sum(bool((row["errors"][family, [at(GAMMAS, MODERATE), end]] == 0).all()) for row in rows)
 
 
 def _course(values: FloatArray) -> str:
@@ -214,18 +238,22 @@ def _course(values: FloatArray) -> str:
 def digit_words(rows: Rows) -> tuple[str, ...]:
     """Generalisation on digits."""
     strength = STRENGTHS[-1]
-    correlation = correlations(rows, strength)
-    count = len(correlation.differences)
-    said = f"{correlation.text()} over {count} seeds" if count else "undefined"
+    said = [_over_seeds(correlations(rows, strength, without)) for without in ((), (_INDEX[LAL],))]
     return (
         "Asked: do flatter solutions make fewer errors on unseen data?",
         "Paper: local energy and generalisation go together.",
         f"Measured: fully connected committees of continuous weights, {len(rows)} seeds; even against odd digits, half "
         f"of the images held out. The {FEATURES} inputs are signs of random combinations of the pixels about their "
         f"medians; as they are correlated, belief propagation is damped by {DAMPING:g}. Rank correlation over solvers "
-        f"of local energy at δ = {NOISE[strength]:g} with test error: {said}.",
+        f"of local energy at δ = {NOISE[strength]:g} with test error: {said[0]}; without {LAL}: {said[1]}. "
+        "The seeds share solvers and images: the interval says how sure it is of these, not of others.",
         _best_on_digits(rows),
     )
+
+
+def _over_seeds(correlation: Comparison) -> str:
+    count = len(correlation.differences)
+    return f"{correlation.text()} over {count} seeds" if count else "undefined"
 
 
 def _best_on_digits(rows: Rows) -> str:

@@ -1,3 +1,5 @@
+#include <vector>
+
 #include "bindings/registrations.hpp"
 #include "bindings/signals.hpp"
 #include "bindings/wfm_tasks.hpp"
@@ -8,11 +10,12 @@ namespace flatcore::bindings {
 namespace {
 
 struct BoundSums {
-    py::array_t<double> gamma, square;
+    std::vector<double> gamma;
+    py::array_t<double> square;
     wfm::AmpSums sums;
 
-    explicit BoundSums(Index units) : gamma(units), square(units) {
-        sums.gamma = gamma.mutable_data();
+    explicit BoundSums(Index units) : gamma(static_cast<std::size_t>(units)), square(units) {
+        sums.gamma = gamma.data();
         sums.square = square.mutable_data();
     }
 };

@@ -81,8 +81,10 @@ constexpr TableSigns<T> kTableSigns;
 template <class T, int bits>
 inline void tabulate(Index count, const T* x, Index stride, T* table) {
     T terms[4] = {};
-    for (Index j = 0; j < 4; ++j)
-        if (j < count) terms[j] = x[j * stride];
+    if (count >= bits)
+        for (int j = 0; j < bits; ++j) terms[j] = x[j * stride];
+    else
+        for (Index j = 0; j < count; ++j) terms[j] = x[j * stride];
 #pragma GCC unroll 4
     for (int e = 0; e < 1 << bits; e += Lanes<T>::count) {
         typename Lanes<T>::Vector sum = terms[0] * load(kTableSigns<T>.of[0] + e);
