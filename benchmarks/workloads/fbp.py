@@ -1,6 +1,7 @@
 """``fbp``: ten sweeps of belief propagation, α = 0.6: N = 1001 (K = 1, 7) and N = 999 (K = 9), on edges and as AMP.
 
-Binary weights, which the targets are about, and continuous ones under the focusing field of nine replicas.
+Binary weights, which the targets are about, and continuous ones under the focusing field of nine replicas. On all
+threads, of which NumPy's passes over edges use one whatever they are given, and on one.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from benchmarks.contenders.fbp_flatcore import FlatcoreSweeps
 from benchmarks.contenders.fbp_numpy import AmpSweeps, EdgeSweeps
 from benchmarks.contenders.fbp_numpy_continuous import ContinuousAmpSweeps, ContinuousEdgeSweeps
+from benchmarks.contenders.on_threads import OnThreads
 from benchmarks.fbp_problem import sweep_problem
-from benchmarks.runner import Case, CaseResult, Options, Target, Workload, at_least, entries_for, peer_ratio
+from benchmarks.runner import Case, CaseResult, Entry, Options, Target, Workload, at_least, entries_for, peer_ratio
 from benchmarks.timing import Yardsticks
 
 SIZES = ((1001, 1), (1001, 7), (999, 9))
@@ -31,7 +33,9 @@ def cases(options: Options) -> Iterator[Case]:
             size = inputs // (5 * units) // 2 * 2 * units + units if options.quick else inputs
             problem = sweep_problem(size, units, form, weights, sweeps=3 if options.quick else 10)
             title = f"{form}, {weights}, N = {size}, K = {units}, {problem.edges:,} edges"
-            yield Case(title, entries_for((FlatcoreSweeps(), peer), problem))
+            both = (FlatcoreSweeps(), peer)
+            on_one = [Entry(OnThreads(one, 1), problem, f"{one.name}, 1 thread") for one in both]
+            yield Case(title, [*entries_for(both, problem), *on_one])
 
 
 def targets(results: Sequence[CaseResult], yardsticks: Yardsticks) -> list[Target]:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from flatcore.studies.wfm import Size
 
 _ITERATIONS = 2000
-_NEWTON_STEPS = 6
+_NEWTON_STEPS, _HALVINGS = 40, 20
+_LEAST_CURVATURE = 1e-12  # of the largest: steps do not divide by less
+_LEVEL = 1e-13  # relative differences of losses that are rounding
 _STATIONARY = 1e-9  # of the gradient, its part along the spheres over all of it
 
 
@@ -93,20 +95,41 @@ def minimise(model: wfm.Committee, patterns: wfm.Patterns, w: FloatArray, beta: 
     options = {"maxiter": _ITERATIONS, "maxfun": 2 * _ITERATIONS, "ftol": 0.0, "gtol": 1e-6}
     found = scipy.optimize.minimize(log_loss, w.ravel(), jac=True, method="L-BFGS-B", options=options)
     w = _on_spheres(model, found.x.reshape(model.shape))
-    gradient = _stationarity(model, patterns, w, beta, gamma)
-    H = _tangent_hessian(model, patterns, w, beta, gamma)
     for _ in range(_NEWTON_STEPS):
-        _, along = _gradients(model, patterns, w, beta, gamma)
-        step = scipy.linalg.solve(H, along.ravel(), assume_a="sym").reshape(w.shape)
-        nearer = _on_spheres(model, w - step)
-        left = _stationarity(model, patterns, nearer, beta, gamma)
-        if not left < gradient:
+        nearer = _newton_step(model, patterns, w, beta, gamma)
+        if nearer is None:
             break
-        w, gradient, H = nearer, left, _tangent_hessian(model, patterns, nearer, beta, gamma)
-        if gradient < _STATIONARY:
-            break
-    values = scipy.linalg.eigvalsh(H)
-    return Minimum(w, gradient, float(values[0] / np.abs(values).max()))
+        w = nearer
+    values = scipy.linalg.eigvalsh(_tangent_hessian(model, patterns, w, beta, gamma))
+    left = _stationarity(model, patterns, w, beta, gamma)
+    return Minimum(w, left, float(values[0] / np.abs(values).max()))
+
+
+def _newton_step(
+    model: wfm.Committee, patterns: wfm.Patterns, w: FloatArray, beta: float, gamma: float
+) -> FloatArray | None:
+    """Weights of a smaller loss, or of a smaller gradient where the loss is level; None at a stationary point.
+
+    The step divides by the moduli of the eigenvalues, so that it leads downhill at saddles too, and is halved until it
+    does.
+    """
+    gradient = _stationarity(model, patterns, w, beta, gamma)
+    if gradient < _STATIONARY:
+        return None
+    value, _ = wfm.cross_entropy(model, w, patterns, beta=beta, gamma=gamma)
+    _, along = _gradients(model, patterns, w, beta, gamma)
+    values, vectors = scipy.linalg.eigh(_tangent_hessian(model, patterns, w, beta, gamma))
+    sizes = np.maximum(np.abs(values), _LEAST_CURVATURE * np.abs(values).max())
+    step = (vectors @ ((vectors.T @ along.ravel()) / sizes)).reshape(w.shape)
+    for halvings in range(_HALVINGS):
+        nearer = _on_spheres(model, w - 0.5**halvings * step)
+        there, _ = wfm.cross_entropy(model, nearer, patterns, beta=beta, gamma=gamma)
+        nearby = abs(there - value) <= _LEVEL * value
+        if there < value * (1.0 - _LEVEL) or (
+            nearby and _stationarity(model, patterns, nearer, beta, gamma) < gradient
+        ):
+            return nearer
+    return None
 
 
 def _on_spheres(model: wfm.Committee, v: FloatArray) -> FloatArray:
