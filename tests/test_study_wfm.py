@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -496,6 +497,22 @@ def test_checkpoints_of_other_versions_are_refused(change, message, finished, tm
     np.savez(out / "checkpoints/committee-0.npz", **arrays)
     with pytest.raises(ValueError, match=message):
         run_study("wfm", out, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [
+        ("wfm_experiments", "DAMPING", 0.8),
+        ("wfm_minimisers", "_ITERATIONS", 10),
+        ("wfm_solvers", "NOISE", np.array([0.0, 1.0])),
+        ("wfm_solvers", "BINARY", {**BINARY, LAL: functools.partial(fc.wfm.least_action, max_epochs=1)}),
+    ],
+)
+def test_layouts_know_solvers_options_and_constants(module, name, value, monkeypatch):
+    before = study.layout_of(TINY)
+    assert before == study.layout_of(TINY)
+    monkeypatch.setattr(f"flatcore.studies.{module}.{name}", value)
+    assert study.layout_of(TINY) != before
 
 
 def test_rows_are_what_experiments_return(finished):

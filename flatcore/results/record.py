@@ -36,7 +36,10 @@ def plain(value: Any) -> Any:
 
 def number(value: float, digits: int = 5) -> str:
     """A float for people; NaN reads "undefined"."""
-    return "undefined" if np.isnan(value) else f"{value:.{digits}g}"
+    if np.isnan(value):
+        return "undefined"
+    text = f"{value:.{digits}g}"
+    return f"{float(text):.0f}" if "e+0" in text and abs(value) < 1e6 else text  # 153 ± 100, not 1e+02
 
 
 def numbers(values: Any, digits: int = 4, most: int = 12) -> str:

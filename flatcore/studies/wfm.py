@@ -9,8 +9,9 @@ and starts; each is a checkpoint. What the report says of all this is computed i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from flatcore.studies.folder import StudyFolder, StudyResult
 from flatcore.studies.wfm_experiments import Experiment
 
 Progress = Callable[[str, float], None]
+_MODULES = (experiments, wfm_minimisers, wfm_solvers)  # whose constants say what is measured
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,17 @@ def _measured(folder: StudyFolder, e: Experiment, size: Size, seed: int, tick: C
 
 
 def layout_of(size: Size) -> str:
-    """A fingerprint of all that rows and columns of a checkpoint stand for."""
-    tables = {name: value for name, value in vars(wfm_solvers).items() if name.isupper()}
-    said = {name: np.asarray(list(value)).tolist() if np.iterable(value) else value for name, value in tables.items()}
-    return hashlib.sha256(repr((size, sorted(said.items()))).encode()).hexdigest()
+    """A fingerprint of all that checkpoints depend on besides the code: sizes, solvers and their options, constants."""
+    said = [(name, _said(value)) for module in _MODULES for name, value in vars(module).items() if _constant(name)]
+    return hashlib.sha256(repr((size, said)).encode()).hexdigest()
+
+
+def _constant(name: str) -> bool:
+    return name.strip("_").isupper() and not name.startswith("__")
+
+
+def _said(value: Any) -> Any:
+    """Solvers by name and options; grids by their numbers."""
+    if isinstance(value, Mapping):
+        return [(name, getattr(each, "keywords", None)) for name, each in value.items()]
+    return np.asarray(value).tolist()
