@@ -8,9 +8,9 @@ Importing this file registers the reader with `flatcore.io`.
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from flatcore._checks import as_numpy
+from flatcore._memory import check_memory
 from flatcore.io import NamedArrays, natural_key, register_reader
 from flatcore.io.npz import check_inflation
 
@@ -104,7 +105,9 @@ def _loaded(place: Path) -> Any:
         kind = "a pickle file, which is never opened" if start[:1] == b"\x80" else f"a file that begins with {start!r}"
         raise ValueError(f"{place} is {kind if start else 'an empty file'}; {_SAFE}")
     if start.startswith(_ZIP):
-        _check_members(place)
+        check_inflation(place, _declared(place))
+    else:  # cannot be mapped
+        check_memory(f"reading {place}", place.stat().st_size)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "'torch.load' received a zip file that looks like a TorchScript archive")
@@ -118,10 +121,13 @@ def _loaded(place: Path) -> Any:
         raise ValueError(f"{place} is truncated, corrupt or no PyTorch file ({reason[:120]}); {_SAFE}") from None
 
 
-def _check_members(place: Path) -> None:
-    """Refuse zip bombs; what is no zip file after all torch will tell."""
-    with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(place) as file:
-        check_inflation(place, sum(info.file_size for info in file.infolist()))
+def _declared(place: Path) -> int:
+    """Bytes of the members of a zip file, as it says; none of a damaged one, which torch will tell."""
+    try:
+        with zipfile.ZipFile(place) as file:
+            return sum(info.file_size for info in file.infolist())
+    except (zipfile.BadZipFile, struct.error, OSError, ValueError, NotImplementedError):
+        return 0
 
 
 def _unsafe(message: str) -> str:

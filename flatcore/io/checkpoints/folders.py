@@ -119,13 +119,20 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise ValueError(f"{index} has weight_map {shown(found)}; expected the shard of each tensor by name")
     ending = Path(index.name.removesuffix(INDEX)).suffix
     for name, shard in found.items():
-        plain = isinstance(shard, str) and shard == Path(shard).name and not set(shard) & set("/\\:\0")
+        plain = (
+            isinstance(shard, str) and shard.isprintable() and shard == Path(shard).name and not set(shard) & set("\\:")
+        )
         if not plain or not shard.endswith(ending) or ending not in ENDINGS:
             raise ValueError(
                 f"{index}: the shard of {shown(name)} is {shown(shard)}; expected the plain name of a {ending} file in "
                 "the index's folder"
             )
     return found
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name has no folders, drives or control characters, on any system."""
+    return name.isprintable() and name == Path(name).name and not set(name) & set("/\\:")
 
 
 def _check_inside(folder: Path, name: str) -> None:
