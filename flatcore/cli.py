@@ -1,4 +1,4 @@
-"""The command line: ``flatcore analyze``, ``flatcore study`` and ``flatcore doctor``.
+"""The command line: ``flatcore analyze``, ``flatcore inspect``, ``flatcore study`` and ``flatcore doctor``.
 
 Exit codes: 0 done; 1 internal error; 2 bad input; 3 done, but an eigenpair or singular triplet asked for is not
 certified; 130 interrupted.
@@ -42,7 +42,10 @@ from flatcore.io import (
     NotAChainError,
     bias_name,
     check_target,
+    inspect_checkpoint,
     natural_key,
+    needs_torch,
+    open_checkpoint,
     read_arrays,
     read_data,
     read_model,
@@ -86,6 +89,11 @@ def _failure(error: BaseException) -> tuple[int, str]:
     return INTERNAL_ERROR, f"internal error: {type(error).__name__}: {error} (flatcore --debug … shows where)"
 
 
+def _one_line(message: str) -> str:
+    """The message, in which names that files give cannot break lines or steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+
+
 class _Commands(typer.core.TyperGroup):
     """The commands, every failure of which becomes a message and an exit code here."""
 
@@ -103,7 +111,7 @@ class _Commands(typer.core.TyperGroup):
                 raise
             if code == INTERNAL_ERROR and ctx.params.get("debug"):
                 traceback.print_exception(error)
-            print(f"flatcore: {message}", file=sys.stderr)
+            print(f"flatcore: {_one_line(message)}", file=sys.stderr)
             raise typer.Exit(code) from None
 
 
@@ -245,6 +253,30 @@ def _read_target(target: str, stream: TextIO) -> tuple[dict[str, Any], Callable[
     }
     _emit(stream, f"{target}: {about['class']}, {about['parameters']} parameters")
     return about, functools.partial(fc.analyze, module)
+
+
+@app.command()
+def inspect(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            help="A file (.safetensors, .npz, .npy, .pt, .pth, .bin), an index of shards, or a folder with one.",
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List what a checkpoint holds: each tensor's name, shape, precision and size, and what it is taken for."""
+    if needs_torch(path):
+        importlib.import_module("flatcore.torch._checkpoints")  # registers the opener
+    with open_checkpoint(path) as checkpoint:
+        found = inspect_checkpoint(checkpoint)
+    if as_json:
+        _write_json("-", found.to_dict())
+        return
+    _emit(sys.stdout, found.title())
+    for title, lines in found.groups():
+        _show(sys.stdout, title, lines)
 
 
 @app.command()

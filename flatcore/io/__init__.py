@@ -2,21 +2,30 @@
 
 from flatcore._atomic import atomic_file, check_target, write_npz_atomic, write_text_atomic
 from flatcore.io.arrays import NamedArrays, register_reader
+from flatcore.io.checkpoints import Checkpoint, StoredTensor, needs_torch, open_checkpoint, register_opener
+from flatcore.io.inspection import Inspection, inspect_checkpoint
 from flatcore.io.model import ModelFile, NotAChainError, assign_names, bias_name, natural_key
 from flatcore.io.npz import read_arrays, read_data, read_model
 
 __all__ = [
+    "Checkpoint",
+    "Inspection",
     "ModelFile",
     "NamedArrays",
     "NotAChainError",
+    "StoredTensor",
     "assign_names",
     "atomic_file",
     "bias_name",
     "check_target",
+    "inspect_checkpoint",
     "natural_key",
+    "needs_torch",
+    "open_checkpoint",
     "read_arrays",
     "read_data",
     "read_model",
+    "register_opener",
     "register_reader",
     "write_npz_atomic",
     "write_text_atomic",

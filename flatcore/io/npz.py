@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO
 
 import numpy as np
 
@@ -18,12 +17,14 @@ from flatcore._checks import FloatArray
 from flatcore._memory import check_memory
 from flatcore.io.arrays import NamedArrays, reader_of
 from flatcore.io.model import ModelFile, NotAChainError, assign_names, natural_key
+from flatcore.io.npy import Header, map_array, read_header
 from flatcore.linear.losses import CrossEntropyLoss, Loss, QuadraticLoss
 
 INPUT_NAMES = ("inputs", "X", "x")
 TARGET_NAMES = ("targets", "Y", "y", "labels")
 MOMENT_NAMES = ("sxx", "syx", "syy")
 MEAN_NAMES = ("mean_x", "mean_y")
+MOST_INFLATED = 100  # deflate reaches 1032, where all bytes are equal
 
 # What damaged archives and arrays raise.
 _DAMAGE = (
@@ -47,40 +48,37 @@ _OTHER_FORMATS = {
 }
 
 
-class _Header(NamedTuple):
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-
-class _Archive:
+class Archive:
     """The arrays of an open ``.npz`` file: headers at once, data when asked for."""
 
     def __init__(self, path: Path, file: zipfile.ZipFile) -> None:
         self.path = path
         self._file = file
         members = [name for name in file.namelist() if name.endswith(".npy")]
+        self.others = tuple(name for name in file.namelist() if not name.endswith(".npy"))
         if not members:
             raise ValueError(f"{path} is {_zip_kind(file.namelist())}; expected an .npz file with arrays")
-        self.headers: dict[str, _Header] = {}
+        self.headers: dict[str, Header] = {}
         for member in members:
             name = member.removesuffix(".npy")
             if name in self.headers:
                 raise ValueError(f"{path} holds two arrays called {name}; expected one")
             self.headers[name] = self._header(member)
 
-    def _header(self, member: str) -> _Header:
+    def _header(self, member: str) -> Header:
+        name, declared = member.removesuffix(".npy"), self._file.getinfo(member).file_size
         with self._member(member) as stream:
-            version = np.lib.format.read_magic(stream)
-            readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            if version not in readers:
-                raise ValueError(f"array format {version} is not supported")
-            shape, _, dtype = readers[version](stream)
-        if dtype.hasobject:
+            header = read_header(stream)
+        if header.dtype.hasobject:
             raise ValueError(
-                f"{self.path}: {member.removesuffix('.npy')} holds Python objects, which are never unpickled; "
-                "expected arrays of numbers"
+                f"{self.path}: {name} holds Python objects, which are never unpickled; expected arrays of numbers"
             )
-        return _Header(shape, dtype)
+        if header.offset + header.nbytes != declared:
+            raise ValueError(
+                f"{self.path}: {name} has {declared} bytes; expected {header.offset + header.nbytes} "
+                f"for shape {header.shape} and dtype {header.dtype}"
+            )
+        return header
 
     @contextmanager
     def _member(self, member: str) -> Iterator[IO[bytes]]:
@@ -93,19 +91,55 @@ class _Archive:
     def read(self, names: Iterable[str]) -> dict[str, FloatArray]:
         """The arrays of these names, once it is known that they fit into memory."""
         wanted = {name: self.headers[name] for name in names}
-        for name, (shape, _) in wanted.items():
-            if 0 in shape:
-                raise ValueError(f"{self.path}: {name} has shape {shape}; expected at least one entry")
-        check_memory(f"reading {self.path}", sum(math.prod(h.shape) * h.dtype.itemsize for h in wanted.values()))
-        arrays = {}
-        for name in wanted:
-            with self._member(f"{name}.npy") as stream:
-                arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
-        return arrays
+        for name, header in wanted.items():
+            if 0 in header.shape:
+                raise ValueError(f"{self.path}: {name} has shape {header.shape}; expected at least one entry")
+        check_memory(f"reading {self.path}", sum(header.nbytes for header in wanted.values()))
+        return {name: self._inflated(name) for name in wanted}
+
+    def _inflated(self, name: str) -> FloatArray:
+        with self._member(f"{name}.npy") as stream:
+            return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+
+    def load(self, name: str) -> FloatArray:
+        """One array: mapped from the file where it is stored as it is, else inflated once it is known to fit."""
+        header, info = self.headers[name], self._file.getinfo(f"{name}.npy")
+        if info.compress_type == zipfile.ZIP_STORED:
+            start = self._data_of(info) + header.offset
+            return map_array(self.path, header.dtype, header.shape, start, header.order)
+        check_memory(f"{self.path}: {name}", header.nbytes)
+        return self._inflated(name)
+
+    def _data_of(self, info: zipfile.ZipInfo) -> int:
+        """Where a member's bytes begin: after a header of 30 bytes, a name and an extra field."""
+        with open(self.path, "rb") as stream:
+            stream.seek(info.header_offset)
+            local = stream.read(30)
+        if len(local) < 30 or not local.startswith(b"PK\x03\x04"):
+            raise ValueError(f"{self.path}: {info.filename} has no header at byte {info.header_offset}")
+        name, extra = struct.unpack("<HH", local[26:])
+        return int(info.header_offset + 30 + name + extra)
+
+
+def check_inflation(path: Path, declared: int) -> None:
+    """Refuse an archive whose members say that they are far larger than the file: a zip bomb.
+
+    Raises
+    ------
+    ValueError
+        More than :data:`MOST_INFLATED` times the file's size, and 1 GB besides.
+
+    """
+    size = path.stat().st_size
+    if declared > MOST_INFLATED * size + 10**9:
+        raise ValueError(
+            f"{path} has {size} bytes and would inflate to {declared}; expected at most {MOST_INFLATED} times its size "
+            "and 1 GB (taken for a zip bomb)"
+        )
 
 
 @contextmanager
-def _open(path: PathLike) -> Iterator[_Archive]:
+def open_archive(path: PathLike) -> Iterator[Archive]:
     """The archive at `path`, or a message that says what is there instead."""
     place = Path(path)
     if not place.exists():
@@ -115,16 +149,18 @@ def _open(path: PathLike) -> Iterator[_Archive]:
     with open(place, "rb") as stream:
         start = stream.read(8)
         if start[:4] not in (b"PK\x03\x04", b"PK\x05\x06"):
-            raise ValueError(f"{place} is {_kind(start)}; expected an .npz file (numpy.savez)")
+            raise ValueError(f"{place} is {kind_of(start)}; expected an .npz file (numpy.savez)")
         try:
             file = zipfile.ZipFile(stream)
         except _DAMAGE as error:
             raise ValueError(f"{place} is truncated or corrupt ({error}); expected an .npz file") from None
         with file:
-            yield _Archive(place, file)
+            check_inflation(place, sum(info.file_size for info in file.infolist()))
+            yield Archive(place, file)
 
 
-def _kind(start: bytes) -> str:
+def kind_of(start: bytes) -> str:
+    """What a file is that begins with these bytes."""
     known = (kind for magic, kind in _OTHER_FORMATS.items() if start.startswith(magic))
     return next(known, f"a file that begins with {start!r}" if start else "an empty file")
 
@@ -166,7 +202,7 @@ def read_model(path: PathLike) -> ModelFile:
     """
     if (reader := reader_of(path)) is not None:
         return _model_of(reader(Path(path)))
-    with _open(path) as archive:
+    with open_archive(path) as archive:
         numeric = {name: h.shape for name, h in archive.headers.items() if h.dtype.kind in "biufc"}
         weight_names, bias_names, _ = _assigned(path, numeric)
         arrays = archive.read([*weight_names, *(name for name in bias_names if name)])
@@ -238,13 +274,13 @@ def read_arrays(path: PathLike) -> NamedArrays:
     """
     if (reader := reader_of(path)) is not None:
         return reader(Path(path))
-    with _open(path) as archive:
+    with open_archive(path) as archive:
         names = sorted((name for name, h in archive.headers.items() if h.dtype.kind in "biuf"), key=natural_key)
         others = tuple(name for name in archive.headers if name not in names)
         return NamedArrays(Path(path), archive.read(names), ignored=others)
 
 
-def _skip_flags(archive: _Archive, layers: int) -> tuple[bool, ...] | None:
+def _skip_flags(archive: Archive, layers: int) -> tuple[bool, ...] | None:
     """One flag a layer from the array ``skip``, or None where there is none."""
     header = archive.headers.get("skip")
     if header is None or header.dtype != np.bool_:
@@ -280,7 +316,7 @@ def read_data(path: PathLike) -> Loss:
         The arrays do not fit into the memory that is free.
 
     """
-    with _open(path) as archive:
+    with open_archive(path) as archive:
         arrays = archive.read(_data_names(archive))
     try:
         return _loss_of_moments(arrays) if "sxx" in arrays else _loss_of_samples(*arrays.items())
@@ -288,7 +324,7 @@ def read_data(path: PathLike) -> Loss:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _data_names(archive: _Archive) -> list[str]:
+def _data_names(archive: Archive) -> list[str]:
     """Names to read: inputs and targets, or moments."""
     found = archive.headers
     inputs, targets, moments, extras = (

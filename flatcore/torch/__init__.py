@@ -1,5 +1,6 @@
 """PyTorch models: chains inside them, curvature of any model, weights, Jacobian paths, and flatness during training."""
 
+from flatcore.torch import _checkpoints as _checkpoints  # registers the opener of .pt, .pth and .bin
 from flatcore.torch import _files as _files  # registers the reader of .pt and .pth
 from flatcore.torch._chain import Residual, chain
 from flatcore.torch._device_chain import DeviceChain

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,9 @@ import torch
 from torch import Tensor
 
 from flatcore._checks import as_numpy
+from flatcore._memory import check_memory
 from flatcore.io import NamedArrays, natural_key, register_reader
+from flatcore.io.npz import check_inflation
 
 SUFFIXES = (".pt", ".pth")
 CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
@@ -52,21 +56,11 @@ def read_state_dict(path: Path) -> NamedArrays:
 
     """
     place = Path(path)
-    if not place.exists():
-        raise FileNotFoundError(f"{place} does not exist; expected a PyTorch file")
-    if not place.is_file():
-        raise ValueError(f"{place} is {'a directory' if place.is_dir() else 'no regular file'}; {_SAFE}")
-    state, notes = _state_dict(place, _loaded(place))
-    names = [str(name) for name in state]
-    for prefix in _PREFIXES * 2:  # either may be outside
-        if names and all(name.startswith(prefix) for name in names):
-            state = {str(name).removeprefix(prefix): value for name, value in state.items()}
-            names = list(state)
-            notes += (f"names without the prefix {prefix}",)
-    dense = {str(name): value for name, value in state.items() if _is_dense(value)}
+    state, notes = load_state_dict(place)
+    dense = {name: value for name, value in state.items() if _is_dense(value)}
     if not dense:
         raise ValueError(f"{place} holds no dense tensors of floating-point numbers; {_SAFE}")
-    ignored = tuple(name for name in map(str, names) if name not in dense)
+    ignored = tuple(name for name in state if name not in dense)
     parametrized = _parametrized(dense)
     for name in {part for parts in parametrized.values() for part in parts}:
         del dense[name]
@@ -76,9 +70,31 @@ def read_state_dict(path: Path) -> NamedArrays:
         {name: as_numpy(name, dense[name], keep_half=True) for name in ordered},
         ignored=ignored,
         notes=(*notes, "a state dict tells neither activations nor the order of layers: names in natural order"),
-        tied=_tied({name: dense[name] for name in ordered}),
+        tied=tied_tensors({name: dense[name] for name in ordered}),
         parametrized=parametrized,
     )
+
+
+def load_state_dict(place: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What the state dict of a file holds, by name, and how it was reached.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`read_state_dict`.
+
+    """
+    if not place.exists():
+        raise FileNotFoundError(f"{place} does not exist; expected a PyTorch file")
+    if not place.is_file():
+        raise ValueError(f"{place} is {'a directory' if place.is_dir() else 'no regular file'}; {_SAFE}")
+    found, notes = _state_dict(place, _loaded(place))
+    state = {str(name): value for name, value in found.items()}
+    for prefix in _PREFIXES * 2:  # either may be outside
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+            notes += (f"names without the prefix {prefix}",)
+    return state, notes
 
 
 def _loaded(place: Path) -> Any:
@@ -88,6 +104,10 @@ def _loaded(place: Path) -> Any:
     if not start.startswith((_ZIP, _BEFORE_ZIP)):
         kind = "a pickle file, which is never opened" if start[:1] == b"\x80" else f"a file that begins with {start!r}"
         raise ValueError(f"{place} is {kind if start else 'an empty file'}; {_SAFE}")
+    if start.startswith(_ZIP):
+        check_inflation(place, _declared(place))
+    else:  # cannot be mapped
+        check_memory(f"reading {place}", place.stat().st_size)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "'torch.load' received a zip file that looks like a TorchScript archive")
@@ -99,6 +119,15 @@ def _loaded(place: Path) -> Any:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{place} is truncated, corrupt or no PyTorch file ({reason[:120]}); {_SAFE}") from None
+
+
+def _declared(place: Path) -> int:
+    """Bytes of the members of a zip file, as it says; none of a damaged one, which torch will tell."""
+    try:
+        with zipfile.ZipFile(place) as file:
+            return sum(info.file_size for info in file.infolist())
+    except (zipfile.BadZipFile, struct.error, OSError, ValueError, NotImplementedError):
+        return 0
 
 
 def _unsafe(message: str) -> str:
@@ -161,7 +190,7 @@ def _is_norm(g: Tensor, v: Tensor | None) -> bool:
     return g.numel() == 1 or (g.dim() == v.dim() and all(a in (1, b) for a, b in zip(g.shape, v.shape, strict=True)))
 
 
-def _tied(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+def tied_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Names of matrices that are the same memory as one before."""
     first: dict[tuple[Any, ...], str] = {}
     tied = {}

@@ -1,0 +1,64 @@
+"""What strangers wrote, with care: JSON without repeated names, values shown on one short line, regular files only."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+_SHORT.maxlevel = 2
+
+
+def shown(value: object) -> str:
+    """A value as Python writes it, shortened, without control characters or line breaks."""
+    return _SHORT.repr(value)
+
+
+def parse_object(what: str, text: bytes) -> dict[str, Any]:
+    """A JSON object in UTF-8 that names nothing twice.
+
+    Raises
+    ------
+    ValueError
+        Anything else, with `what` it was to be.
+
+    """
+
+    def unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise ValueError(f"{shown(name)} is there twice")
+            found[name] = value
+        return found
+
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{what} is no UTF-8 ({error.reason} at byte {error.start}); expected a JSON object") from None
+    except RecursionError:
+        raise ValueError(f"{what} is nested too deeply; expected a JSON object") from None
+    except ValueError as error:
+        raise ValueError(f"{what} is no JSON object without repeated names: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is {shown(value)}; expected a JSON object")
+    return value
+
+
+def check_file(path: Path, expected: str) -> None:
+    """Refuse what is not there, and directories, pipes and devices.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        With the path and what was expected.
+
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; expected {expected}")
+    if not path.is_file():
+        raise ValueError(f"{path} is {'a directory' if path.is_dir() else 'no regular file'}; expected {expected}")
