@@ -119,9 +119,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise ValueError(f"{index} has weight_map {shown(found)}; expected the shard of each tensor by name")
     ending = Path(index.name.removesuffix(INDEX)).suffix
     for name, shard in found.items():
-        plain = (
-            isinstance(shard, str) and shard.isprintable() and shard == Path(shard).name and not set(shard) & set("\\:")
-        )
+        plain = isinstance(shard, str) and _is_plain(shard)
         if not plain or not shard.endswith(ending) or ending not in ENDINGS:
             raise ValueError(
                 f"{index}: the shard of {shown(name)} is {shown(shard)}; expected the plain name of a {ending} file in "
