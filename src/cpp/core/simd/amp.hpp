@@ -1,6 +1,6 @@
 // Entries of a sweep of approximate message passing (core/wfm/amp.hpp has the equations): the means of binary weights,
-// and the outputs of machines of one unit, whose output node is certain of the unit's sign. State and
-// arithmetic of type T, sums in double.
+// and the outputs of machines of one unit, whose output node is certain of the unit's sign. State and arithmetic are of
+// type T, sums of double.
 //
 // cost    an exponential and a division a weight; erfcx, an exponential, a quarter of a logarithm and two divisions an
 //         output

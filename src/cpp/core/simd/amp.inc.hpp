@@ -1,16 +1,5 @@
 // The kernels of amp.hpp. Included inside a set's own namespace, after edges.inc.hpp.
 
-template <class T>
-struct LaneNumbers;
-template <>
-struct LaneNumbers<float> {
-    using Type = Ints;
-};
-template <>
-struct LaneNumbers<double> {
-    using Type = Longs;
-};
-
 // By way of 32-bit integers, or compilers go one by one.
 typedef std::int32_t HalfInts __attribute__((vector_size(FLATCORE_VECTOR_BYTES / 2)));
 typedef std::int8_t QuarterBytes __attribute__((vector_size(FLATCORE_VECTOR_BYTES / 4), aligned(1), may_alias));
@@ -27,7 +16,6 @@ inline Double widened_signs(const std::int8_t* at, Double) {
 template <class T>
 struct Part {
     using Vector = typename Lanes<T>::Vector;
-    using Numbers = typename LaneNumbers<T>::Type;
     static constexpr int count = Lanes<T>::count;
 
     Index left;
@@ -66,17 +54,11 @@ inline void each_part(Index n, const Body& body) {
     if (i < n) body(i, Part<T>{n - i});
 }
 
-// Sums of many vectors, in double.
+// Sums and products of many vectors, in double.
 inline Double widened_sum(Double x) { return x; }
-inline Double widened_sum(Float x) {
-    const HalfFloat low = *reinterpret_cast<const HalfFloat*>(&x), high = *(reinterpret_cast<const HalfFloat*>(&x) + 1);
-    return __builtin_convertvector(low, Double) + __builtin_convertvector(high, Double);
-}
+inline Double widened_sum(Float x) { return widened(x).low + widened(x).high; }
 inline Double widened_product(Double x) { return x; }
-inline Double widened_product(Float x) {
-    const HalfFloat low = *reinterpret_cast<const HalfFloat*>(&x), high = *(reinterpret_cast<const HalfFloat*>(&x) + 1);
-    return __builtin_convertvector(low, Double) * __builtin_convertvector(high, Double);
-}
+inline Double widened_product(Float x) { return widened(x).low * widened(x).high; }
 
 template <class T>
 double amp_means(Index n, const T* S, const T* f, T* m) {

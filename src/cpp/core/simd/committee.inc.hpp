@@ -128,10 +128,9 @@ void tabulate_patterns(Index patterns, const T* g, Index stride, T* tables) {
 // Adds the sums of 16 patterns, in their order, to ω.
 inline void add_widened(Float sum, double* at) {
     constexpr int half = Lanes<double>::count;
-    const HalfFloat low = *reinterpret_cast<const HalfFloat*>(&sum),
-                    high = *(reinterpret_cast<const HalfFloat*>(&sum) + 1);
-    store(at, load(at) + __builtin_convertvector(low, Double));
-    store(at + half, load(at + half) + __builtin_convertvector(high, Double));
+    const Widened wide = widened(sum);
+    store(at, load(at) + wide.low);
+    store(at + half, load(at + half) + wide.high);
 }
 inline void add_widened(Double sum, double* at) { store(at, load(at) + sum); }
 

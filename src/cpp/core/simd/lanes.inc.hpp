@@ -68,6 +68,15 @@ inline void store(T* at, typename Lanes<T>::Vector value) {
     *reinterpret_cast<typename Lanes<T>::Anywhere*>(at) = value;
 }
 
+// A vector in double.
+struct Widened {
+    Double low, high;
+};
+inline Widened widened(Float x) {
+    const HalfFloat low = *reinterpret_cast<const HalfFloat*>(&x), high = *(reinterpret_cast<const HalfFloat*>(&x) + 1);
+    return {__builtin_convertvector(low, Double), __builtin_convertvector(high, Double)};
+}
+
 // Lanes<T>::count consecutive stored entries as T.
 template <class T>
 struct Read;

@@ -20,9 +20,7 @@ template <class T>
 struct Outputs {
     static constexpr Index kLanes = OutputNode::kLanes;
 
-    explicit Outputs(const Task& task_) : task(task_), sums(static_cast<std::size_t>(task.units)) {
-        if (task.units > 1) node.emplace(task.units, task.activation);
-    }
+    explicit Outputs(const Task& task_) : task(task_), sums(static_cast<std::size_t>(task.units)) {}
 
     void range(double c, const double* V, MatrixView<T> fields, MatrixView<T> g, double damping, Index first,
                Index last) {
@@ -31,6 +29,7 @@ struct Outputs {
             simd::amp<T>().outputs(last - first, unit, task.sign + first, fields.data + first, g.data + first, sums[0]);
             return;
         }
+        if (!node) node.emplace(task.units, task.activation);
         for (Index mu = first; mu < last; mu += kLanes)
             block(c, V, fields, g, damping, mu, std::min(kLanes, last - mu));
     }
