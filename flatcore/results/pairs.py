@@ -80,15 +80,8 @@ class EigenResult(Record):
 
     def explain(self) -> str:
         """How the answer was computed and why it can be trusted."""
-        lines = [
-            *self.explanation,
-            self.method,
-            f"{self.products} products with single vectors, seed {self.seed}.",
-            self.message,
-        ]
-        if self.certificate is not None:
-            lines.append(self.certificate.summary())
-        return "\n".join(lines)
+        work = f"{self.products} products with single vectors, seed {self.seed}."
+        return _explained(*self.explanation, self.method, work, self.message, certificate=self.certificate)
 
     def __iter__(self) -> Iterator[Array]:
         return iter((self.values, self.vectors))
@@ -135,14 +128,8 @@ class SvdResult(Record):
 
     def explain(self) -> str:
         """How the answer was computed and why it can be trusted."""
-        lines = [
-            self.method,
-            f"{self.reads} reads of the matrix, {self.products} products with single vectors, seed {self.seed}.",
-            self.message,
-        ]
-        if self.certificate is not None:
-            lines.append(self.certificate.summary())
-        return "\n".join(lines)
+        work = f"{self.reads} reads of the matrix, {self.products} products with single vectors, seed {self.seed}."
+        return _explained(self.method, work, self.message, certificate=self.certificate)
 
     def __iter__(self) -> Iterator[Array]:
         return iter((self.U, self.s, self.Vt))
@@ -158,3 +145,8 @@ class SvdResult(Record):
 
     def __repr__(self) -> str:
         return f"SvdResult(s=[{numbers(self.s, 6)}], status={self.status!r}, reads={self.reads})"
+
+
+def _explained(*lines: str, certificate: Certificate | None) -> str:
+    """The lines, and what the certificate says where there is one."""
+    return "\n".join([*lines, *([] if certificate is None else [certificate.summary()])])
