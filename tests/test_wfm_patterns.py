@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import flatcore as fc
 from flatcore import _core
+from flatcore.wfm.message_passing import task_of
 from flatcore.wfm.patterns import rows_of, sign_words
 from flatcore.wfm.predictions import binary_errors
 
@@ -63,6 +64,27 @@ def test_float32_products_are_as_accurate_as_their_size_allows(kind):
         error = sums - np.einsum("kpi,pk->ki", seen, g.astype(np.float64))
         assert np.sqrt(np.mean(error**2)) < tolerance * np.sqrt(count)
         assert np.abs(error).max() < 6 * tolerance * np.sqrt(count)
+
+
+def test_products_made_in_several_pieces():
+    """A full committee of 6.5e8 edges: kernels look for an interruption after each 5e8, outputs of AMP too."""
+    model = wfm.Committee(2001, 65, "full", "continuous")
+    patterns = wfm.random_patterns(model, 5000, seed=3)
+    inputs = patterns.inputs.astype(np.float64)
+    rng = np.random.default_rng(4)
+    m, g = rng.standard_normal(model.shape), rng.standard_normal((5000, 65))
+    omega = _core.wfm_fields(patterns.words, 5000, 2001, m)
+    sums = _core.wfm_sums(patterns.words, 5000, 2001, g)
+    # Rounding of sums of thousands of terms of size one in float64.
+    np.testing.assert_allclose(omega, inputs @ m.T, rtol=1e-11, atol=1e-10)
+    np.testing.assert_allclose(sums, g.T @ inputs, rtol=1e-11, atol=1e-10)
+    halves = [(inputs[part], patterns.labels[part]) for part in (slice(0, 2000), slice(2000, 5000))]
+    outputs = []
+    for task in (patterns, *(wfm.Patterns.from_arrays(model, *half) for half in halves)):
+        out, V = np.zeros((len(task), 65)), np.ones(65)
+        _core.wfm_gaussian_amp_sweep(task_of(model, task), 0.02, m, V, out, np.zeros(65), 0.0)
+        outputs.append(out)
+    np.testing.assert_array_equal(outputs[0], np.concatenate(outputs[1:]))
 
 
 def test_products_do_not_depend_on_threads():
