@@ -1,6 +1,13 @@
 """Frozen records of results."""
 
 from flatcore.results.chains import Analysis, BalanceResult, CouplingResult, GainsResult, ManyAnalyses
+from flatcore.results.checkpoints import (
+    CheckpointAnalysis,
+    FailedTensor,
+    HeadComposition,
+    ProductSpectrum,
+    TensorSpectrum,
+)
 from flatcore.results.estimates import DiagonalEstimate, SpectralDensity, TraceEstimate
 from flatcore.results.layers import JacobianPath, LayerPair, LayerSpectrum, ModuleAnalysis
 from flatcore.results.pairs import Certificate, EigenResult, SolverState, SvdResult
@@ -11,19 +18,24 @@ __all__ = [
     "Array",
     "BalanceResult",
     "Certificate",
+    "CheckpointAnalysis",
     "CouplingResult",
     "DiagonalEstimate",
     "EigenResult",
+    "FailedTensor",
     "GainsResult",
+    "HeadComposition",
     "JacobianPath",
     "LayerPair",
     "LayerSpectrum",
     "ManyAnalyses",
     "ModuleAnalysis",
+    "ProductSpectrum",
     "Record",
     "SolverState",
     "SpectralDensity",
     "SvdResult",
+    "TensorSpectrum",
     "TraceEstimate",
     "number",
     "numbers",

@@ -1,0 +1,208 @@
+"""What is measured of a checkpoint: its tensors one by one, products inside attention and adapters, pairs of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from flatcore.results.layers import LayerPair
+from flatcore.results.record import Array, Record, number, numbers
+
+
+@dataclass(frozen=True, repr=False)
+class TensorSpectrum(Record):
+    """The spectrum of one stored matrix, or of a kernel reshaped to one.
+
+    ``role`` is what the tensor was taken for, ``dtype`` how it is stored, ``matrix`` which matrix was decomposed (out,
+    in). ``values`` (k,) descending, ``residuals`` (k,), ``converged`` (k,) and ``status`` are those of
+    :func:`flatcore.top_svd`. ``spectral`` is ‖W‖₂, ``frobenius`` ‖W‖_F, ``stable_rank`` ‖W‖_F²/‖W‖₂².
+    ``effective_rank`` is exp of the entropy of σ/Σσ (Roy & Vetterli 2007), ``effective_rank_error`` its standard
+    error, 0 where all singular values were computed. ``tail`` is the share of ‖W‖_F² outside the k values. ``edge`` is
+    s(√m + √n), s² = ‖W‖_F²/(mn), where the singular values of noise of the same size would end, ``outliers`` how many
+    of the k lie above it. Ratios of a zero matrix are NaN.
+    """
+
+    name: str
+    role: str
+    shape: tuple[int, ...]
+    dtype: str
+    matrix: str
+    values: Array
+    residuals: Array
+    converged: Array
+    status: str
+    spectral: float
+    frobenius: float
+    stable_rank: float
+    effective_rank: float
+    effective_rank_error: float
+    tail: float
+    edge: float
+    outliers: int
+    reads: int
+    seconds: float
+
+    def _title(self) -> str:
+        return self.name
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        size = " × ".join(str(d) for d in self.shape)
+        yield "tensor", f"{self.role}, {size} {self.dtype}; {self.matrix}"
+        yield "singular values", numbers(self.values, 6)
+        yield "residuals", f"{numbers(self.residuals, 2)} ({self.status})"
+        yield "norms", f"‖W‖₂ {number(self.spectral)}, ‖W‖_F {number(self.frobenius)}"
+        error = f" ± {number(self.effective_rank_error, 2)}" if self.effective_rank_error > 0.0 else ""
+        yield "ranks", f"stable {number(self.stable_rank, 4)}, effective {number(self.effective_rank, 4)}{error}"
+        yield (
+            "tail",
+            f"{number(100 * self.tail, 3)} % of ‖W‖_F² beyond them; {self.outliers} above {number(self.edge, 4)}, "
+            "where noise would end",
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class ProductSpectrum(Record):
+    """A product of low rank inside a model: W_QᵀW_K or W_OW_V of one head, or an adapter's s·B·A.
+
+    ``kind`` is ``"QK"``, ``"OV"`` or ``"LoRA"``; ``head`` the number of the head, -1 for adapters; ``rank`` the inner
+    extent. ``values`` (k,) descending are exact up to rounding, by QR decompositions of the factors. ``gap`` is
+    ‖BᵀB − AAᵀ‖_F of the two factors (W_Qᵀ and W_K, W_O and W_V), ``relative_gap`` the same over the hypotenuse of both
+    norms: 0 balanced, 1 orthogonal ranges. ``scaling`` is the adapter's s, 1 for heads; ``note`` says where it came
+    from, or why it is not known.
+    """
+
+    name: str
+    kind: str
+    head: int
+    factors: tuple[str, str]
+    shape: tuple[int, int]
+    rank: int
+    values: Array
+    spectral: float
+    frobenius: float
+    stable_rank: float
+    effective_rank: float
+    gap: float
+    relative_gap: float
+    scaling: float
+    note: str = ""
+
+    def _title(self) -> str:
+        return f"{self.name} {self.kind}" + (f" head {self.head}" if self.head >= 0 else "")
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        factors = " · ".join(self.factors)
+        scaling = "" if self.head >= 0 else f", scaling {number(self.scaling, 4)}"
+        yield "product", f"{factors}: {self.shape[0]} × {self.shape[1]}, rank {self.rank}{scaling}"
+        yield "singular values", numbers(self.values, 6)
+        yield "ranks", f"stable {number(self.stable_rank, 4)}, effective {number(self.effective_rank, 4)}"
+        yield "balance", f"gap {number(self.gap, 4)}, relative gap {number(self.relative_gap, 4)}"
+        if self.note:
+            yield "note", self.note
+
+
+@dataclass(frozen=True, repr=False)
+class HeadComposition(Record):
+    """How strongly the heads of one layer read what those of a layer before it write (Elhage et al. 2021).
+
+    ``scores`` (heads above, heads below): ‖M W_OV‖_F/(‖M‖_F ‖W_OV‖_F) with M = W_QKᵀ for ``kind`` ``"Q"``, W_QK for
+    ``"K"`` and W_OV for ``"V"``. ``chance`` is the median for independent random factors of the same shapes and
+    ``chance_95`` the level that the largest of so many exceeds once in twenty.
+    """
+
+    lower: str
+    upper: str
+    kind: str
+    scores: Array
+    chance: float
+    chance_95: float
+
+    def _title(self) -> str:
+        return f"{self.lower} → {self.upper} {self.kind}-composition"
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        above, below = (int(i) for i in divmod(int(self.scores.argmax()), self.scores.shape[1]))
+        yield (
+            "strongest",
+            f"{number(float(self.scores.max()), 3)}, head {above} reads head {below}; chance {number(self.chance, 3)} "
+            f"(95 %: {number(self.chance_95, 3)})",
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class FailedTensor(Record):
+    """A tensor that could not be analysed, and why: entries that are not finite, a damaged file."""
+
+    name: str
+    role: str
+    shape: tuple[int, ...]
+    dtype: str
+    reason: str
+
+    def _title(self) -> str:
+        return self.name
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        yield "failed", self.reason
+
+
+@dataclass(frozen=True, repr=False)
+class CheckpointAnalysis(Record):
+    """Spectra of a checkpoint's tensors, products of heads and adapters, coupling and balance of consecutive layers.
+
+    ``family`` is what the names were taken for. ``failed`` tensors have no spectrum; ``not_analysed`` are tensors that
+    have none by their nature (name, reason), ``unknown`` those whose names say nothing, analysed by their shape where
+    that allows. ``right`` maps names of ``tensors`` to their right singular vectors (k, n), with which a nearby
+    checkpoint's search can start.
+    """
+
+    path: str
+    kind: str
+    family: str
+    k: int
+    seed: int
+    tensors: tuple[TensorSpectrum, ...]
+    products: tuple[ProductSpectrum, ...]
+    compositions: tuple[HeadComposition, ...]
+    pairs: tuple[LayerPair, ...]
+    failed: tuple[FailedTensor, ...]
+    not_analysed: tuple[tuple[str, str], ...]
+    unknown: tuple[str, ...]
+    notes: tuple[str, ...]
+    seconds: float
+    right: dict[str, Array] = field(repr=False, default_factory=dict)
+
+    @property
+    def certified(self) -> bool:
+        """Whether no tensor failed and every singular triplet asked for converged."""
+        found = all(bool(t.converged.all()) and t.status == "converged" for t in self.tensors)
+        return found and not self.failed
+
+    def _title(self) -> str:
+        return self.path
+
+    def sections(self) -> Iterator[tuple[str, Record]]:
+        """Titled parts, for reports."""
+        for part in (*self.tensors, *self.failed, *self.products, *self.compositions, *self.pairs):
+            yield part._title(), part
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        yield "taken for", f"{self.kind}, {self.family}"
+        for title, part in self.sections():
+            for label, text in part._lines():
+                yield f"{title}: {label}", text
+        for name, reason in self.not_analysed:
+            yield "not analysed", f"{name}: {reason}"
+        for name in self.unknown:
+            yield "not recognised", name
+        for note in self.notes:
+            yield "note", note
+
+    def report(self, path: str) -> None:
+        """Write a self-contained HTML page (needs the extra ``cli``)."""
+        from flatcore.report import write_checkpoint_analysis
+
+        write_checkpoint_analysis(self, path)
+
+    def __repr__(self) -> str:
+        return f"CheckpointAnalysis({self.path!r}, {len(self.tensors)} tensors, {len(self.products)} products)"
