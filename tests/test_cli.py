@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import flatcore as fc
 from flatcore import cli
+from flatcore.cli import _failures, _output
 
 COMMAND = [sys.executable, "-P", "-c", "from flatcore.cli import main; main()"]
 
@@ -362,7 +363,7 @@ def test_a_triplet_that_is_not_certified_is_exit_3(torch_files, monkeypatch):
         first = dataclasses.replace(done.layers[0], converged=np.array([False]))
         return dataclasses.replace(done, layers=(first, *done.layers[1:]))
 
-    monkeypatch.setattr(cli, "analyze_layers", uncertified)
+    monkeypatch.setattr("flatcore.cli.analyze.analyze_layers", uncertified)
     result = run("analyze", torch_files / "net.pth")
     assert result.exit_code == 3
     assert "a singular triplet misses the tolerance" in result.stderr
@@ -553,12 +554,12 @@ def test_doctor_fails_where_the_self_check_does(monkeypatch, sharpness, message)
 
 
 def test_the_extras_are_those_of_the_package():
-    declared = {extra: set() for extra in cli.EXTRAS}
+    declared = {extra: set() for extra in _failures.EXTRAS}
     for requirement in importlib.metadata.requires("flatcore"):
         match = re.match(r"([\w-]+)(?:\[\w+\])?[^;]*; extra == ['\"](\w+)['\"]", requirement)
         if match and match[2] in declared and match[1] != "flatcore":
             declared[match[2]].add(match[1].replace("-", "_"))
-    assert declared == {extra: {p.replace("-", "_") for p in packages} for extra, packages in cli.EXTRAS.items()}
+    assert declared == {extra: {p.replace("-", "_") for p in packages} for extra, packages in _failures.EXTRAS.items()}
 
 
 # The process
@@ -574,7 +575,7 @@ def test_a_terminal_gets_tables_that_fit_and_no_markup_is_interpreted(monkeypatc
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "60")
-    cli._show(sys.stdout, "[bold]title", [("band", "[1, 2] [red]" + " word" * 40)])
+    _output.show(sys.stdout, "[bold]title", [("band", "[1, 2] [red]" + " word" * 40)])
     shown = capsys.readouterr().out
     assert "\x1b[" in shown
     assert "[bold]title" in shown
