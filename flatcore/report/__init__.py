@@ -2,6 +2,7 @@
 
 from flatcore.report.analysis import write_analysis
 from flatcore.report.checkpoints import write_checkpoint_analysis
+from flatcore.report.comparison import write_checkpoint_comparison
 from flatcore.report.figures import Figure, figure, svg_text
 from flatcore.report.layers import write_module_analysis
 from flatcore.report.page import Cell, Section, Table, numeric, render_page
@@ -17,5 +18,6 @@ __all__ = [
     "svg_text",
     "write_analysis",
     "write_checkpoint_analysis",
+    "write_checkpoint_comparison",
     "write_module_analysis",
 ]

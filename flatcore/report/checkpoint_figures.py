@@ -9,6 +9,7 @@ import numpy as np
 
 from flatcore.report.depth import depth_of, depths, draw_lines, role_legend
 from flatcore.report.figures import Figure, figure, figure_text, svg_text
+from flatcore.report.pairs import by_chance
 from flatcore.results import Array, HeadComposition, ProductSpectrum, TensorSpectrum, number
 
 _MOST_PANELS = 12  # roles whose spectra are drawn
@@ -97,7 +98,8 @@ def _draw_spectra(ax: Any, role: str, members: Sequence[TensorSpectrum]) -> None
     for tensor, colour in zip(members, colours, strict=True):
         ax.plot(np.arange(1, len(tensor.values) + 1), tensor.values, marker=marker, ms=2, lw=0.9, color=colour)
     title = f"{figure_text(role, 24)} ({len(members)})"
-    ax.set(title=title, xlabel="number", ylabel="singular value", ylim=(0.0, None))
+    top = max((float(tensor.values[0]) for tensor in members), default=0.0)
+    ax.set(title=title, xlabel="number", ylabel="singular value", ylim=(0.0, 1.05 * top or 1.0))
     ax.xaxis.get_major_locator().set_params(integer=True)
 
 
@@ -218,9 +220,10 @@ def _composition_words(compositions: Sequence[HeadComposition], kinds: Sequence[
         above, below = strongest_heads(best)
         yield (
             f"{kind}: in {sum(excess(c) > 1.0 for c in members)} of {len(members)} pairs of layers a score exceeds the "
-            f"95 % level of random factors; farthest beyond it is head {above} of {best.upper} reading head {below} of "
-            f"{best.lower}, {number(float(best.scores.max()), 3)} against {number(best.chance_95, 3)}."
+            f"95 % level of random factors; the largest beside it is that of head {above} of {best.upper} reading head "
+            f"{below} of {best.lower}, {number(float(best.scores.max()), 3)} against {number(best.chance_95, 3)}."
         )
+    yield by_chance(len(compositions))
 
 
 def adapters_figure(adapters: Sequence[ProductSpectrum]) -> Figure:

@@ -173,7 +173,8 @@ def pair_figures(pairs: Sequence[LayerPair]) -> Iterator[Figure]:
         yield overlaps_figure(pairs)
         strongest = sorted(pairs, key=lambda pair: pair.largest / pair.chance_95, reverse=True)
         yield coupling_figure(strongest[:_MOST_MAPS], pairs, "most strongly coupled")
-    yield balance_figure(pairs)
+    if any(np.isfinite(pair.relative_gap) for pair in pairs):
+        yield balance_figure(pairs)
 
 
 def _tables(a: CheckpointAnalysis) -> Iterator[Table]:

@@ -12,6 +12,7 @@ from flatcore.report.figures import COLOURS, Figure, figure, figure_text, short_
 from flatcore.report.page import Table, numeric
 from flatcore.results import LayerPair, number
 
+_WIDE = 5.0  # largest ratio that a linear axis shows
 _MOST_LETTERS = 60  # of names, each taken as long as the longest, that fit below an axis
 
 
@@ -27,20 +28,22 @@ def axis_of_names(ax: Any, what: str, names: Sequence[str]) -> None:
 
 
 def balance_figure(pairs: Sequence[LayerPair]) -> Figure:
-    """The relative gap of each pair."""
-    places = np.arange(1, len(pairs) + 1)
+    """The relative gap of each pair; one at least has one."""
+    measured = {place: pair for place, pair in enumerate(pairs, 1) if np.isfinite(pair.relative_gap)}
     with figure("balance", 1, 1, (7.5, 3.0)) as (canvas, axes):
         ax = axes[0, 0]
-        ax.plot(places, [pair.relative_gap for pair in pairs], "o-", ms=3.5)
+        ax.plot(list(measured), [pair.relative_gap for pair in measured.values()], "o-", ms=3.5)
         ax.set(ylabel="relative gap", ylim=(-0.03, 1.03), title="Balance of consecutive layers")
         axis_of_names(ax, "pair", [pair._title() for pair in pairs])
         svg = svg_text(canvas)
-    least = min(pairs, key=lambda pair: pair.relative_gap)
-    caption = (
+    least = min(measured.values(), key=lambda pair: pair.relative_gap)
+    lines = [
         f"0 is balanced, 1 orthogonal ranges; the nearest to balance is {least._title()} with "
         f"{number(least.relative_gap, 4)}."
-    )
-    return Figure("balance", "Balance", svg, (caption,))
+    ]
+    if len(measured) < len(pairs):
+        lines.append(f"{len(pairs) - len(measured)} pairs have none: training keeps no difference of theirs.")
+    return Figure("balance", "Balance", svg, tuple(lines))
 
 
 def overlaps_figure(pairs: Sequence[LayerPair]) -> Figure:
@@ -48,7 +51,9 @@ def overlaps_figure(pairs: Sequence[LayerPair]) -> Figure:
     places = np.arange(1, len(pairs) + 1)
     with figure("overlaps", 1, 1, (7.5, 3.2)) as (canvas, axes):
         ax = axes[0, 0]
-        ax.semilogy(places, [pair.largest / pair.chance_95 for pair in pairs], "o", ms=3.5)
+        ratios = [pair.largest / pair.chance_95 for pair in pairs]
+        ax.plot(places, ratios, "o", ms=3.5)
+        ax.set_yscale("log" if max(ratios) > _WIDE else "linear")
         ax.axhline(1.0, ls="--", color=COLOURS[5], label="95 % level of chance")
         ax.set(ylabel="largest |⟨u, v⟩|/its 95 % level", title="Coupling of consecutive layers over chance")
         axis_of_names(ax, "pair", [pair._title() for pair in pairs])
@@ -61,7 +66,7 @@ def coupling_figure(shown: Sequence[LayerPair], pairs: Sequence[LayerPair], whic
     """Heat maps of the `shown` pairs, the `which` ones of all."""
     cols = min(len(shown), 4)
     rows = -(-len(shown) // cols)
-    names = short_names([name for pair in pairs for name in (pair.lower, pair.upper)])
+    names = short_names([name for pair in shown for name in (pair.lower, pair.upper)])
     with figure("coupling", rows, cols, (2.6 * cols + 0.8, 2.6 * rows + 0.2)) as (canvas, axes):
         for ax in axes.ravel()[len(shown) :]:
             ax.set_visible(False)
@@ -80,9 +85,13 @@ def coupled_sentence(pairs: Sequence[LayerPair]) -> str:
     """How many pairs are coupled beyond chance, and which."""
     above = [pair for pair in pairs if pair.largest > pair.chance_95]
     names = f": {listed([pair._title() for pair in above])}" if above else ""
-    return (
-        f"In {len(above)} of {len(pairs)} pairs the largest overlap exceeds the 95 % level of random directions{names}."
-    )
+    what = "the largest overlap exceeds the 95 % level of random directions"
+    return f"In {len(above)} of {len(pairs)} pairs {what}{names}. {by_chance(len(pairs))}"
+
+
+def by_chance(count: int) -> str:
+    """How many of so many exceed a 95 % level without a reason."""
+    return f"Chance alone would make {number(0.05 * count, 2)} of them."
 
 
 def counted(count: int, what: str) -> str:
