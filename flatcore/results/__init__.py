@@ -8,6 +8,7 @@ from flatcore.results.checkpoints import (
     ProductSpectrum,
     TensorSpectrum,
 )
+from flatcore.results.comparison import CheckpointComparison, TensorChange, TopSpectrum
 from flatcore.results.estimates import DiagonalEstimate, SpectralDensity, TraceEstimate
 from flatcore.results.layers import JacobianPath, LayerPair, LayerSpectrum, ModuleAnalysis
 from flatcore.results.pairs import Certificate, EigenResult, SolverState, SvdResult
@@ -19,6 +20,7 @@ __all__ = [
     "BalanceResult",
     "Certificate",
     "CheckpointAnalysis",
+    "CheckpointComparison",
     "CouplingResult",
     "DiagonalEstimate",
     "EigenResult",
@@ -35,7 +37,9 @@ __all__ = [
     "SolverState",
     "SpectralDensity",
     "SvdResult",
+    "TensorChange",
     "TensorSpectrum",
+    "TopSpectrum",
     "TraceEstimate",
     "number",
     "numbers",
