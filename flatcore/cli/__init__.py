@@ -17,7 +17,7 @@ except ModuleNotFoundError as missing:
     print(f"flatcore: the command line needs {missing.name}: pip install 'flatcore[cli]'", file=sys.stderr)
     raise SystemExit(2) from None
 
-from flatcore.cli import analyze, doctor, inspect, study  # noqa: F401  (each registers its command)
+from flatcore.cli import analyze, doctor, inspect, study, sweep  # noqa: F401  (each registers its command)
 from flatcore.cli._app import app
 
 __all__ = ["app", "main"]
