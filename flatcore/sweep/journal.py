@@ -8,7 +8,7 @@ the first one the settings, every other one a checkpoint: its path, identity, tr
 one write and forced to disk. What a crash or a full disk left of a last line is cut off when the journal is opened
 again; a line whose checksum is wrong counts as not there. Of several lines for one checkpoint the last one counts.
 
-``start-*.npz`` beside it hold the singular vectors that a trajectory's next search starts from, whole or not at all.
+``start-*.npz`` beside it hold the singular vectors that a trajectory's next searches start from, whole or not at all.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ import numpy as np
 from flatcore._atomic import read_checkpoint
 from flatcore.io import write_npz_atomic
 from flatcore.io.checkpoints.strict import shown
-from flatcore.results import Array
+from flatcore.sweep.following import Vectors
 
 FOLDER = ".sweep"  # appended to the name of the results
-Starts = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Journal:
             _lock(self._file, out)
             if restart:
                 self._file.truncate(0)
-                self.forget_all_starts()
+                self.forget_all_vectors()
             for half in self.folder.glob(".flatcore-*.tmp"):  # files that a kill left unfinished
                 half.unlink()
             self._place, self._out, self._settings = place, out, settings
@@ -146,31 +145,34 @@ class Journal:
 
     # -- start vectors ----------------------------------------------------------------------------------------------
 
-    def keep_starts(self, path: str, starts: Starts) -> None:
+    def keep_vectors(self, vectors: Vectors) -> None:
         """Keep the vectors of a checkpoint; they are on disk when this returns."""
-        arrays: dict[str, Any] = {"names": np.array(list(starts), dtype=np.str_)}
-        arrays |= {f"v{index}": vectors for index, vectors in enumerate(starts.values())}
-        write_npz_atomic(self.folder / _starts_name(path), arrays)
+        head = {"step": vectors.step, "names": list(vectors.right), "foretold": sorted(vectors.foretold)}
+        arrays: dict[str, Any] = {"head": np.array(json.dumps(head))}
+        arrays |= {f"v{index}": rows for index, rows in enumerate(vectors.right.values())}
+        write_npz_atomic(self.folder / _starts_name(vectors.path), arrays)
 
-    def starts(self, path: str) -> Starts | None:
-        """The vectors kept of a checkpoint, None where there are none."""
+    def vectors(self, path: str) -> Vectors | None:
+        """The vectors kept of a checkpoint, None where there are none that can be read."""
         try:
-            arrays = read_checkpoint(self.folder / _starts_name(path), ("names",))
+            arrays = read_checkpoint(self.folder / _starts_name(path), ("head",))
         except ValueError:
             return None
         if arrays is None:
             return None
-        return {str(name): arrays[f"v{index}"] for index, name in enumerate(arrays["names"])}
+        head = json.loads(str(arrays["head"]))
+        right = {name: arrays[f"v{index}"] for index, name in enumerate(head["names"])}
+        return Vectors(path, head["step"], right, frozenset(head["foretold"]))
 
-    def has_starts(self, path: str) -> bool:
+    def has_vectors(self, path: str) -> bool:
         """Whether vectors were kept of a checkpoint."""
         return (self.folder / _starts_name(path)).exists()
 
-    def forget_starts(self, path: str) -> None:
+    def forget_vectors(self, path: str) -> None:
         """Remove the vectors of a checkpoint."""
         (self.folder / _starts_name(path)).unlink(missing_ok=True)
 
-    def forget_all_starts(self) -> None:
+    def forget_all_vectors(self) -> None:
         """Remove all vectors."""
         for file in self.folder.glob("start-*.npz"):
             file.unlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from flatcore.sweep.discovery import Item, identity
@@ -13,6 +13,7 @@ from flatcore.sweep.journal import Journal
 from flatcore.sweep.pools import Pool
 from flatcore.sweep.work import Outcome, Task, failed
 
+_HISTORY = 2  # checkpoints whose vectors are kept of a segment
 TRIES = 3  # of a checkpoint whose worker dies
 _PATIENCE = 0.2  # seconds between looks at the keyboard
 
@@ -91,14 +92,11 @@ def run(
 
 
 def _task(segment: Segment, journal: Journal, options: Mapping[str, Any]) -> Task:
-    """The next checkpoint, with the vectors of the nearest one before it that left some."""
-    task = Task(segment.item.path, options)
-    before = [position for position in segment.kept if position < segment.todo[0]]
-    if not before:
-        return task
-    warm_from = segment.items[max(before)].path
-    starts = journal.starts(warm_from)
-    return task if starts is None else replace(task, starts=starts, warm_from=warm_from)
+    """The next checkpoint, with the vectors of the last two before it that left some."""
+    before = sorted(position for position in segment.kept if position < segment.todo[0])[-_HISTORY:]
+    found = [journal.vectors(segment.items[position].path) for position in before]
+    history = tuple(vectors for vectors in found if vectors is not None)
+    return Task(segment.item.path, segment.item.step, options, history)
 
 
 def _submitted(pool: Pool, task: Task) -> Future[Outcome]:
@@ -135,15 +133,15 @@ def _keep(outcome: Outcome, segment: Segment, journal: Journal, warm: bool) -> N
     """Vectors first, then the line that says that the checkpoint is done, then older vectors away."""
     position = segment.todo[0]
     item, more = segment.items[position], len(segment.todo) > 1
-    keep = bool(outcome.right) and warm and more
-    if keep:
-        journal.keep_starts(item.path, outcome.right)
+    keep = outcome.vectors is not None and warm and more
+    if outcome.vectors is not None and keep:
+        journal.keep_vectors(outcome.vectors)
     record = {"path": item.path, "identity": outcome.identity, "trajectory": item.trajectory}
     journal.append({**record, "step": item.step, "rows": outcome.rows})
     segment.todo.popleft()
     segment.tries = 0
     if keep or not more:
-        now = [position] if keep else []
+        now = sorted({*(older for older in segment.kept if older < position), position})[-_HISTORY:] if keep else []
         for older in set(segment.kept).difference(now):
-            journal.forget_starts(segment.items[older].path)
+            journal.forget_vectors(segment.items[older].path)
         segment.kept = now

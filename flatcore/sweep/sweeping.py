@@ -160,12 +160,12 @@ class _Job:
     started: Callable[[SweepPlan], None] | None
     progress: Progress | None
 
-    def segments(self, done: Mapping[str, Entry], has_starts: Callable[[str], bool]) -> list[Segment]:
+    def segments(self, done: Mapping[str, Entry], has_vectors: Callable[[str], bool]) -> list[Segment]:
         """What is to be done, in order."""
         out = []
         for items in segments(self.items, self.workers, self.warm):
             todo = [place for place, item in enumerate(items) if not self._is_done(done.get(item.path), item)]
-            kept = [place for place, item in enumerate(items) if self.warm and has_starts(item.path)]
+            kept = [place for place, item in enumerate(items) if self.warm and has_vectors(item.path)]
             out.append(Segment(items, deque(todo), kept))
         return out
 
@@ -182,7 +182,7 @@ class _Job:
 
     def run(self, journal: Journal) -> SweepResult:
         """Do it."""
-        parts = self.segments(journal.entries, journal.has_starts)
+        parts = self.segments(journal.entries, journal.has_vectors)
         foreseen = self.plan(parts)
         if self.started is not None and foreseen.paths:
             self.started(foreseen)
@@ -197,7 +197,7 @@ class _Job:
                     self._write(journal)
             raise
         seconds = time.perf_counter() - began
-        journal.forget_all_starts()
+        journal.forget_all_vectors()
         rows = self._write(journal)
         return _result(self.out, self.items, journal.entries, foreseen.paths, seconds, rows, foreseen)
 

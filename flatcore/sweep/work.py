@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flatcore.io import needs_torch, open_checkpoint
-from flatcore.results import Array, CheckpointAnalysis
+from flatcore.results import CheckpointAnalysis
 from flatcore.sweep.discovery import identity
+from flatcore.sweep.following import Vectors, foretold, starts
 from flatcore.sweep.rows import Row, file_row, notes_of, rows_of
 
 Progress = Callable[[str, float], None]
@@ -19,22 +21,22 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Task:
-    """A checkpoint to analyse: `options` are those of ``analyze_checkpoint``, `starts` the vectors of `warm_from`."""
+    """A checkpoint to analyse: `options` are those of ``analyze_checkpoint``, `history` at most two before it."""
 
     path: str
+    step: int | None
     options: Mapping[str, Any]
-    starts: Mapping[str, Array] | None = None
-    warm_from: str | None = None
+    history: tuple[Vectors, ...] = ()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Rows of a checkpoint, its identity when it was opened, and right singular vectors for the next one."""
+    """Rows of a checkpoint, its identity when it was opened, and singular vectors for the next ones."""
 
     path: str
     identity: str
     rows: list[Row]
-    right: dict[str, Array] = field(default_factory=dict)
+    vectors: Vectors | None = None
 
 
 def analyse(task: Task, progress: Progress | None = None) -> Outcome:
@@ -44,20 +46,22 @@ def analyse(task: Task, progress: Progress | None = None) -> Outcome:
         found, nbytes = _analysis(task, progress)
         if identity(task.path) != before:
             raise ValueError("changed while it was read; the next sweep reads it again")
-    except (Exception, RecursionError) as error:
+        ahead = foretold(task.history, task.step, found.right)
+    except Exception as error:
         return failed(task.path, _said(error), before, time.perf_counter() - began)
-    tensors = sum(tensor.reads * _entries(tensor.shape) for tensor in found.tensors)
-    total = sum(_entries(tensor.shape) for tensor in found.tensors)
+    entries = [math.prod(tensor.shape) for tensor in found.tensors]
+    read = sum(tensor.reads * count for tensor, count in zip(found.tensors, entries, strict=True))
     row = file_row(
         status="done",
         certified=found.certified,
         note=notes_of(found),
-        warm_from=task.warm_from,
-        reads=round(tensors / total) if total else None,
+        warm_from=task.history[-1].path if task.history else None,
+        reads=round(read / sum(entries)) if entries else None,
         bytes=nbytes,
         seconds=time.perf_counter() - began,
     )
-    return Outcome(task.path, before, [row, *rows_of(found)], found.right)
+    vectors = Vectors(task.path, task.step, found.right, ahead) if found.right else None
+    return Outcome(task.path, before, [row, *rows_of(found)], vectors)
 
 
 def failed(path: str, reason: str, known_identity: str, seconds: float | None = None) -> Outcome:
@@ -72,7 +76,9 @@ def _analysis(task: Task, progress: Progress | None) -> tuple[CheckpointAnalysis
     if needs_torch(task.path):
         importlib.import_module("flatcore.torch._checkpoints")  # registers the opener
     with open_checkpoint(Path(task.path)) as checkpoint:
-        found = analyze_checkpoint(checkpoint, starts=task.starts, progress=progress, **task.options)
+        found = analyze_checkpoint(
+            checkpoint, starts=starts(task.history, task.step), progress=progress, **task.options
+        )
         return found, sum(tensor.nbytes for tensor in checkpoint.values() if tensor.name not in checkpoint.tied)
 
 
@@ -80,10 +86,3 @@ def _said(error: BaseException) -> str:
     text = str(error)
     expected = isinstance(error, (ValueError, OSError, MemoryError)) and text
     return text if expected else f"{type(error).__name__}: {text}"
-
-
-def _entries(shape: tuple[int, ...]) -> int:
-    count = 1
-    for extent in shape:
-        count *= extent
-    return count
