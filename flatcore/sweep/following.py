@@ -6,7 +6,8 @@ Rows V_0, V_1 (k, n) at steps t_0 < t_1; for t_2, with the rotation R that bring
 
 Along a smooth trajectory X misses the vectors at t_2 by the second difference, V_1 by the first. Which one is the
 better start is seen afterwards: a tensor whose last vectors X would have missed by less, ‖V_2(1 − P)‖ with P the
-projection on the start's span, is *foretold*, and starts from X the next time. Starts change the work of a search, not its answer.
+projection on the start's span, is *foretold*, and starts from X the next time. Starts change the work of a
+search, not its answer.
 
 cost    8·n·k² flops a tensor; nothing is read.
 source  R is the orthogonal Procrustes solution, U Vᵀ of V_1 V_0ᵀ = U S Vᵀ (Schönemann 1966).
