@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from flatcore import cli
 from flatcore.sweep import cluster_cost, columns, planning, pools, sweep, sweeping
 from flatcore.sweep.discovery import discover, segments
+from flatcore.sweep.following import Vectors, foretold, starts
 from flatcore.sweep.journal import Journal, folder_of
 from flatcore.sweep.pools import LocalProcesses, dask_executor
 
@@ -35,13 +36,13 @@ def runs(tmp_path):
     return make_runs(tmp_path / "runs", (60, 50), 5)
 
 
-def make_runs(folder, shape, steps):
+def make_runs(folder, shape, steps, drift=0.01):
     rng = np.random.default_rng(0)
     for run in (1, 2):
         (folder / f"run{run}").mkdir(parents=True)
         layers = {f"layers.{i}.weight": rng.standard_normal(shape) for i in range(3)}
         for step in range(steps):
-            layers = {name: W + 0.01 * rng.standard_normal(shape) for name, W in layers.items()}
+            layers = {name: W + drift * rng.standard_normal(shape) for name, W in layers.items()}
             np.savez(folder / f"run{run}/step{step}.npz", **layers)
     return str(folder / "run*/step*.npz")
 
@@ -151,6 +152,54 @@ def test_trajectories_are_cut_for_idle_workers(tmp_path, workers, lengths):
     assert [len(part) for part in parts] == lengths
     assert [item for part in parts for item in part] == items
     assert [len(part) for part in segments(items, 1, False)] == [1] * 9
+
+
+# -- where searches start ---------------------------------------------------------------------------------------------
+
+
+def rotated(base, angle):
+    """The first three rows of an orthogonal matrix, each turned towards another row."""
+    return np.cos(angle) * base[:3] + np.sin(angle) * base[3:6]
+
+
+def missed(vectors, start):
+    Q = np.linalg.qr(start.T)[0]
+    return np.linalg.norm(vectors - vectors @ Q @ Q.T)
+
+
+def test_smooth_trajectories_are_foretold(rng):
+    base = np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    signs = np.diag([1.0, -1.0, 1.0])  # singular vectors have no sign
+    angles = {0: 0.0, 10: 0.1, 30: 0.3}
+    first, second, third = (Vectors("", step, {"W": rotated(base, angle)}) for step, angle in angles.items())
+    second.right["W"][:] = signs @ second.right["W"]
+    assert starts((), 10) == {}
+    assert starts((first, second), 30) == second.right  # nothing is known yet of how smooth it is
+    assert foretold((first, second), 30, third.right) == {"W"}
+    smooth = Vectors("", 10, second.right, frozenset(["W"]))
+    start = starts((first, smooth), 30)["W"]
+    # Twice the step: the chord 2·0.1 for the arc 0.2 from 0.1 to 0.3 misses by its curvature, about 0.02 + 0.02/2.
+    assert missed(third.right["W"], start) < 0.15 * missed(third.right["W"], second.right["W"])
+    # Nothing is foretold of what is random, or has another shape; without steps they count as even.
+    other = {"W": np.linalg.qr(rng.standard_normal((8, 3)))[0].T}
+    assert foretold((first, Vectors("", 10, other)), 20, {"W": rotated(base, 0.1)}) == frozenset()
+    assert foretold((first, second), 30, {"W": np.eye(3, 9), "V": np.eye(2)}) == frozenset()
+    even = starts((Vectors("", None, first.right), Vectors("", None, second.right, smooth.foretold)), None)["W"]
+    assert missed(rotated(base, 0.2), even) < missed(rotated(base, 0.2), second.right["W"]) / 5
+
+
+def test_starts_change_the_work_and_not_the_answer(tmp_path):
+    pattern = make_runs(tmp_path / "runs", (400, 350), 4, drift=1e-4)
+    warm = table_of_one_run(pattern, tmp_path / "warm.parquet")
+    cold = table_of_one_run(pattern, tmp_path / "cold.parquet", warm=False)
+    assert not any(row["warm_from"] for row in cold)
+    tensors = [[row for row in rows if row["part"] == "tensor"] for rows in (warm, cold)]
+    for a, b in zip(*tensors, strict=True):
+        assert a["certified"]
+        # Two answers to the tolerance 1e-6.
+        assert [a[f"sigma_{i}"] for i in (1, 2, 3)] == pytest.approx([b[f"sigma_{i}"] for i in (1, 2, 3)], rel=2e-6)
+    reads = [sum(row["reads"] for row in rows if row["step"] > 0) for rows in tensors]
+    assert reads[0] < 0.7 * reads[1]
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ Where it runs
     nothing but the checkpoints and flatcore.
 """
 
-from flatcore.sweep.costs import ClusterCost, cluster_cost
+from flatcore.sweep.costs import ClusterCost, cluster_cost, cost_table
 from flatcore.sweep.rows import Column, columns
 from flatcore.sweep.sweeping import sweep
 
-__all__ = ["ClusterCost", "Column", "cluster_cost", "columns", "sweep"]
+__all__ = ["ClusterCost", "Column", "cluster_cost", "columns", "cost_table", "sweep"]

@@ -66,3 +66,42 @@ def cluster_cost(
         hours=checkpoints * seconds / workers / 3600.0,
         rate=workers * nbytes / seconds,
     )
+
+
+def cost_table(
+    checkpoints: int,
+    nbytes: float,
+    entries: float,
+    largest: float,
+    *,
+    product_rate: float,
+    passes: float,
+    workers: tuple[int, ...],
+    read_rates: tuple[float, ...],
+) -> str:
+    """Hours and common read rate for numbers of workers and read rates of one, as a table in Markdown.
+
+    Parameters
+    ----------
+    checkpoints, nbytes, entries, largest, product_rate, passes
+        As in :func:`cluster_cost`.
+    workers, read_rates
+        A row for each pair.
+
+    """
+    lines = ["| workers | GB/s a worker | seconds a checkpoint | GB/s together | hours |", "|---|---|---|---|---|"]
+    for count in workers:
+        for rate in read_rates:
+            cost = cluster_cost(
+                checkpoints,
+                nbytes,
+                entries,
+                largest,
+                workers=count,
+                read_rate=rate,
+                product_rate=product_rate,
+                passes=passes,
+            )
+            numbers = (cost.seconds, cost.rate / 1e9, cost.hours)
+            lines.append(f"| {count} | {rate / 1e9:g} | " + " | ".join(f"{x:.3g}" for x in numbers) + " |")
+    return "\n".join(lines)
