@@ -43,10 +43,11 @@ _COLUMNS = (
     Column("effective_rank", "number", "exp of the entropy of σ/Σσ"),
     Column("effective_rank_error", "number", "its standard error"),
     Column("tail", "number", "the share of ‖W‖_F² beyond the k values"),
-    Column("edge", "number", "where the singular values of noise of that size end"),
+    Column("edge", "number", "where the singular values of noise of that size would end"),
     Column("outliers", "integer", "how many of the k values lie above the edge"),
     Column("residual", "number", "the largest residual of the k triplets over σ₁"),
     Column("gap", "number", "of a pair or product: the norm of the difference of the two Gram matrices"),
+    Column("gap_error", "number", "its standard error, 0 where it was computed"),
     Column("relative_gap", "number", "the same over the hypotenuse of their norms: 0 balanced"),
     Column("scaling", "number", "an adapter's s"),
     Column("largest", "number", "a pair's largest overlap of singular vectors; a composition's largest score"),
@@ -129,7 +130,7 @@ def _product(found: ProductSpectrum) -> Row:
 
 def _pair(found: LayerPair) -> Row:
     name = f"{found.lower} → {found.upper}"
-    return _row("pair", name=name, **_copied(found, "gap relative_gap largest chance chance_95 status"))
+    return _row("pair", name=name, **_copied(found, "gap gap_error relative_gap largest chance chance_95 status"))
 
 
 def _composition(found: HeadComposition) -> Row:

@@ -18,6 +18,7 @@ import flatcore
 from flatcore import _core
 from flatcore._atomic import PathLike, check_target
 from flatcore._checks import check_choice, check_count
+from flatcore.checkpoints import Rules
 from flatcore.io import natural_key
 from flatcore.results import SweepPlan, SweepResult
 from flatcore.results.sweeps import duration
@@ -40,7 +41,7 @@ def sweep(
     out: PathLike,
     *,
     k: int = 8,
-    rules: Any = None,
+    rules: Rules | None = None,
     tol: float | None = None,
     seed: int = 0,
     threads: int | None = None,
@@ -141,7 +142,7 @@ def _checked(out: PathLike, k: int, tol: float | None, seed: int, workers: int |
     return place
 
 
-def _text(rules: Any) -> str | None:
+def _text(rules: Rules | None) -> str | None:
     return None if rules is None else repr(rules)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flatcore.checkpoints import analyze_checkpoint
 from flatcore.io import needs_torch, open_checkpoint
 from flatcore.results import CheckpointAnalysis
 from flatcore.sweep.discovery import identity
@@ -71,8 +72,6 @@ def failed(path: str, reason: str, known_identity: str, seconds: float | None = 
 
 
 def _analysis(task: Task, progress: Progress | None) -> tuple[CheckpointAnalysis, int]:
-    from flatcore.checkpoints import analyze_checkpoint
-
     if needs_torch(task.path):
         importlib.import_module("flatcore.torch._checkpoints")  # registers the opener
     with open_checkpoint(Path(task.path)) as checkpoint:
