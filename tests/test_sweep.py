@@ -21,7 +21,7 @@ from sweep_workers import dies_always, dies_once
 from typer.testing import CliRunner
 
 from flatcore import cli
-from flatcore.sweep import cluster_cost, columns, planning, pools, sweep, sweeping
+from flatcore.sweep import cluster_cost, columns, planning, pools, sweep, sweeping, work
 from flatcore.sweep.discovery import discover, segments
 from flatcore.sweep.following import Vectors, foretold, starts
 from flatcore.sweep.journal import Journal, folder_of
@@ -326,8 +326,6 @@ def test_broken_files_and_tensors_are_rows(runs, tmp_path):
 
 
 def test_a_file_that_changes_while_it_is_read_is_no_result(runs, tmp_path, monkeypatch):
-    from flatcore.sweep import work
-
     real = work._analysis
 
     def changing(task, progress):
@@ -575,6 +573,35 @@ def test_executors_of_the_caller(runs, tmp_path):
     with ThreadPoolExecutor(2) as executor:
         assert without_times(table_of_one_run(runs, tmp_path / "two.parquet", executor=executor)) == expected
         assert executor.submit(int, 3).result() == 3  # it is not shut down
+
+
+def test_workers_that_cannot_work_end_the_sweep(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(work.Task, "__init__", functools.partialmethod(work.Task.__init__, version="0.0"))
+    out = tmp_path / "all.parquet"
+    with (
+        ThreadPoolExecutor(1) as executor,
+        pytest.raises(ConnectionError, match=r"flatcore 0.0 asks a worker that has"),
+    ):
+        sweep(runs, out, **OPTIONS, executor=executor)
+    assert journaled(out) == []
+
+
+class Elsewhere(ThreadPoolExecutor):
+    """One whose workers die of a task, as Dask tells it."""
+
+    def submit(self, function, task):
+        return super().submit(self.killed if task.path.endswith("run1/step2.npz") else function, task)
+
+    @staticmethod
+    def killed(task):
+        raise type("KilledWorker", (Exception,), {})("4 of them")
+
+
+def test_a_file_that_kills_workers_elsewhere_is_a_row(runs, tmp_path):
+    with Elsewhere(1) as executor:
+        result = sweep(runs, tmp_path / "all.parquet", **OPTIONS, executor=executor)
+    assert (result.computed, result.failed) == (10, 1)
+    assert [row["error"] for row in table(tmp_path / "all.parquet") if row["error"]] == ["its workers died (4 of them)"]
 
 
 def test_an_executor_that_breaks_ends_the_sweep_and_loses_nothing(runs, tmp_path):

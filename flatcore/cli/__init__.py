@@ -1,7 +1,7 @@
-"""The command line: ``flatcore analyze``, ``flatcore inspect``, ``flatcore study`` and ``flatcore doctor``.
+"""The command line: ``flatcore analyze``, ``sweep``, ``inspect``, ``study`` and ``doctor``.
 
 Exit codes: 0 done; 1 internal error; 2 bad input; 3 done, but an eigenpair or singular triplet asked for is not
-certified; 130 interrupted.
+certified, or a file of a sweep failed; 130 interrupted.
 Results go to standard output, everything else to standard error; with ``--json -`` the results are the JSON alone.
 """
 

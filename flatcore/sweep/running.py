@@ -119,7 +119,9 @@ def _outcome(future: Future[Outcome], task: Task, segment: Segment, pool: Pool) 
     except CancelledError as error:
         raise ConnectionError(_gone(error)) from error
     except Exception as error:
-        return failed(task.path, f"its worker gave no answer: {type(error).__name__}: {error}", identity(task.path))
+        if type(error).__name__ != "KilledWorker":  # Dask's, of a task whose workers died
+            raise ConnectionError(f"a worker cannot run tasks ({type(error).__name__}: {error})") from error
+        return failed(task.path, f"its workers died ({error})", identity(task.path))
 
 
 def _gone(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from typing import IO
 from flatcore.io import atomic_file
 from flatcore.sweep.rows import Column, Row
 
-_TOGETHER = 1 << 16  # rows of a row group
+_TOGETHER = 1 << 14  # rows of a row group
 
 
 def check_ending(out: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import flatcore
 from flatcore.checkpoints import analyze_checkpoint
 from flatcore.io import needs_torch, open_checkpoint
 from flatcore.results import CheckpointAnalysis
@@ -22,12 +23,16 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Task:
-    """A checkpoint to analyse: `options` are those of ``analyze_checkpoint``, `history` at most two before it."""
+    """A checkpoint to analyse: `options` are those of ``analyze_checkpoint``, `history` at most two before it.
+
+    ``version`` is that of the flatcore which asks.
+    """
 
     path: str
     step: int | None
     options: Mapping[str, Any]
     history: tuple[Vectors, ...] = ()
+    version: str = flatcore.__version__
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,16 @@ class Outcome:
 
 
 def analyse(task: Task, progress: Progress | None = None) -> Outcome:
-    """Analyse one checkpoint; what goes wrong becomes its row."""
+    """Analyse one checkpoint; what goes wrong becomes its row.
+
+    Raises
+    ------
+    RuntimeError
+        Asked by another version of flatcore.
+
+    """
+    if task.version != flatcore.__version__:
+        raise RuntimeError(f"flatcore {task.version} asks a worker that has {flatcore.__version__}")
     before, began = identity(task.path), time.perf_counter()
     try:
         found, nbytes = _analysis(task, progress)
