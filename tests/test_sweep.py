@@ -249,6 +249,22 @@ def test_products_and_pairs_are_rows(tmp_path, rng):
     assert any("1 not analysed" in row["note"] for row in table(out) if row["part"] == "file" and row["note"])
 
 
+def test_spectra_alone(tmp_path, rng):
+    np.savez(tmp_path / "b1.npz", W1=rng.standard_normal((20, 8)), W2=rng.standard_normal((5, 20)))
+    out = tmp_path / "all.parquet"
+    sweep(tmp_path, out, **OPTIONS)
+    whole = table(out)
+    with pytest.raises(ValueError, match="begun with spectra_only False, and now spectra_only True is asked for"):
+        sweep(tmp_path, out, **OPTIONS, spectra_only=True)
+    sweep(tmp_path, out, **OPTIONS, spectra_only=True, restart=True)
+    assert [row["part"] for row in table(out)] == ["file", "tensor", "tensor"]
+    assert {row["part"] for row in whole} == {"file", "tensor", "pair"}
+    for row, full in zip(table(out)[1:], whole[1:], strict=False):
+        assert full["effective_rank"] > 1
+        assert row["effective_rank"] is None
+        assert (row["sigma_1"], row["tail"]) == (full["sigma_1"], full["tail"])
+
+
 def test_rules_reach_the_analysis_and_belong_to_the_settings(tmp_path, rng):
     np.savez(tmp_path / "m1.npz", up=rng.standard_normal((20, 8)), down=rng.standard_normal((5, 20)))
     out = tmp_path / "all.parquet"

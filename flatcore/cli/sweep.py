@@ -46,6 +46,9 @@ def sweep(
         str | None,
         typer.Option(metavar="ADDRESS", help="A Dask scheduler, tcp://host:8786, or the .json file that it writes."),
     ] = None,
+    spectra_only: Annotated[
+        bool, typer.Option("--spectra-only", help="Leave out effective ranks, heads and pairs, which take longest.")
+    ] = False,
     cold: Annotated[bool, typer.Option("--cold", help="Start no search from the checkpoint before.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away what an earlier sweep left.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed before.")] = False,
@@ -74,6 +77,7 @@ def sweep(
             executor=executor,
             workers=workers,
             warm=not cold,
+            spectra_only=spectra_only,
             restart=restart,
             retry_failed=retry_failed,
             dry_run=dry_run,

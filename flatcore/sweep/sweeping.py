@@ -49,6 +49,7 @@ def sweep(
     workers: int | None = None,
     warm: bool = True,
     order: str = "natural",
+    spectra_only: bool = False,
     restart: bool = False,
     retry_failed: bool = False,
     dry_run: bool = False,
@@ -78,6 +79,8 @@ def sweep(
         Start each search from the vectors of the checkpoint before it.
     order
         ``"natural"``, or ``"given"``: one trajectory of all paths as they come.
+    spectra_only
+        Leave out effective ranks, heads and pairs, which take as long as the searches or longer, warm or not.
     restart
         Throw away what is there.
     retry_failed
@@ -116,9 +119,10 @@ def sweep(
 
     """
     place = _checked(out, k, tol, seed, workers, order)
-    settings = {"flatcore": flatcore.__version__, "k": k, "tol": tol, "seed": seed, "rules": _text(rules)}
+    asked = {"k": k, "tol": tol, "seed": seed, "spectra_only": spectra_only}
+    settings = {"flatcore": flatcore.__version__, **asked, "rules": None if rules is None else repr(rules)}
     items = discover(paths, order)
-    options = {"k": k, "rules": rules, "tol": tol, "seed": seed, "threads": threads}
+    options = {**asked, "rules": rules, "threads": threads}
     count = workers or (1 if executor is None else Given(executor, None).slots)
     job = _Job(place, items, k, count, executor, warm, retry_failed, options, started, progress)
     if dry_run:
@@ -140,10 +144,6 @@ def _checked(out: PathLike, k: int, tol: float | None, seed: int, workers: int |
         check_count("workers", workers)
     check_choice("order", order, ("natural", "given"))
     return place
-
-
-def _text(rules: Rules | None) -> str | None:
-    return None if rules is None else repr(rules)
 
 
 @dataclass
