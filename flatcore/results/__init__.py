@@ -13,6 +13,7 @@ from flatcore.results.estimates import DiagonalEstimate, SpectralDensity, TraceE
 from flatcore.results.layers import JacobianPath, LayerPair, LayerSpectrum, ModuleAnalysis
 from flatcore.results.pairs import Certificate, EigenResult, SolverState, SvdResult
 from flatcore.results.record import Array, Record, number, numbers, plain, read_only
+from flatcore.results.sweeps import SweepPlan, SweepResult
 
 __all__ = [
     "Analysis",
@@ -37,6 +38,8 @@ __all__ = [
     "SolverState",
     "SpectralDensity",
     "SvdResult",
+    "SweepPlan",
+    "SweepResult",
     "TensorChange",
     "TensorSpectrum",
     "TopSpectrum",
