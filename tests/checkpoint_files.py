@@ -9,7 +9,7 @@ import numpy as np
 
 NAMES = {
     "float16": "F16", "float32": "F32", "float64": "F64", "int8": "I8", "int64": "I64", "uint8": "U8", "bool": "BOOL",
-    "complex64": "C64",
+    "complex64": "C64", "bfloat16": "BF16",
 }  # fmt: skip
 
 
