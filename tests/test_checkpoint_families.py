@@ -27,7 +27,7 @@ PUBLISHED = {
         lambda: models.bert(layers=2, width=128, hidden=512, vocabulary=30522),
         {"num_attention_heads": 2},
         (2, 2),
-        ("bert.encoder.layer.1.intermediate.dense.weight", "bert.embeddings.word_embeddings.weight"),
+        ("bert.encoder.layer.1.intermediate.dense.weight",),
         lambda t: [t[f"bert.encoder.layer.0.attention.self.{n}.weight"][64:] for n in ("query", "key")],
     ),
     "WinKawaks/vit-tiny-patch16-224": (
