@@ -12,7 +12,7 @@ from oracles import make_case, make_loss, with_spectrum
 
 import flatcore as fc
 from flatcore import _core
-from flatcore.spectral._density import _Recurrences
+from flatcore.spectral._density import Recurrences
 from flatcore.spectral._scaled import ScaledOperator
 
 
@@ -30,7 +30,7 @@ def spectra(draw):
 def test_quadrature_is_exact_for_polynomials(values, steps, probes, seed):
     """Σ_k w_k θ_k^p = vᵀA^pv for p ≤ 2q − 1, for each probe; powers of eigenvalues in [-1, 1] stay below 1."""
     A = with_spectrum(values, seed)
-    process = _Recurrences(ScaledOperator(A), probes, steps, seed)
+    process = Recurrences(ScaledOperator(A), probes, steps, seed)
     starts = process._basis[:, 0].copy()
     while process.running:
         process.step()
@@ -184,7 +184,7 @@ def test_probes_end_when_their_space_is_exhausted():
 
 def test_unequal_lengths():
     """A probe that ends early keeps its nodes; padding has no weight."""
-    process = _Recurrences(ScaledOperator(np.diag(np.arange(40.0))), 2, 10, 0)
+    process = Recurrences(ScaledOperator(np.diag(np.arange(40.0))), 2, 10, 0)
     process._basis[0, 0] = np.eye(40)[7]
     while process.running:
         process.step()

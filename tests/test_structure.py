@@ -20,6 +20,7 @@ ORDER = [
     {"sweep"},
     {"report"},
     {"torch"},
+    {"checkpoints"},
     {"io"},
     {"__init__"},
     {"linear", "wfm"},

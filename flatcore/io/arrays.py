@@ -9,6 +9,7 @@ from typing import Any
 
 from flatcore._atomic import PathLike
 from flatcore._checks import FloatArray
+from flatcore.io.parametrized import why_set_aside
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +51,7 @@ class NamedArrays:
 
     def set_aside(self) -> list[str]:
         """The parametrized weights, and why they are not analysed."""
-        return [
-            f"{name}: parametrized, computed by its module from {', '.join(parts)}; give the module as "
-            "package.module:name"
-            for name, parts in self.parametrized.items()
-        ]
+        return [f"{name}: {why_set_aside(parts)}" for name, parts in self.parametrized.items()]
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain strings and lists, ready for JSON."""

@@ -9,7 +9,7 @@ from typing import Any
 from flatcore._checks import human
 from flatcore.io.checkpoints import Checkpoint, StoredTensor
 from flatcore.io.checkpoints.strict import shown
-from flatcore.io.roles import BUFFER, UNKNOWN, role_of
+from flatcore.io.roles import BUFFER, UNKNOWN, roles_of
 
 Lines = list[tuple[str, str]]
 
@@ -129,7 +129,7 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
         ``.title()`` and ``.groups()`` as text, ``.to_dict()`` for JSON.
 
     """
-    return Inspection(checkpoint, {name: role_of(name, t.shape, checkpoint.keys()) for name, t in checkpoint.items()})
+    return Inspection(checkpoint, roles_of(checkpoint))
 
 
 def _extents(tensor: StoredTensor) -> str:

@@ -7,7 +7,9 @@ and of plain PyTorch modules. A name is matched from its end, so that wrappers b
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Mapping
+
+from flatcore.io.checkpoints.checkpoint import StoredTensor
 
 EMBEDDING, LINEAR, CONVOLUTION, BIAS, NORM, BUFFER = (
     "embedding",
@@ -21,6 +23,12 @@ QUERY, KEY, VALUE, OUTPUT, QKV = (f"attention {part}" for part in ("query", "key
 UP, GATE, DOWN, GATE_UP = (f"MLP {part}" for part in ("up", "gate", "down", "gate and up"))
 LORA_A, LORA_B = "LoRA A", "LoRA B"
 UNKNOWN = "unknown"
+ROLES = (
+    *(EMBEDDING, LINEAR, CONVOLUTION, BIAS, NORM, BUFFER),
+    *(QUERY, KEY, VALUE, OUTPUT, QKV),
+    *(UP, GATE, DOWN, GATE_UP),
+    *(LORA_A, LORA_B, UNKNOWN),
+)
 
 _LONGEST = 500  # characters of a name that is looked at
 _NORM = r"(?i:\w*(?:layer_?norm|batch_?norm|group_?norm|rms_?norm)\w*|norm\d*|\w+_norm|ln_?\w*|bn\d*)"
@@ -62,15 +70,16 @@ _TABLE: tuple[tuple[str, tuple[int, ...], str], ...] = (
 _PATTERNS = tuple((re.compile(rf"(?:.*[./])?(?:{end})", re.DOTALL), extents, role) for end, extents, role in _TABLE)
 
 
-def role_of(name: str, shape: tuple[int, ...], names: Container[str] = ()) -> str:
+def role_of(name: str, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]] | None = None) -> str:
     """What a tensor is taken for.
 
     Parameters
     ----------
     name, shape
         As its file says.
-    names
-        All names of the file: what stands beside running statistics belongs to a norm.
+    shapes
+        Shapes of all tensors of the file: what stands beside running statistics belongs to a norm, and so do vectors
+        ``n.weight`` and ``n.bias`` of one length.
 
     Returns
     -------
@@ -83,12 +92,26 @@ def role_of(name: str, shape: tuple[int, ...], names: Container[str] = ()) -> st
     ('attention query', 'attention q, k and v')
 
     """
-    module, _, last = name.rpartition(".")
-    if len(shape) == 1 and last in ("weight", "bias") and f"{module}.running_mean" in names:
-        return NORM
     if len(name) > _LONGEST:
         return UNKNOWN
+    if len(shape) == 1 and _is_of_norm(name, shape, shapes or {}):
+        return NORM
     for pattern, extents, role in _PATTERNS:
         if len(shape) in extents and pattern.fullmatch(name):
             return role
     return UNKNOWN
+
+
+def roles_of(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
+    """What each tensor of a checkpoint is taken for, by name."""
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    return {name: role_of(name, shape, shapes) for name, shape in shapes.items()}
+
+
+def _is_of_norm(name: str, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a vector belongs to a norm by what stands beside it."""
+    module, dot, last = name.rpartition(".")
+    other = {"weight": "bias", "bias": "weight"}.get(last)
+    if other is None:
+        return False
+    return f"{module}{dot}running_mean" in shapes or shapes.get(f"{module}{dot}{other}") == shape

@@ -8,11 +8,13 @@ from flatcore.results.checkpoints import (
     ProductSpectrum,
     TensorSpectrum,
 )
+from flatcore.results.comparison import CheckpointComparison, TensorChange, TopSpectrum
 from flatcore.results.estimates import DiagonalEstimate, SpectralDensity, TraceEstimate
 from flatcore.results.frame import Frame, Rows
 from flatcore.results.layers import JacobianPath, LayerPair, LayerSpectrum, ModuleAnalysis
 from flatcore.results.pairs import Certificate, EigenResult, SolverState, SvdResult
 from flatcore.results.record import Array, Record, number, numbers, plain, read_only
+from flatcore.results.sweeps import SweepPlan, SweepResult
 
 __all__ = [
     "Analysis",
@@ -20,6 +22,7 @@ __all__ = [
     "BalanceResult",
     "Certificate",
     "CheckpointAnalysis",
+    "CheckpointComparison",
     "CouplingResult",
     "DiagonalEstimate",
     "EigenResult",
@@ -38,7 +41,11 @@ __all__ = [
     "SolverState",
     "SpectralDensity",
     "SvdResult",
+    "SweepPlan",
+    "SweepResult",
+    "TensorChange",
     "TensorSpectrum",
+    "TopSpectrum",
     "TraceEstimate",
     "number",
     "numbers",

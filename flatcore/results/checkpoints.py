@@ -17,10 +17,11 @@ class TensorSpectrum(Record):
     ``role`` is what the tensor was taken for, ``dtype`` how it is stored, ``matrix`` which matrix was decomposed (out,
     in). ``values`` (k,) descending, ``residuals`` (k,), ``converged`` (k,) and ``status`` are those of
     :func:`flatcore.top_svd`. ``spectral`` is ‖W‖₂, ``frobenius`` ‖W‖_F, ``stable_rank`` ‖W‖_F²/‖W‖₂².
-    ``effective_rank`` is exp of the entropy of σ/Σσ (Roy & Vetterli 2007), ``effective_rank_error`` its standard
-    error, 0 where all singular values were computed. ``tail`` is the share of ‖W‖_F² outside the k values. ``edge`` is
-    s(√m + √n), s² = ‖W‖_F²/(mn), where the singular values of noise of the same size would end, ``outliers`` how many
-    of the k lie above it. Ratios of a zero matrix are NaN.
+    ``effective_rank`` is exp of the entropy of σ/Σσ (Roy & Vetterli 2007), ``effective_rank_error`` its standard error
+    with half the distance of two quadratures that bracket it, 0 where all singular values were computed. ``tail`` is
+    the share of ‖W‖_F² outside the k values. ``edge`` is where the singular values of noise of the same size would end
+    (exceeded once in a hundred), ``outliers`` how many of the k lie above it: s(√m + √n) with the Tracy–Widom law's
+    margin, s² the mean square of the entries without the outliers. Ratios of a zero matrix are NaN.
     """
 
     _ROWS = (Rows("values", "value", 0, ("values", "residuals", "converged")),)

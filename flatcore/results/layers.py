@@ -62,7 +62,8 @@ class LayerPair(Record):
     ``matrices`` says which unfoldings were taken: the lower layer's rows and the upper layer's columns belong to the
     same ``width`` units or channels. ``between`` names what is registered between the layers. ``gap`` and
     ``relative_gap`` as in :class:`BalanceResult`, ``overlaps`` to ``angle_chance`` as in :class:`CouplingResult`.
-    ``status`` names tied or vanishing singular values, whose single vectors mean nothing.
+    ``gap_error`` is the standard error of ``gap``, 0 where it was computed; both are NaN where training keeps no
+    difference of Gram matrices. ``status`` names tied or vanishing singular values, whose single vectors mean nothing.
     """
 
     lower: str
@@ -80,6 +81,7 @@ class LayerPair(Record):
     angles: Array
     angle_chance: float
     status: str
+    gap_error: float = 0.0
 
     def _title(self) -> str:
         return f"{self.lower} → {self.upper}"
@@ -87,7 +89,8 @@ class LayerPair(Record):
     def _lines(self) -> Iterator[tuple[str, str]]:
         inner = f"; between them {', '.join(self.between)}" if self.between else ""
         yield "matrices", f"{self.matrices[0]}, then {self.matrices[1]}; {self.width} shared{inner}"
-        yield "balance", f"gap {number(self.gap, 4)}, relative gap {number(self.relative_gap, 4)}"
+        error = f" ± {number(self.gap_error, 2)}" if self.gap_error > 0.0 else ""
+        yield "balance", f"gap {number(self.gap, 4)}{error}, relative gap {number(self.relative_gap, 4)}"
         yield (
             "coupling",
             f"largest overlap {number(self.largest, 3)}, chance {number(self.chance, 3)} "

@@ -100,7 +100,7 @@ def spectral_density(
             nodes, weights, residuals = _all_eigenvalues(scaled)
             status, message = "exact", f"all {N} eigenvalues were computed by LAPACK."
         else:
-            process = _Recurrences(scaled, probes, min(steps, N), seed)
+            process = Recurrences(scaled, probes, min(steps, N), seed)
             while process.running:
                 process.step()
                 if callback is not None and asks_to_stop(callback(process.state())):
@@ -142,8 +142,12 @@ def _all_eigenvalues(scaled: ScaledOperator) -> tuple[FloatArray, FloatArray, Fl
     return values[None], np.full((1, N), 1.0 / N), np.zeros((1, N))
 
 
-class _Recurrences:
-    """Lanczos from several random vectors at once."""
+class Recurrences:
+    """Lanczos from several random vectors at once.
+
+    ``alpha`` and ``beta`` (probes, steps) are the coefficients so far, ``lengths`` (probes,) how many of them each
+    probe has: one whose Krylov space is exhausted has ended.
+    """
 
     def __init__(self, operator: ScaledOperator, probes: int, steps: int, seed: int) -> None:
         N = operator.length
@@ -155,8 +159,8 @@ class _Recurrences:
         self._vectors.random(start, int(np.random.default_rng(seed).integers(0, 2**63)))
         for i in range(probes):
             self._basis[i, 0] = start[i] / norm(self._vectors, start[i : i + 1])
-        self._alpha, self._beta = np.zeros((probes, steps)), np.zeros((probes, steps))
-        self._lengths = np.zeros(probes, int)
+        self.alpha, self.beta = np.zeros((probes, steps)), np.zeros((probes, steps))
+        self.lengths = np.zeros(probes, int)
         self._going = np.ones(probes, bool)
         self._size = 0.0  # the largest coefficient seen
         self.steps = 0
@@ -179,16 +183,16 @@ class _Recurrences:
         known = self._basis[i, : j + 1]
         h = self._vectors.gram(known, image)
         expected = np.zeros(j)
-        expected[j - 1 :] = self._beta[i, j - 1 : j]
+        expected[j - 1 :] = self.beta[i, j - 1 : j]
         self._size = max(self._size, float(np.abs(h).max()))
         check_symmetric(h[:j, 0], expected, self._size)
         self._vectors.update(image, known, h)
         again = self._vectors.gram(known, image)
         self._vectors.update(image, known, again)
         beta = norm(self._vectors, image)
-        self._alpha[i, j] = h[j, 0] + again[j, 0]
-        self._beta[i, j] = beta
-        self._lengths[i] = j + 1
+        self.alpha[i, j] = h[j, 0] + again[j, 0]
+        self.beta[i, j] = beta
+        self.lengths[i] = j + 1
         self._size = max(self._size, beta)
         if beta <= _ROUNDING * float(np.finfo(self._vectors.dtype).eps) * self._size:  # an invariant subspace
             self._going[i] = False
@@ -200,16 +204,16 @@ class _Recurrences:
         """What the callback sees."""
         nodes, _, _ = self.quadrature()
         extremes = np.array([nodes.min(), nodes.max()]) * self._operator.scale
-        last = self._beta[self._going, self.steps - 1] * self._operator.scale
+        last = self.beta[self._going, self.steps - 1] * self._operator.scale
         return SolverState(self.steps, extremes, last, self._operator.products)
 
     def quadrature(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Nodes, weights and residuals, (probes, steps); shorter probes repeat their last node with weight 0."""
-        shape = (len(self._lengths), int(self._lengths.max()))
+        shape = (len(self.lengths), int(self.lengths.max()))
         nodes, weights, residuals = np.empty(shape), np.zeros(shape), np.zeros(shape)
-        for i, n in enumerate(self._lengths):
-            values, Y = scipy.linalg.eigh_tridiagonal(self._alpha[i, :n], self._beta[i, : n - 1])
+        for i, n in enumerate(self.lengths):
+            values, Y = scipy.linalg.eigh_tridiagonal(self.alpha[i, :n], self.beta[i, : n - 1])
             nodes[i, :n], nodes[i, n:] = values, values[-1]
             weights[i, :n] = Y[0] ** 2
-            residuals[i, :n] = self._beta[i, n - 1] * np.abs(Y[-1])
+            residuals[i, :n] = self.beta[i, n - 1] * np.abs(Y[-1])
         return nodes, weights, residuals

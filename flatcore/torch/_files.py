@@ -24,6 +24,7 @@ from flatcore._checks import as_numpy
 from flatcore._memory import check_memory
 from flatcore.io import NamedArrays, natural_key, register_reader
 from flatcore.io.npz import check_inflation
+from flatcore.io.parametrized import parametrized_of
 
 SUFFIXES = (".pt", ".pth")
 CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
@@ -61,7 +62,7 @@ def read_state_dict(path: Path) -> NamedArrays:
     if not dense:
         raise ValueError(f"{place} holds no dense tensors of floating-point numbers; {_SAFE}")
     ignored = tuple(name for name in state if name not in dense)
-    parametrized = _parametrized(dense)
+    parametrized = parametrized_of({name: tuple(value.shape) for name, value in dense.items()})
     for name in {part for parts in parametrized.values() for part in parts}:
         del dense[name]
     ordered = sorted(dense, key=natural_key)
@@ -164,30 +165,6 @@ def _is_dense(value: Any) -> bool:
         and not value.is_quantized
         and value.numel() > 0
     )
-
-
-def _parametrized(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
-    """Names of weights that are computed from others of the file, with the names of these.
-
-    ``torch.nn.utils.parametrize`` calls them ``parametrizations.weight.…``, the hooks before it ``weight_g`` and
-    ``weight_v`` (weight_norm), ``weight_orig`` and ``weight_u`` (spectral_norm) or ``weight_mask`` (pruning).
-    """
-    found: dict[str, list[str]] = {}
-    for name, tensor in tensors.items():
-        if match := re.match(r"((?:.+\.)?)parametrizations\.([^.]+)\.", name):
-            found.setdefault(match[1] + match[2], []).append(name)
-        elif name.endswith("_g") and _is_norm(tensor, tensors.get(f"{name[:-2]}_v")):
-            found[name[:-2]] = [name, f"{name[:-2]}_v"]
-        elif name.endswith("_orig") and any(f"{name[:-5]}_{end}" in tensors for end in ("u", "mask")):
-            found[name[:-5]] = [part for end in ("orig", "u", "v", "mask") if (part := f"{name[:-5]}_{end}") in tensors]
-    return {name: tuple(found[name]) for name in sorted(found, key=natural_key)}
-
-
-def _is_norm(g: Tensor, v: Tensor | None) -> bool:
-    """Whether g can hold norms of v: one number, or of each axis one number or all."""
-    if v is None or v.dim() < 2:
-        return False
-    return g.numel() == 1 or (g.dim() == v.dim() and all(a in (1, b) for a, b in zip(g.shape, v.shape, strict=True)))
 
 
 def tied_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:

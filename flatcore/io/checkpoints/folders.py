@@ -46,7 +46,7 @@ def find_file(path: Path) -> tuple[Path, tuple[str, ...]]:
             f"({', '.join(ENDINGS)})"
         )
     chosen = (usual or models)[0]
-    _check_inside(path, chosen)
+    check_inside(path, chosen)
     return path / chosen, tuple(name for name in models if name != chosen)
 
 
@@ -71,7 +71,7 @@ def _open_shards(index: Path) -> Checkpoint:
     shard_of = _weight_map(index)
     shards = list(dict.fromkeys(shard_of.values()))
     for shard in shards:
-        _check_inside(index.parent, shard)
+        check_inside(index.parent, shard)
     with ExitStack() as stack:
         parts = {shard: stack.enter_context(open_file(index.parent / shard)) for shard in shards}
         merged = _merged(index, shard_of, parts)
@@ -133,7 +133,7 @@ def _is_plain(name: str) -> bool:
     return name.isprintable() and name == Path(name).name and not set(name) & set("/\\:")
 
 
-def _check_inside(folder: Path, name: str) -> None:
+def check_inside(folder: Path, name: str) -> None:
     """Refuse a link that leaves the folder, but for those of Hugging Face's cache from snapshots/… to blobs/."""
     home = Path(os.path.realpath(folder))
     allowed = [home, *([home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [])]
