@@ -5,6 +5,7 @@ import json
 import checkpoint_models as models
 import numpy as np
 import pytest
+import scipy.special
 from checkpoint_files import save_safetensors
 from hypothesis import given
 from hypothesis import strategies as st
@@ -485,10 +486,13 @@ def test_chance_levels_of_composition(rng):
         q, k, v, o = (rng.standard_normal((e, d)) for _ in range(4))
         M, W = k.T @ q, o.T @ v
         scores.append(np.linalg.norm(M @ W) / (np.linalg.norm(M) * np.linalg.norm(W)))
-    mean, spread = composition_chance(d, e)
-    assert mean == pytest.approx(np.mean(scores), abs=4 * spread * (1 / 200 + 1 / 2000) ** 0.5)
-    assert spread == pytest.approx(np.std(scores), rel=0.25)  # four standard errors of 200 draws
-    assert mean == pytest.approx(d**-0.5, rel=0.05)
+    centre, spread = composition_chance(d, e)
+    assert centre == pytest.approx(np.mean(np.log(scores)), abs=4 * spread * (1 / 200 + 1 / 2000) ** 0.5)
+    assert spread == pytest.approx(np.std(np.log(scores)), rel=0.25)  # four standard errors of 200 draws
+    assert np.exp(centre) == pytest.approx(d**-0.5, rel=0.05)
+    high = np.exp(centre + spread * scipy.special.ndtri(0.95 ** (1 / 16)))
+    most = np.reshape(scores, (-1, 16)).max(axis=1)
+    assert np.mean(most > high) == pytest.approx(0.05, abs=0.08)  # 125 groups, and the spread of 200 draws
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
