@@ -52,7 +52,8 @@ class TopSpectrum(Record):
 class TensorChange(Record):
     """How one matrix W changed from checkpoint A to checkpoint B.
 
-    ``name`` in A, ``other`` in B; ``dtypes`` as stored in A and B; ``matrix`` which matrix was decomposed. ``before``
+    ``name`` in A, ``other`` in B; ``dtypes`` as stored in A and B; ``matrix`` which matrix was decomposed, of
+    ``size`` (out, in). ``before``
     and ``after`` are the spectra in A and B, ``update`` that of W_B − W_A. ``relative_change`` is
     ‖W_B − W_A‖_F/‖W_A‖_F, NaN for W_A = 0.
 
@@ -70,6 +71,7 @@ class TensorChange(Record):
     shape: tuple[int, ...]
     dtypes: tuple[str, str]
     matrix: str
+    size: tuple[int, int]
     before: TopSpectrum
     after: TopSpectrum
     update: TopSpectrum
