@@ -391,7 +391,7 @@ def test_a_page_says_what_failed_and_where_cuts_moved(tmp_path, rng):
     V = {"tied": 1.5 * tied, "<script>": 2.0 * tied + 0.1, "bad": np.full((8, 6), np.nan)}
     compared(tmp_path, W, V, k=2).report(str(tmp_path / "c.html"))
     page = (tmp_path / "c.html").read_text(encoding="utf-8")
-    assert page.index("1 tensor could not be analysed") < page.index("What stands out")
+    assert page.index("1 tensor could not be compared") < page.index("What stands out")
     assert "too close, where subspaces were to end: &lt;script&gt;, tied; see the table." in page
     assert page.count("<script") == 1
     assert "&lt;script&gt;" in page

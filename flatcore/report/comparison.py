@@ -42,7 +42,7 @@ def render_checkpoint_comparison(c: CheckpointComparison) -> str:
     """The page as text."""
     changed = [t for t in c.tensors if t.update.status != "identical"]
     sections = [
-        *failed_sections(c.failed),
+        *failed_sections(c.failed, "compared"),
         Section("What stands out", text=list(_findings(c, changed))),
         Section("Pictures", figures=list(_pictures(c, changed))),
         Section("Numbers", tables=list(_tables(c, changed))),
