@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 
-_LAZY = ("io", "torch", "wfm")  # rooms that load when first used
+_LAZY = ("checkpoints", "io", "torch", "wfm")  # rooms that load when first used
 
 
 def __getattr__(name: str) -> Any:

@@ -64,6 +64,7 @@ def fake_report(monkeypatch):
     """Stands in for the report, which has its own tests."""
     module = types.ModuleType("flatcore.report")
     module.write_analysis = lambda analysis, path: Path(path).write_text(f"<html>{analysis.chain}</html>")
+    module.write_checkpoint_analysis = lambda analysis, path: Path(path).write_text(f"<html>{analysis.path}</html>")
     monkeypatch.setitem(sys.modules, "flatcore.report", module)
     return module
 
@@ -208,18 +209,18 @@ def test_a_state_dict_that_is_a_chain_is_analysed_as_one(torch_files):
     assert content["model"]["weights"] == ["0.weight", "1.weight"]
 
 
-def test_a_model_that_is_no_chain_is_analysed_layer_by_layer_and_it_is_said(torch_files):
+def test_a_model_that_is_no_chain_is_analysed_tensor_by_tensor_and_it_is_said(torch_files, fake_report):
     net, out = torch_files / "net.pth", torch_files / "r.html"
     result = run("analyze", net, "-k", 2, "--json", torch_files / "a.json", "--out", out)
     assert result.exit_code == 0
-    assert f"no chain ({net}: 0.weight has shape (3, 2, 3, 3); expected matrices" in result.stdout
-    assert "analysed layer by layer" in result.stdout
+    assert f"not as one chain: {net}: 0.weight has shape (3, 2, 3, 3); expected matrices" in result.stdout
+    assert "analysed tensor by tensor" in result.stdout
     content = parsed((torch_files / "a.json").read_text())
     assert content["certified"] is True
-    assert [layer["name"] for layer in content["analysis"]["layers"]] == ["0.weight", "3.weight", "4.weight"]
+    assert [tensor["name"] for tensor in content["analysis"]["tensors"]] == ["0.weight", "3.weight", "4.weight"]
     assert [(p["lower"], p["upper"]) for p in content["analysis"]["pairs"]] == [("0.weight", "3.weight")]
-    assert content["analysis"]["not_consecutive"] == ["3.weight → 4.weight: 4 go out, 7 come in"]
-    assert "0.weight → 3.weight" in out.read_text(encoding="utf-8")
+    assert "not consecutive: 3.weight → 4.weight: 4 go out, 7 come in" in content["analysis"]["notes"]
+    assert out.read_text() == f"<html>{net}</html>"
 
 
 def test_matrices_whose_widths_do_not_match_as_well(tmp_path, rng):
@@ -229,7 +230,7 @@ def test_matrices_whose_widths_do_not_match_as_well(tmp_path, rng):
     assert result.exit_code == 0
     assert "W2 has shape (3, 6); its columns must match W1's 5 rows" in result.stderr
     content = parsed(result.stdout)["analysis"]
-    assert content["not_consecutive"] == ["W1 → W2: 5 go out, 6 come in"]
+    assert "not consecutive: W1 → W2: 5 go out, 6 come in" in content["notes"]
     refused = run("analyze", path, "--data", path)
     assert refused.exit_code == 2
     assert "with data expected the layers of one chain" in refused.stderr
@@ -247,7 +248,7 @@ def test_layers_agree_with_those_of_the_module(torch_files):
     )
     net.load_state_dict(torch.load(torch_files / "net.pth", weights_only=True))
     direct = parsed(json.dumps(analyze(net).to_dict()))
-    for read, known in zip(content["layers"], direct["layers"], strict=True):
+    for read, known in zip(content["tensors"], direct["layers"], strict=True):
         assert read["values"] == known["values"]
         assert read["matrix"] == known["matrix"]
     for read, known in zip(content["pairs"], direct["pairs"], strict=True):
@@ -260,8 +261,8 @@ def test_tied_weights_are_counted_once(tmp_path):
     shared = torch.eye(3)
     torch.save({"a.weight": torch.ones(3, 2, 2), "b.weight": shared, "c.weight": shared}, tmp_path / "m.pt")
     content = parsed(run("analyze", tmp_path / "m.pt", "--json", "-").stdout)["analysis"]
-    assert [layer["name"] for layer in content["layers"]] == ["a.weight", "b.weight"]
-    assert content["tied"] == ["c.weight is b.weight"]
+    assert [tensor["name"] for tensor in content["tensors"]] == ["a.weight", "b.weight"]
+    assert content["not_analysed"] == [["c.weight", "the same memory as b.weight"]]
 
 
 def test_parametrized_weights_of_a_state_dict_are_neither_layers_nor_between_pairs(tmp_path):
@@ -272,18 +273,18 @@ def test_parametrized_weights_of_a_state_dict_are_neither_layers_nor_between_pai
     result = run("analyze", tmp_path / "m.pt", "--json", "-")
     assert result.exit_code == 0
     content = parsed(result.stdout)["analysis"]
-    assert [layer["name"] for layer in content["layers"]] == ["0.weight", "2.weight", "3.weight"]
+    assert [tensor["name"] for tensor in content["tensors"]] == ["0.weight", "2.weight", "3.weight"]
     assert [(p["lower"], p["upper"]) for p in content["pairs"]] == [("2.weight", "3.weight")]
-    assert content["not_consecutive"] == ["0.weight → 2.weight: 1.weight between, not analysed"]
-    (left_out,) = content["not_analysed"]
-    assert left_out.startswith("1.weight: parametrized, ")
+    assert "not consecutive: 0.weight → 2.weight: 1.weight between, not analysed" in content["notes"]
+    left_out = dict(content["not_analysed"])["1.parametrizations.weight.original1"]
+    assert left_out.startswith("of 1.weight: parametrized, ")
     for layer in net:
         if not hasattr(layer, "parametrizations"):
             torch.nn.utils.parametrizations.weight_norm(layer)
     torch.save(net.state_dict(), tmp_path / "all.pt")
     refused = run("analyze", tmp_path / "all.pt")
     assert refused.exit_code == 2
-    assert "0.weight: parametrized" in refused.stderr
+    assert "of 0.weight: parametrized" in refused.stderr
 
 
 def test_a_module_by_name(torch_files, monkeypatch):
@@ -356,14 +357,14 @@ def test_a_state_dict_without_torch_says_how_to_get_it(tmp_path):
 
 
 def test_a_triplet_that_is_not_certified_is_exit_3(torch_files, monkeypatch):
-    from flatcore.weights import layerwise
+    from flatcore.checkpoints import analyze_checkpoint
 
     def uncertified(*arguments, **options):
-        done = layerwise.analyze_layers(*arguments, **options)
-        first = dataclasses.replace(done.layers[0], converged=np.array([False]))
-        return dataclasses.replace(done, layers=(first, *done.layers[1:]))
+        done = analyze_checkpoint(*arguments, **options)
+        first = dataclasses.replace(done.tensors[0], converged=np.array([False]))
+        return dataclasses.replace(done, tensors=(first, *done.tensors[1:]))
 
-    monkeypatch.setattr("flatcore.cli.analyze.analyze_layers", uncertified)
+    monkeypatch.setattr("flatcore.cli.analyze.analyze_checkpoint", uncertified)
     result = run("analyze", torch_files / "net.pth")
     assert result.exit_code == 3
     assert "a singular triplet misses the tolerance" in result.stderr
@@ -381,7 +382,7 @@ def test_a_triplet_that_is_not_certified_is_exit_3(torch_files, monkeypatch):
         (["frobnicate"], "No such command 'frobnicate'"),
         (["study", "grokking"], "Missing option '--out'"),
         (["analyze", "none.npz"], "none.npz does not exist"),
-        (["analyze", "none.pt"], "none.pt does not exist; expected a PyTorch file"),
+        (["analyze", "none.pt"], "none.pt does not exist; expected a file"),
         (["analyze", "MODEL", "-k", "0"], "k is 0; expected at least 1"),
         (["analyze", "MODEL", "--data", "MODEL"], "expected one of inputs, X, x"),
         (["analyze", "MODEL", "--data", "DATA", "--tol", "-1"], "tol is -1"),

@@ -1,8 +1,20 @@
 """What is known of a checkpoint's tensors, and what is computed from it."""
 
 from flatcore.checkpoints.analysis import analyze_checkpoint
+from flatcore.checkpoints.chain import NotFiniteError, chain_of
 from flatcore.checkpoints.comparison import compare_checkpoints
 from flatcore.checkpoints.rules import PairRule, Rules
 from flatcore.checkpoints.structure import Structure, recognise
+from flatcore.checkpoints.tables import write_tensors_parquet
 
-__all__ = ["PairRule", "Rules", "Structure", "analyze_checkpoint", "compare_checkpoints", "recognise"]
+__all__ = [
+    "NotFiniteError",
+    "PairRule",
+    "Rules",
+    "Structure",
+    "analyze_checkpoint",
+    "chain_of",
+    "compare_checkpoints",
+    "recognise",
+    "write_tensors_parquet",
+]

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
 import re
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
 
 import flatcore as fc
+from flatcore.checkpoints import (
+    NotFiniteError,
+    Rules,
+    analyze_checkpoint,
+    chain_of,
+    recognise,
+    write_tensors_parquet,
+)
 from flatcore.cli._app import JsonOption, SeedOption, app
-from flatcore.cli._failures import NOT_CERTIFIED
+from flatcore.cli._checkpoint_text import groups_of
+from flatcore.cli._failures import NOT_CERTIFIED, one_line
 from flatcore.cli._output import check_outputs, emit, progress_bar, result_file, show, text_stream, write_json
-from flatcore.io import NamedArrays, NotAChainError, bias_name, natural_key, read_arrays, read_data, read_model
-from flatcore.results import ModuleAnalysis
-from flatcore.weights.layers import array_layers
-from flatcore.weights.layerwise import analyze_layers
+from flatcore.io import NotAChainError, needs_torch, open_checkpoint, read_data
+from flatcore.results import Analysis, CheckpointAnalysis
 
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+Analyse = Callable[..., Any]
 
 
 @app.command()
@@ -33,77 +41,120 @@ def analyze(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="An .npz file (W1, W2, … or 0.weight, 2.weight, …), a state dict (.pt, .pth), or package.module:name, "
-            "a torch.nn.Module or a function that returns one, which is imported and so run.",
+            help="A file (.safetensors, .npz, .npy, .pt, .pth, .bin), an index of shards or a folder with one; or "
+            "package.module:name, a torch.nn.Module or a function that returns one, which is imported and so run.",
         ),
     ],
     data: Annotated[Path | None, typer.Option(metavar="FILE", help="An .npz file: inputs and targets.")] = None,
     k: Annotated[int, typer.Option("-k", help="Singular vectors a layer.")] = 8,
+    rules: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A TOML file: roles, storage, pairs, heads of tensors.")
+    ] = None,
+    pair: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LOWER=UPPER", help="Consecutive layers; * stands for the same text on both sides."),
+    ] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads a layer, where no config.json says it.")] = None,
+    kv_heads: Annotated[int | None, typer.Option(help="Heads of keys and values, where they are fewer.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report as HTML.")] = None,
     json_file: JsonOption = None,
+    parquet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a table as Parquet, one row a tensor.")
+    ] = None,
     tol: Annotated[float | None, typer.Option(help="Relative tolerance of eigenpairs and singular triplets.")] = None,
     seed: SeedOption = 0,
     threads: Annotated[int | None, typer.Option(help="At most so many threads.")] = None,
 ) -> None:
-    """Balance, coupling and gains of a chain, with data its sharpness too; of other models each layer and each pair."""
+    """Spectra of every tensor of a checkpoint, of heads and adapters, coupling and balance of its layers.
+
+    A file that is one linear chain: its balance, coupling and gains, with data its sharpness too.
+    """
     is_target = bool(_TARGET.fullmatch(model)) and not Path(model).exists()
-    check_outputs([None if is_target else Path(model), data], [out, result_file(json_file)])
+    check_outputs([None if is_target else Path(model), data, rules], [out, result_file(json_file), parquet])
+    said = (Rules() if rules is None else Rules.read(rules)).with_options(pair or (), heads, kv_heads)
     stream = text_stream(json_file)
-    about, analyse = _read_target(model, stream) if is_target else _read_file(Path(model), data is not None, stream)
+    if is_target:
+        if said or parquet is not None:
+            raise ValueError(f"rules, pairs, heads and Parquet are for files; {model} is a module by name")
+        about, analyse = _read_target(model, stream)
+    else:
+        needed = "rules are given" if said else "--parquet asks for a table of tensors" if parquet is not None else ""
+        about, analyse = _read_file(Path(model), said, needed, data is not None, stream)
     loss = None if data is None else read_data(data)
     if loss is not None:
         emit(stream, f"{data}: {loss!r}")
     with progress_bar() as progress:
         result = analyse(loss, k, tol=tol, seed=seed, threads=threads, progress=progress)
-    for title, group in groupby(result._lines(), key=lambda line: line[0].rpartition(": ")[0]):
-        show(stream, title or result._title(), ((label.removeprefix(f"{title}: "), text) for label, text in group))
+    _show_result(stream, result)
     if out is not None:
         result.report(str(out))
         emit(stream, f"report: {out}")
+    if parquet is not None:
+        write_tensors_parquet(result, parquet)
+        emit(stream, f"table: {parquet}")
     if json_file is not None:
         head = {"flatcore": fc.__version__, "model": about, "data": None if data is None else str(data)}
         write_json(json_file, {**head, "certified": result.certified, "analysis": result.to_dict()})
     if not result.certified:
-        what = "a singular triplet" if isinstance(result, ModuleAnalysis) else "an eigenpair"
-        print(f"flatcore: not certified: {what} misses the tolerance; its status says why", file=sys.stderr)
+        print(one_line(f"flatcore: not certified: {_why(result)}"), file=sys.stderr)
         raise typer.Exit(NOT_CERTIFIED)
 
 
-def _read_file(path: Path, with_data: bool, stream: TextIO) -> tuple[dict[str, Any], Callable[..., Any]]:
-    """What was read, and the analysis of its chain, or of its arrays one by one where they are no chain."""
-    if path.suffix.lower() in (".pt", ".pth"):
-        importlib.import_module("flatcore.torch._files")  # registers the reader
-    try:
-        model = read_model(path)
-        chain = model.chain()
-    except NotAChainError as reason:
-        if with_data:
-            raise ValueError(f"{reason}; with data expected the layers of one chain") from None
-        arrays, why = read_arrays(path), str(reason)
-        emit(stream, f"{arrays.describe()}\nno chain ({why}): analysed layer by layer")
-        return arrays.to_dict(), functools.partial(_analyze_arrays, arrays, why)
-    emit(stream, model.describe())
-    return model.to_dict(), functools.partial(fc.analyze, chain)
+def _why(result: Any) -> str:
+    if isinstance(result, CheckpointAnalysis) and result.failed:
+        more = len(result.failed) - 1
+        others = f", and {more} more tensor{'s' * (more != 1)} failed" if more else ""
+        return f"{result.failed[0].name}: {result.failed[0].reason}{others}"
+    what = "an eigenpair" if isinstance(result, Analysis) else "a singular triplet"
+    return f"{what} misses the tolerance; its status says why"
 
 
-def _analyze_arrays(read: NamedArrays, why: str, loss: None, k: int, **options: Any) -> ModuleAnalysis:
-    """Layer by layer: each array of two to five dimensions, tied ones once; no pair across a parametrized weight."""
-    once = {name: array for name, array in read.arrays.items() if name not in read.tied}
-    layers, others = array_layers(once, {name: bias_name(name) for name in once})
-    if not layers:
-        raise ValueError(why)
-    for index, (lower, upper) in enumerate(pairwise(layers), 1):
-        first, last = natural_key(lower.name), natural_key(upper.name)
-        parted = [name for name in read.parametrized if first < natural_key(name) < last]
-        if parted:
-            layers[index] = dataclasses.replace(upper, parted=f"{', '.join(parted)} between, not analysed")
-    others += read.set_aside()
-    tied = [f"{name} is {other}" for name, other in read.tied.items()]
-    order = "of the names; kernels are taken as convolutions without groups"
-    return analyze_layers(str(read.path), layers, k, order=order, not_analysed=others, tied=tied, **options)
+def _show_result(stream: TextIO, result: Any) -> None:
+    if isinstance(result, CheckpointAnalysis):
+        for title, lines in groups_of(result):
+            show(stream, title, lines)
+        return
+    for title, group in groupby(result._lines(), key=lambda line: line[0].rpartition(": ")[0]):
+        show(stream, title or result._title(), ((label.removeprefix(f"{title}: "), text) for label, text in group))
 
 
-def _read_target(target: str, stream: TextIO) -> tuple[dict[str, Any], Callable[..., Any]]:
+def _read_file(
+    path: Path, rules: Rules, needed: str, with_data: bool, stream: TextIO
+) -> tuple[dict[str, Any], Analyse]:
+    """What was read, and the analysis of its chain, or of its tensors where they are none or `needed` says why."""
+    if needs_torch(path):
+        importlib.import_module("flatcore.torch._checkpoints")  # registers the opener
+    with open_checkpoint(path) as checkpoint:
+        structure = recognise(checkpoint, rules)
+        try:
+            if needed:
+                raise NotAChainError(needed)
+            model, chain = chain_of(checkpoint, structure, any_size=with_data)
+        except NotAChainError as reason:
+            if with_data and not isinstance(reason, NotFiniteError):
+                raise ValueError(f"{reason}; with data expected the layers of one chain") from None
+            why = str(reason)
+        else:
+            emit(stream, "\n".join(map(one_line, model.describe().split("\n"))))
+            return model.to_dict(), functools.partial(fc.analyze, chain)
+    about = {
+        "path": str(path),
+        "kind": checkpoint.kind,
+        "files": [str(file) for file in checkpoint.files],
+        "family": structure.family,
+        "not_a_chain": why,
+    }
+    count = f"{len(checkpoint)} tensor{'s' * (len(checkpoint) != 1)}"
+    emit(stream, one_line(f"{path}: {checkpoint.kind}, {count}, taken for {structure.family}"))
+    emit(stream, one_line(f"analysed tensor by tensor, not as one chain: {why}"))
+    return about, functools.partial(_analyze_tensors, path, rules)
+
+
+def _analyze_tensors(path: Path, rules: Rules, loss: Any, k: int, **options: Any) -> CheckpointAnalysis:
+    return analyze_checkpoint(path, k, rules=rules, **options)
+
+
+def _read_target(target: str, stream: TextIO) -> tuple[dict[str, Any], Analyse]:
     """A torch.nn.Module by name, and its analysis. What its code prints goes where the other text goes."""
     with redirect_stdout(stream):
         module = importlib.import_module("flatcore.torch._targets").module_named(target)

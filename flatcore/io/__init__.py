@@ -5,7 +5,7 @@ from flatcore.io.arrays import NamedArrays, register_reader
 from flatcore.io.checkpoints import Checkpoint, StoredTensor, needs_torch, open_checkpoint, register_opener
 from flatcore.io.inspection import Inspection, inspect_checkpoint
 from flatcore.io.model import ModelFile, NotAChainError, assign_names, bias_name, natural_key
-from flatcore.io.npz import read_arrays, read_data, read_model
+from flatcore.io.npz import model_of, read_data, read_model
 
 __all__ = [
     "Checkpoint",
@@ -19,10 +19,10 @@ __all__ = [
     "bias_name",
     "check_target",
     "inspect_checkpoint",
+    "model_of",
     "natural_key",
     "needs_torch",
     "open_checkpoint",
-    "read_arrays",
     "read_data",
     "read_model",
     "register_opener",

@@ -16,7 +16,7 @@ from flatcore._atomic import PathLike
 from flatcore._checks import FloatArray
 from flatcore._memory import check_memory
 from flatcore.io.arrays import NamedArrays, reader_of
-from flatcore.io.model import ModelFile, NotAChainError, assign_names, natural_key
+from flatcore.io.model import ModelFile, NotAChainError, assign_names
 from flatcore.io.npy import Header, map_array, read_header
 from flatcore.linear.losses import CrossEntropyLoss, Loss, QuadraticLoss
 
@@ -201,7 +201,7 @@ def read_model(path: PathLike) -> ModelFile:
 
     """
     if (reader := reader_of(path)) is not None:
-        return _model_of(reader(Path(path)))
+        return model_of(reader(Path(path)))
     with open_archive(path) as archive:
         numeric = {name: h.shape for name, h in archive.headers.items() if h.dtype.kind in "biufc"}
         weight_names, bias_names, _ = _assigned(path, numeric)
@@ -228,7 +228,7 @@ def _assigned(
         raise type(error)(f"{path}: {error}") from None
 
 
-def _model_of(named: NamedArrays) -> ModelFile:
+def model_of(named: NamedArrays) -> ModelFile:
     """The chain's layers among named arrays; none where the file does not hold the weights themselves."""
     if named.parametrized:
         raise NotAChainError(f"{named.path}: {'; '.join(named.set_aside())}")
@@ -247,37 +247,6 @@ def _model_of(named: NamedArrays) -> ModelFile:
         ignored=(*ignored, *named.ignored),
         notes=(*named.notes, *tied),
     )
-
-
-def read_arrays(path: PathLike) -> NamedArrays:
-    """Read all arrays of real numbers, in natural order of their names, from an ``.npz`` file or one with a reader.
-
-    Parameters
-    ----------
-    path
-        The file.
-
-    Returns
-    -------
-    NamedArrays
-        For an analysis layer by layer, where the arrays are no chain.
-
-    Raises
-    ------
-    FileNotFoundError
-        No such file.
-    ValueError
-        Another kind of file, a damaged one, arrays of Python objects, empty arrays.
-    MemoryError
-        The arrays do not fit into the memory that is free.
-
-    """
-    if (reader := reader_of(path)) is not None:
-        return reader(Path(path))
-    with open_archive(path) as archive:
-        names = sorted((name for name, h in archive.headers.items() if h.dtype.kind in "biuf"), key=natural_key)
-        others = tuple(name for name in archive.headers if name not in names)
-        return NamedArrays(Path(path), archive.read(names), ignored=others)
 
 
 def _skip_flags(archive: Archive, layers: int) -> tuple[bool, ...] | None:

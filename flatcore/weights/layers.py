@@ -13,12 +13,11 @@ Source: R is the "reshaped kernel" of Yoshida & Miyato (2017); Sedghi, Gupta & L
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from flatcore._checks import FloatArray, as_float_array
+from flatcore._checks import FloatArray
 
 
 class Kernel(NamedTuple):
@@ -96,54 +95,6 @@ def kernel_rows(weight: FloatArray) -> FloatArray:
     return weight.reshape(g, o, i * K)
 
 
-def array_layers(arrays: Mapping[str, Any], biases: Mapping[str, str | None]) -> tuple[list[Layer], list[str]]:
-    """Layers of named arrays: matrices (out, in) and kernels (out, in, …) of one to three offsets.
-
-    Parameters
-    ----------
-    arrays
-        Arrays by name, in the order of the layers.
-    biases
-        Name of the bias of each weight that has one.
-
-    Returns
-    -------
-    layers
-        One for each array of two to five dimensions that is not a bias.
-    others
-        The other arrays of two dimensions or more, with the reason.
-
-    Raises
-    ------
-    ValueError
-        An array of other than real numbers.
-
-    """
-    layers, others = [], []
-    for name, value in arrays.items():
-        shape = tuple(int(d) for d in value.shape)
-        if len(shape) < 2:
-            continue
-        if len(shape) > 5 or 0 in shape:
-            others.append(f"{name} {shape}: no matrix and no kernel of one to three offsets")
-            continue
-        kernel_of = _array_loader(name, value, biases.get(name), arrays)
-        kind = "matrix" if len(shape) == 2 else f"kernel of a Conv{len(shape) - 2}d"
-        dims = (1, shape[0], shape[1], math.prod(shape[2:]))
-        layers.append(Layer(name, kind, shape, str(value.dtype), dims, offsets_text(len(shape) - 2), kernel_of))
-    return layers, others
-
-
 def offsets_text(dimensions: int) -> str:
     """The extent of a kernel of so many dimensions."""
     return ("", "k", "kh·kw", "kd·kh·kw")[dimensions]
-
-
-def _array_loader(name: str, value: Any, bias: str | None, arrays: Mapping[str, Any]) -> Callable[[], Kernel]:
-    def load() -> Kernel:
-        weight = as_float_array(name, value, len(value.shape), keep_half=True)
-        vector = None if bias is None or bias not in arrays else as_float_array(bias, arrays[bias], 1)
-        fits = vector is not None and vector.shape == (weight.shape[0],)
-        return Kernel(weight.reshape(1, *weight.shape[:2], -1), vector if fits else None)
-
-    return load

@@ -1,0 +1,609 @@
+"""Analyses of checkpoints in real naming, against dense decompositions of explicitly formed products."""
+
+import json
+
+import checkpoint_models as models
+import numpy as np
+import pytest
+from checkpoint_files import save_safetensors
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flatcore.checkpoints import PairRule, Rules, analyze_checkpoint, recognise
+from flatcore.checkpoints.heads import composition_chance
+from flatcore.checkpoints.ranks import effective_rank, noise_edge, survey
+from flatcore.checkpoints.rules import texts_of
+from flatcore.io import open_checkpoint
+from flatcore.spectral import top_svd
+from flatcore.weights.spectra import Svd
+
+
+def saved(folder, tensors, name="model.safetensors", **files):
+    for file, content in files.items():
+        (folder / f"{file}.json").write_text(json.dumps(content))
+    return save_safetensors(folder / name, tensors)
+
+
+def entropy_rank(values):
+    p = values[values > 0] / values.sum()
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def singular_values(matrix):
+    return np.linalg.svd(np.asarray(matrix, float), compute_uv=False)
+
+
+def by_name(parts):
+    return {part.name: part for part in parts}
+
+
+# -- every tensor -------------------------------------------------------------------------------------------------
+
+
+def as_matrix(tensor, in_out):
+    matrix = np.asarray(tensor, float).reshape(tensor.shape[0], -1)
+    return matrix.T if in_out else matrix
+
+
+def check_spectrum(found, matrix, k=8):
+    """Top values to the tolerance of float32, everything else to the rounding of what it is made of."""
+    values = singular_values(matrix)
+    k = min(k, len(values))
+    np.testing.assert_allclose(found.values, values[:k], rtol=0, atol=2e-4 * values[0])
+    assert found.converged.all()
+    assert found.status == "converged"
+    assert found.frobenius == pytest.approx(np.linalg.norm(matrix), rel=1e-6)
+    assert found.stable_rank == pytest.approx((values**2).sum() / values[0] ** 2, rel=1e-3)
+    assert found.effective_rank == pytest.approx(entropy_rank(values), rel=1e-5)
+    assert found.effective_rank_error == 0.0
+    assert found.tail == pytest.approx((values[k:] ** 2).sum() / (values**2).sum(), abs=1e-3)
+
+
+FAMILIES = {
+    "GPT-2": lambda: models.gpt2(width=64, vocabulary=100, context=20),
+    "Llama or Mistral": models.llama,
+    "Phi-3": models.phi3,
+    "BERT": models.bert,
+    "ViT (transformers')": models.vit,
+    "ViT (timm's)": models.timm_vit,
+    "ViT (torchvision's)": models.torchvision_vit,
+}
+KV_HEADS = {"Llama or Mistral": 2}
+HEADS = 4
+
+
+def attention_matrices(family, tensors, layer):
+    """Query, key, value and output (out, in) of a layer, taken apart by hand."""
+    if family == "GPT-2":
+        q, k, v = np.split(tensors[f"h.{layer}.attn.c_attn.weight"].T, 3)
+        return q, k, v, tensors[f"h.{layer}.attn.c_proj.weight"].T
+    if family == "Llama or Mistral":
+        return [tensors[f"model.layers.{layer}.self_attn.{n}_proj.weight"] for n in "qkvo"]
+    if family == "Phi-3":
+        q, k, v = np.split(tensors[f"model.layers.{layer}.self_attn.qkv_proj.weight"], 3)
+        return q, k, v, tensors[f"model.layers.{layer}.self_attn.o_proj.weight"]
+    if family == "BERT":
+        block = f"bert.encoder.layer.{layer}.attention"
+        return [*(tensors[f"{block}.self.{n}.weight"] for n in ("query", "key", "value")),
+                tensors[f"{block}.output.dense.weight"]]  # fmt: skip
+    if family == "ViT (transformers')":
+        block = f"vit.encoder.layer.{layer}.attention"
+        return [*(tensors[f"{block}.attention.{n}.weight"] for n in ("query", "key", "value")),
+                tensors[f"{block}.output.dense.weight"]]  # fmt: skip
+    if family == "ViT (timm's)":
+        q, k, v = np.split(tensors[f"blocks.{layer}.attn.qkv.weight"], 3)
+        return q, k, v, tensors[f"blocks.{layer}.attn.proj.weight"]
+    block = f"encoder.layers.encoder_layer_{layer}.self_attention"
+    q, k, v = np.split(tensors[f"{block}.in_proj_weight"], 3)
+    return q, k, v, tensors[f"{block}.out_proj.weight"]
+
+
+def head_matrices(family, tensors, layer):
+    """Dense W_QᵀW_K and W_OW_V and their factors, for every head."""
+    q, k, v, o = (np.asarray(m, float) for m in attention_matrices(family, tensors, layer))
+    kv_heads = KV_HEADS.get(family, HEADS)
+    e = len(q) // HEADS
+    for h in range(HEADS):
+        own, shared = slice(h * e, (h + 1) * e), slice(h * kv_heads // HEADS * e, (h * kv_heads // HEADS + 1) * e)
+        yield q[own], k[shared], v[shared], o[:, own]
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def case(request, tmp_path_factory):
+    """A family, its tensors, and their analysis."""
+    tensors = FAMILIES[request.param]()
+    config = {"num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS.get(request.param)}
+    path = saved(tmp_path_factory.mktemp("model"), tensors, config=config)
+    return request.param, tensors, analyze_checkpoint(path, k=4)
+
+
+def test_the_family_is_told_by_its_names(case):
+    family, tensors, found = case
+    assert found.family == family
+    assert found.certified
+    assert found.unknown == ()
+    told = {part.name for part in found.tensors} | {name for name, _ in found.not_analysed}
+    assert told == set(tensors)  # nothing is dropped
+
+
+def test_every_matrix_has_its_spectrum(case):
+    _, tensors, found = case
+    matrices = {name: t for name, t in tensors.items() if t.ndim > 1 and max(t.shape[:-1]) > 1 and t.dtype.kind == "f"}
+    matrices = {name: t for name, t in matrices.items() if not name.endswith("attn.bias")}
+    assert set(by_name(found.tensors)) == set(matrices)
+    for part in found.tensors:
+        in_out = "stored (in, out)" in part.matrix
+        assert in_out == (found.family == "GPT-2" and part.name.startswith("h."))
+        matrix = tensors[part.name]
+        check_spectrum(part, as_matrix(matrix[0] if matrix.shape[0] == 1 else matrix, in_out), 4)
+        assert found.right[part.name].shape == (len(part.values), part.shape[0] if in_out else as_matrix(
+            matrix[0] if matrix.shape[0] == 1 else matrix, False).shape[1])  # fmt: skip
+
+
+def test_products_of_heads_are_those_of_dense_matrices(case):
+    family, tensors, found = case
+    parts = iter(found.products)
+    for layer in range(2):
+        heads = list(head_matrices(family, tensors, layer))
+        for kind, factors in (("QK", [(q.T, k) for q, k, _, _ in heads]), ("OV", [(o, v) for _, _, v, o in heads])):
+            for h, (left, right) in enumerate(factors):
+                part, values = next(parts), singular_values(left @ right)
+                assert (part.kind, part.head, part.rank) == (kind, h, right.shape[0])
+                assert part.shape == (left.shape[0], right.shape[1])
+                np.testing.assert_allclose(part.values, values[:4], rtol=0, atol=1e-6 * values[0])
+                assert part.frobenius == pytest.approx(np.linalg.norm(values), rel=1e-6)
+                assert part.effective_rank == pytest.approx(entropy_rank(values[: part.rank]), rel=1e-5)
+                gap = np.linalg.norm(left.T @ left - right @ right.T)
+                assert part.gap == pytest.approx(gap, rel=1e-6)
+                size = np.hypot(np.linalg.norm(left.T @ left), np.linalg.norm(right @ right.T))
+                assert part.relative_gap == pytest.approx(gap / size, rel=1e-6)
+    assert next(parts, None) is None
+
+
+def test_compositions_are_those_of_dense_products(case):
+    family, tensors, found = case
+    below, above = (list(head_matrices(family, tensors, layer)) for layer in range(2))
+    assert [part.kind for part in found.compositions] == ["Q", "K", "V"]
+    readers = {
+        "Q": [k.T @ q for q, k, _, _ in above],
+        "K": [q.T @ k for q, k, _, _ in above],
+        "V": [o @ v for _, _, v, o in above],
+    }
+    writers = [o @ v for _, _, v, o in below]
+    for part in found.compositions:
+        for a, M in enumerate(readers[part.kind]):
+            for b, W in enumerate(writers):
+                score = np.linalg.norm(M @ W) / (np.linalg.norm(M) * np.linalg.norm(W))
+                assert part.scores[a, b] == pytest.approx(score, rel=1e-4)
+        assert 0.0 < part.chance < part.chance_95 < 1.0
+
+
+def test_pairs_of_a_block_and_of_neighbours(case):
+    family, _, found = case
+    pairs = {(pair.lower, pair.upper) for pair in found.pairs}
+    names = {pair.lower for pair in found.pairs} | {pair.upper for pair in found.pairs}
+    assert all(name.partition(" [")[0] in by_name(found.tensors) for name in names)
+    balanced = [pair for pair in found.pairs if not np.isnan(pair.gap)]
+    assert len(balanced) == 2  # up → down of each block
+    expected = {"Llama or Mistral": 2 * 4 + 3, "Phi-3": 2 * 4 + 1, "BERT": 2 * 3 + 3, "ViT (transformers')": 2 * 3 + 3}
+    assert len(pairs) == len(found.pairs) == expected.get(family, 2 * 3 + 1)
+
+
+def test_coupling_of_up_and_down_is_that_of_dense_decompositions(case):
+    family, tensors, found = case
+    for pair in found.pairs:
+        if np.isnan(pair.gap) or "[" in pair.lower:
+            continue
+        in_out = family == "GPT-2"
+        low, up = (as_matrix(tensors[name], in_out) for name in (pair.lower, pair.upper))
+        bias = tensors.get(pair.lower.replace("weight", "bias"))
+        gram = low @ low.T + (0 if bias is None else np.outer(bias, bias).astype(float))
+        assert pair.gap == pytest.approx(np.linalg.norm(up.T @ up - gram), rel=1e-4)
+        U, Vt = np.linalg.svd(low)[0][:, :4], np.linalg.svd(up)[2][:4]
+        angles = np.linalg.svd(Vt @ U, compute_uv=False)
+        np.testing.assert_allclose(pair.angles, angles, atol=2e-2)  # of vectors to 1e-4 over the gaps
+
+
+def test_fused_gate_and_up_are_taken_apart(tmp_path):
+    tensors = models.phi3(layers=1)
+    found = analyze_checkpoint(saved(tmp_path, tensors), k=3, rules=Rules(heads=4))
+    gate, up = np.split(tensors["model.layers.0.mlp.gate_up_proj.weight"].astype(float), 2)
+    down = tensors["model.layers.0.mlp.down_proj.weight"].astype(float)
+    pairs = {pair.lower.partition(" ")[2]: pair for pair in found.pairs if pair.upper.endswith("down_proj.weight")}
+    assert set(pairs) == {"[gate]", "[up]"}
+    assert pairs["[up]"].gap == pytest.approx(np.linalg.norm(down.T @ down - up @ up.T), rel=1e-4)
+    assert np.isnan(pairs["[gate]"].gap)
+    Vt = np.linalg.svd(down)[2][:3]
+    for label, matrix in (("[gate]", gate), ("[up]", up)):
+        cosines = np.linalg.svd(Vt @ np.linalg.svd(matrix)[0][:, :3], compute_uv=False)
+        np.testing.assert_allclose(pairs[label].angles, cosines, atol=2e-2)
+
+
+def test_gpt2_at_its_real_widths(tmp_path):
+    tensors = models.gpt2(layers=1)
+    found = analyze_checkpoint(saved(tmp_path, tensors, config={"n_head": 12}), k=4)
+    assert found.certified
+    sizes = {part.name: part for part in found.tensors}
+    values = singular_values(tensors["h.0.mlp.c_fc.weight"])
+    np.testing.assert_allclose(sizes["h.0.mlp.c_fc.weight"].values, values[:4], rtol=1e-4)
+    embedding = sizes["wte.weight"]
+    exact = entropy_rank(np.sqrt(np.linalg.eigvalsh((tensors["wte.weight"].T @ tensors["wte.weight"]).astype(float))))
+    assert 0.0 < embedding.effective_rank_error < 0.02 * exact
+    assert abs(embedding.effective_rank - exact) < 4 * embedding.effective_rank_error
+    assert len(found.products) == 24
+
+
+# -- heads that are not said ----------------------------------------------------------------------------------------
+
+
+def test_heads_of_published_widths_are_a_guess_that_is_said(tmp_path):
+    tensors = models.gpt2(layers=1, width=768, vocabulary=50, context=20)
+    with open_checkpoint(saved(tmp_path, tensors)) as checkpoint:
+        found = recognise(checkpoint)
+    (attention,) = found.attentions
+    assert (attention.heads, attention.head_dim) == (12, 64)
+    assert any("12 heads of 64 entries are a guess" in note for note in found.notes)
+
+
+def test_heads_of_other_widths_are_not_guessed(tmp_path):
+    path = saved(tmp_path, models.bert())
+    found = analyze_checkpoint(path, k=2)
+    assert found.products == ()
+    assert any("the number of heads is not known" in note for note in found.notes)
+    assert len(analyze_checkpoint(path, k=2, rules=Rules(heads=2)).products) == 2 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("config", "note"),
+    [
+        ({"n_head": 5}, "64 rows of the query are no multiple of 5 heads (config.json)"),
+        ({"n_head": 4, "num_key_value_heads": 4}, "2 heads of keys by their shape; expected 4"),
+        ({"n_head": 4, "head_dim": 8}, "16 entries a head by their shape; expected 8"),
+        ({"n_head": 1}, "32 rows of the key are not those of heads that 1 heads could share"),
+        ({"n_head": -4}, "n_head is -4; expected a positive integer, not used"),
+        ({"n_head": "4"}, "n_head is '4'; expected a positive integer, not used"),
+    ],
+)
+def test_a_configuration_that_the_shapes_do_not_bear_out(tmp_path, config, note):
+    found = analyze_checkpoint(saved(tmp_path, models.llama(layers=1), config=config), k=1)
+    assert found.products == ()
+    assert any(note in text for text in found.notes)
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "{", '{"n_head": 1, "n_head": 2}', "[" * 100_000, "\ud800"])
+def test_a_configuration_that_is_none(tmp_path, content):
+    path = saved(tmp_path, models.bert(layers=1))
+    (tmp_path / "config.json").write_bytes(content.encode("utf-8", "surrogatepass"))
+    found = analyze_checkpoint(path, k=1, rules=Rules(heads=4))
+    assert any(note.startswith("config.json is not used") for note in found.notes)
+    assert len(found.products) == 8
+
+
+def test_nn_linear_of_the_same_names_is_not_transposed(tmp_path):
+    tensors = models.gpt2(layers=1, width=32, vocabulary=20, context=8)
+    turned = {n: np.ascontiguousarray(t.T) if n.startswith("h.") and t.ndim == 2 else t for n, t in tensors.items()}
+    stored = analyze_checkpoint(saved(tmp_path, tensors), k=2, rules=Rules(heads=4))
+    plain = analyze_checkpoint(saved(tmp_path, turned), k=2, rules=Rules(heads=4))
+    for a, b in zip(stored.products, plain.products, strict=True):
+        np.testing.assert_allclose(a.values, b.values, rtol=1e-6)
+    assert not any("stored (in, out)" in part.matrix for part in plain.tensors)
+
+
+# -- adapters ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adapter", ["", "default", "french"])
+@pytest.mark.parametrize("rslora", [False, True])
+def test_lora_products_ranks_and_scalings(tmp_path, adapter, rslora):
+    tensors = models.lora(adapter=adapter)
+    config = {"lora_alpha": 16, "r": 4, "use_rslora": rslora, "alpha_pattern": {"layers.1.self_attn.v_proj": 8}}
+    found = analyze_checkpoint(saved(tmp_path, tensors, "adapter_model.safetensors", adapter_config=config), k=4)
+    assert found.family == "LoRA adapters"
+    assert len(found.products) == 4
+    assert found.pairs == found.compositions == ()
+    for part in found.products:
+        B, A = (tensors[name].astype(float) for name in part.factors)
+        alpha = 8 if part.name.startswith("base_model.model.model.layers.1.self_attn.v_proj") else 16
+        s = alpha / (2.0 if rslora else 4.0)
+        assert (part.kind, part.head, part.rank, part.scaling) == ("LoRA", -1, 4, s)
+        values = singular_values(s * B @ A)
+        np.testing.assert_allclose(part.values, values[:4], rtol=0, atol=1e-6 * values[0])
+        assert part.frobenius == pytest.approx(np.linalg.norm(values), rel=1e-6)
+        assert part.gap == pytest.approx(np.linalg.norm(B.T @ B - A @ A.T), rel=1e-6)
+        assert ("(french)" in part.name) == (adapter == "french")
+
+
+def test_an_adapter_of_zero_and_one_alone(tmp_path):
+    tensors = models.lora(layers=1)
+    B = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
+    tensors[B] = np.zeros_like(tensors[B])  # as training begins
+    del tensors["base_model.model.model.layers.0.self_attn.v_proj.lora_A.weight"]
+    found = analyze_checkpoint(saved(tmp_path, tensors, "adapter_model.safetensors"), k=2)
+    (part,) = found.products
+    assert part.spectral == 0.0
+    assert np.isnan(part.stable_rank)
+    assert part.note == "no alpha beside it: the scaling is not known, 1 was taken"
+    assert any("without a partner" in note and "v_proj.lora_B" in note for note in found.notes)
+    assert found.certified
+
+
+def test_adapters_of_convolutions_and_embeddings_with_their_own_alpha(tmp_path, rng):
+    tensors = {
+        "lora_unet_conv.lora_down.weight": rng.standard_normal((3, 5, 3, 3)),
+        "lora_unet_conv.lora_up.weight": rng.standard_normal((7, 3, 1, 1)),
+        "lora_unet_conv.alpha": np.array(6.0),
+        "model.embed.lora_embedding_A": rng.standard_normal((2, 11)),
+        "model.embed.lora_embedding_B": rng.standard_normal((4, 2)),
+    }
+    config = {"rank_pattern": {"model.embed": 3, "(x+)+$": 2}}
+    found = analyze_checkpoint(saved(tmp_path, tensors, "adapter_model.safetensors", adapter_config=config), k=3)
+    parts = by_name(found.products)
+    conv = parts["lora_unet_conv"]
+    dense = 2.0 * tensors["lora_unet_conv.lora_up.weight"].reshape(7, 3) @ tensors[
+        "lora_unet_conv.lora_down.weight"].reshape(3, -1)  # fmt: skip
+    np.testing.assert_allclose(conv.values, singular_values(dense)[:3], rtol=1e-6)
+    assert conv.scaling == 2.0
+    embedded = tensors["model.embed.lora_embedding_B"] @ tensors["model.embed.lora_embedding_A"]
+    np.testing.assert_allclose(parts["model.embed"].values, singular_values(embedded)[:2], rtol=1e-6)
+    assert any("rank 2 by its shape; adapter_config.json says 3" in note for note in found.notes)
+    assert any("(x+)+$" in note and "not used" in note for note in found.notes)
+
+
+# -- what is wrong, unknown, or of other formats ----------------------------------------------------------------------
+
+
+def test_nan_and_inf_fail_by_tensor_and_the_rest_goes_on(tmp_path):
+    tensors = models.llama()
+    bad = tensors["model.layers.0.mlp.up_proj.weight"]
+    bad[1, 7], bad[3, 2], bad[5, 5] = np.nan, np.nan, np.inf
+    tensors["model.layers.1.self_attn.q_proj.weight"][:] = np.nan
+    found = analyze_checkpoint(saved(tmp_path, tensors), k=2, rules=Rules(heads=4))
+    failed = by_name(found.failed)
+    assert failed["model.layers.0.mlp.up_proj.weight"].reason == (
+        "2 entries are NaN and 1 entry is infinite, the first at [1, 7]"
+    )
+    assert failed["model.layers.1.self_attn.q_proj.weight"].reason == "4096 entries are NaN, the first at [0, 0]"
+    assert not found.certified
+    assert len(found.tensors) == 14
+    assert {part.name for part in found.products} == {"model.layers.0.self_attn"}
+    assert not any("up_proj" in (pair.lower + pair.upper) for pair in found.pairs if "layers.0" in pair.lower)
+    assert any("no pair, as model.layers.0.mlp.up_proj.weight failed" in note for note in found.notes)
+
+
+def test_what_is_not_recognised_is_analysed_by_its_shape_and_listed(tmp_path, rng):
+    tensors = {
+        "strange": rng.standard_normal((5, 4)),
+        "odd.kernel": rng.standard_normal((3, 2, 4)),
+        "scale": rng.standard_normal(3),
+        "step": np.array(7),
+        "six": rng.standard_normal((1, 2, 1, 2, 1, 2)),
+        "none": np.zeros((0, 3)),
+    }
+    found = analyze_checkpoint(saved(tmp_path, tensors), k=2)
+    parts = by_name(found.tensors)
+    assert set(parts) == {"strange", "odd.kernel"}
+    check_spectrum(parts["strange"], tensors["strange"], 2)
+    check_spectrum(parts["odd.kernel"], tensors["odd.kernel"].reshape(3, -1), 2)
+    assert set(found.unknown) == set(tensors)
+    assert dict(found.not_analysed) == {
+        "scale": "a vector",
+        "step": "I64: no floating-point numbers",
+        "six": "6 extents: no matrix and no kernel of one to three offsets",
+        "none": "no entries",
+    }
+
+
+@pytest.mark.parametrize("stored", ["F16", "BF16", "F8_E4M3", "F64"])
+def test_other_precisions_are_read_as_stored(tmp_path, rng, stored):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    types = {"F16": np.float16, "BF16": ml_dtypes.bfloat16, "F8_E4M3": ml_dtypes.float8_e4m3fn, "F64": np.float64}
+    matrices = {f"layers.{i}.weight": rng.standard_normal((30, 30)).astype(types[stored]) for i in range(2)}
+    held = {name: (stored, m.shape, m.tobytes()) for name, m in matrices.items()}
+    found = analyze_checkpoint(saved(tmp_path, held), k=3)
+    for part in found.tensors:
+        assert part.dtype == stored
+        check_spectrum(part, matrices[part.name].astype(float), 3)
+    (pair,) = found.pairs
+    low, up = (m.astype(float) for m in matrices.values())
+    assert pair.gap == pytest.approx(np.linalg.norm(up.T @ up - low @ low.T), rel=1e-4)
+
+
+def test_a_matrix_of_zeros_and_one_of_one_row(tmp_path, rng):
+    tensors = {"0.weight": np.zeros((4, 5)), "2.weight": rng.standard_normal((1, 4)), "4.weight": np.ones((3, 1))}
+    found = analyze_checkpoint(saved(tmp_path, tensors), k=4)
+    zero, row, column = found.tensors
+    assert np.isnan([zero.stable_rank, zero.effective_rank, zero.tail]).all()
+    assert zero.outliers == 0
+    assert row.values == pytest.approx([np.linalg.norm(tensors["2.weight"])])
+    assert row.effective_rank == column.effective_rank == pytest.approx(1.0)
+    assert row.tail == pytest.approx(0.0, abs=1e-12)
+    assert found.certified
+
+
+def test_nothing_to_analyse(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no matrix that can be analysed .*scale: a vector"):
+        analyze_checkpoint(saved(tmp_path, {"scale": np.ones(3)}))
+
+
+def test_starts_save_reads_and_give_the_same(tmp_path):
+    tensors = models.gpt2(layers=1, width=768, vocabulary=100, context=20)
+    for name, tensor in tensors.items():
+        if tensor.ndim == 2:  # values that stand out, as in trained networks
+            u, v = np.linalg.qr(np.random.default_rng(1).standard_normal((tensor.shape[0], 4)))[0], models.Maker(2)
+            tensors[name] = tensor + ((u * [9, 8, 7, 6]) @ v(4, tensor.shape[1])).astype(np.float32)
+    path = saved(tmp_path, tensors)
+    cold = analyze_checkpoint(path, k=4)
+    warm = analyze_checkpoint(path, k=4, starts=cold.right)
+    for a, b in zip(cold.tensors, warm.tensors, strict=True):
+        np.testing.assert_allclose(a.values, b.values, rtol=1e-3)
+    assert sum(t.reads for t in warm.tensors) < 0.8 * sum(t.reads for t in cold.tensors)
+    misfit = analyze_checkpoint(path, k=4, starts={"wte.weight": np.ones((2, 3))})
+    np.testing.assert_array_equal(misfit.tensors[0].values, cold.tensors[0].values)
+
+
+def test_progress_counts_bytes_and_says_what_is_done(tmp_path):
+    told = []
+    analyze_checkpoint(saved(tmp_path, models.llama()), k=1, rules=Rules(heads=4), progress=lambda *t: told.append(t))
+    fractions = [fraction for _, fraction in told]
+    assert fractions == sorted(fractions)
+    assert fractions[0] == 0.0
+    assert told[-1] == ("done", 1.0)
+    assert any(what == "heads of model.layers.1.self_attn" for what, _ in told)
+
+
+def test_the_same_seed_gives_the_same_bits(tmp_path):
+    path = saved(tmp_path, models.llama())
+    first, second = (analyze_checkpoint(path, k=2, rules=Rules(heads=4), seed=3).to_dict() for _ in range(2))
+    for content in (first, second):
+        content["seconds"] = 0
+        for tensor in content["tensors"]:
+            tensor["seconds"] = 0
+    assert first == second
+
+
+# -- the parts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["square", "tall", "wide", "decaying", "half"])
+def test_estimated_effective_ranks_are_within_their_errors(rng, kind):
+    n = 1100  # beyond what is computed in full
+    if kind == "decaying":
+        U, V = (np.linalg.qr(rng.standard_normal((n, n)))[0] for _ in range(2))
+        matrix = ((U * np.arange(1, n + 1.0) ** -1.0) @ V).astype(np.float32)
+    else:
+        shape = {"tall": (1500, n), "wide": (n, 1500)}.get(kind, (n, n))
+        matrix = rng.standard_normal(shape).astype(np.float16 if kind == "half" else np.float32)
+    found = top_svd(matrix, 8)
+    value, error = effective_rank(matrix, Svd(found.U, found.s, found.Vt))
+    exact = entropy_rank(singular_values(matrix.astype(np.float32)))
+    assert abs(value - exact) < 3 * error
+    assert error < (0.3 if kind == "decaying" else 0.02) * exact
+
+
+def test_noise_ends_at_the_edge_and_signals_stand_out(rng):
+    outliers = []
+    for _ in range(100):
+        noise = rng.standard_normal((60, 40))
+        outliers.append(noise_edge(singular_values(noise)[:8], float(np.linalg.norm(noise)), noise.shape).outliers)
+    assert np.mean([count > 0 for count in outliers]) < 0.06  # once in a hundred
+    u, v = rng.standard_normal((60, 3)), rng.standard_normal((3, 40))
+    signal = noise + 100.0 * np.outer(u[:, 0], v[0]) + 1.0 * u[:, 1:] @ v[1:]
+    assert noise_edge(singular_values(signal)[:8], float(np.linalg.norm(signal)), (60, 40)).outliers == 3
+
+
+def test_chance_levels_of_composition(rng):
+    """Direct draws of Gaussian factors give the same mean, spread and quantile of the largest of 16."""
+    d, e = 48, 8
+    scores = []
+    for _ in range(2000):
+        q, k, v, o = (rng.standard_normal((e, d)) for _ in range(4))
+        M, W = k.T @ q, o.T @ v
+        scores.append(np.linalg.norm(M @ W) / (np.linalg.norm(M) * np.linalg.norm(W)))
+    mean, spread = composition_chance(d, e)
+    assert mean == pytest.approx(np.mean(scores), abs=4 * spread * (1 / 200 + 1 / 2000) ** 0.5)
+    assert spread == pytest.approx(np.std(scores), rel=0.25)  # four standard errors of 200 draws
+    assert mean == pytest.approx(d**-0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_surveys_count_and_place_what_is_not_finite(rng, order, dtype):
+    array = np.asarray(rng.standard_normal((7, 5, 3)), dtype, order=order)
+    assert survey(array).frobenius == pytest.approx(np.linalg.norm(array.astype(float)), rel=1e-12)
+    array[4, 1, 2] = np.inf
+    assert survey(array).fault == "1 entry is infinite, the first at [4, 1, 2]"
+    array[6, 0, 0] = np.nan
+    assert survey(array).fault == "1 entry is NaN and 1 entry is infinite, the first at [4, 1, 2]"
+
+
+# -- rules ----------------------------------------------------------------------------------------------------
+
+
+texts = st.text(alphabet="ab.1", max_size=4)
+
+
+@given(st.lists(texts, min_size=1, max_size=4), st.data())
+def test_what_a_glob_matches_fills_it(pieces, data):
+    fillings = tuple(data.draw(st.tuples(*[texts] * (len(pieces) - 1))))
+    glob = "*".join(pieces)
+    name = pieces[0] + "".join(f + p for f, p in zip(fillings, pieces[1:], strict=True))
+    found = texts_of(glob, name)
+    assert found is not None
+    assert pieces[0] + "".join(f + p for f, p in zip(found, pieces[1:], strict=True)) == name
+
+
+@given(texts, texts)
+def test_a_glob_without_stars_is_a_name(glob, name):
+    assert (texts_of(glob, name) is not None) == (glob == name)
+
+
+def test_pairs_by_rules(tmp_path, rng):
+    tensors = {f"a.{i}.w": rng.standard_normal((4, 3)) for i in range(2)}
+    tensors |= {f"b.{i}.w": rng.standard_normal((5, 4)) for i in range(2)}
+    path = saved(tmp_path, tensors)
+    found = analyze_checkpoint(path, k=2, rules=Rules().with_options(pairs=["a.*.w=b.*.w"]))
+    pairs = {(pair.lower, pair.upper): pair for pair in found.pairs}
+    assert {("a.0.w", "b.0.w"), ("a.1.w", "b.1.w")} <= set(pairs)
+    low, up = tensors["a.1.w"], tensors["b.1.w"]
+    assert pairs["a.1.w", "b.1.w"].gap == pytest.approx(np.linalg.norm(up.T @ up - low @ low.T), rel=1e-9)
+    with pytest.raises(ValueError, match=r"a\.0\.w has 4 outputs and a\.1\.w 3 inputs"):
+        analyze_checkpoint(path, rules=Rules(pairs=(PairRule.parse("a.0.w=a.1.w"),)))
+
+
+def test_roles_and_storage_by_rules(tmp_path, rng):
+    tensors = {}
+    for i in range(2):
+        for name in ("wq", "wk", "wv", "wo"):
+            tensors[f"tower.{i}.{name}.w"] = rng.standard_normal((8, 8))
+    (tmp_path / "rules.toml").write_text(
+        "heads = 2\n"
+        'storage = "in_out"\n'
+        "[roles]\n"
+        '"tower.*.wq.w" = "attention query"\n'
+        '"tower.*.wk.w" = "attention key"\n'
+        '"tower.*.wv.w" = "attention value"\n'
+        '"tower.*.wo.w" = "attention output"\n'
+    )
+    found = analyze_checkpoint(saved(tmp_path, tensors), k=2, rules=Rules.read(tmp_path / "rules.toml"))
+    assert [part.role for part in found.tensors][:4] == [f"attention {r}" for r in ("key", "output", "query", "value")]
+    first = found.products[1]
+    q, k = (tensors[f"tower.0.{name}.w"].T[4:] for name in ("wq", "wk"))
+    assert (first.name, first.kind, first.head) == ("tower.0", "QK", 1)
+    np.testing.assert_allclose(first.values, singular_values(q.T @ k)[:2], rtol=1e-6)
+    assert len(found.compositions) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("heads = ", "Invalid value"),
+        ("headz = 3", "unknown key 'headz'; expected heads, kv_heads"),
+        ("heads = 0", "heads is 0; expected at least 1"),
+        ('heads = "4"', "heads is '4'; expected an integer"),
+        ("kv_heads = 4", "kv_heads is 4 and heads None"),
+        ("heads = 6\nkv_heads = 4", "expected a multiple of kv_heads"),
+        ('storage = "sideways"', "'sideways'; expected one of in_out, out_in"),
+        ('[roles]\n"a" = "engine"', "'a' is 'engine'; expected one of embedding"),
+        ("roles = 3", "roles is 3; expected a table of globs"),
+        ("pairs = 3", "pairs is 3; expected a list"),
+        ('pairs = ["a.*=b"]', "expected as many \\* on both sides"),
+        ('pairs = ["a"]', "expected 'lower=upper'"),
+        ('[roles]\n"nothing.*" = "norm"', "roles: no tensor fits 'nothing.\\*'"),
+        ('pairs = ["x.*=y.*"]', "no tensor fits 'x.\\*'"),
+        ('pairs = ["lm_*=y.*"]', "1 tensors fit lm_\\*, none of them has a partner 'y.\\*'"),
+        ("heads = 7", "7 heads: model.layers.0.self_attn: 64 rows of the query are no multiple of 7 heads"),
+    ],
+)
+def test_rules_that_are_wrong_or_fit_nothing(tmp_path, content, message):
+    path = saved(tmp_path, models.llama(layers=1))
+    (tmp_path / "rules.toml").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        analyze_checkpoint(path, rules=Rules.read(tmp_path / "rules.toml"))
+
+
+def test_rules_that_are_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a TOML file of rules"):
+        Rules.read(tmp_path / "none.toml")
+    (tmp_path / "latin.toml").write_bytes(b"heads = 3 # \xe9")
+    with pytest.raises(ValueError, match="no UTF-8"):
+        Rules.read(tmp_path / "latin.toml")
