@@ -229,7 +229,9 @@ def test_what_is_not_finite_fails_alone(tmp_path, rng):
     }
     assert [t.name for t in c.tensors] == ["W5"]
     assert not c.certified
-    assert [row["reason"] for row in c.rows()] == [None, *reasons.values()]
+    table = c.frame()
+    assert table["name"] == ["W5", *reasons]
+    assert table["reason"] == [None, *reasons.values()]
 
 
 def test_zero_matrices_have_no_ratios(tmp_path, rng):

@@ -10,6 +10,7 @@ from flatcore.results.checkpoints import (
 )
 from flatcore.results.comparison import CheckpointComparison, TensorChange, TopSpectrum
 from flatcore.results.estimates import DiagonalEstimate, SpectralDensity, TraceEstimate
+from flatcore.results.frame import Frame, Rows
 from flatcore.results.layers import JacobianPath, LayerPair, LayerSpectrum, ModuleAnalysis
 from flatcore.results.pairs import Certificate, EigenResult, SolverState, SvdResult
 from flatcore.results.record import Array, Record, number, numbers, plain, read_only
@@ -25,6 +26,7 @@ __all__ = [
     "DiagonalEstimate",
     "EigenResult",
     "FailedTensor",
+    "Frame",
     "GainsResult",
     "HeadComposition",
     "JacobianPath",
@@ -34,6 +36,7 @@ __all__ = [
     "ModuleAnalysis",
     "ProductSpectrum",
     "Record",
+    "Rows",
     "SolverState",
     "SpectralDensity",
     "SvdResult",
