@@ -197,7 +197,7 @@ class CheckpointComparison(Record):
         """One row a tensor; the failed ones with their reasons and nothing else known."""
         rows = [{**self._scalars(), **t._row(), "reason": None} for t in self.tensors]
         failed = [{**self._scalars(), **f._row()} for f in self.failed]
-        columns = rows[0] if rows else failed[0] if failed else ()
+        columns = next(iter(rows + failed), None) or (*self._scalars(), "name", "role", "shape", "reason")
         return Frame.of_rows(columns, rows + [{name: row.get(name) for name in columns} for row in failed])
 
     def report(self, path: str) -> None:
