@@ -32,7 +32,7 @@ def compare(
     threads: Annotated[int | None, typer.Option(help="At most so many threads.")] = None,
 ) -> None:
     """What changed from checkpoint A to B: spectra side by side, rotation of singular subspaces, rank of the update."""
-    check_outputs([a, b] if a != b else [a], [out, result_file(json_file), parquet])
+    check_outputs([a, b], [out, result_file(json_file), parquet])
     if needs_torch(a) or needs_torch(b):
         importlib.import_module("flatcore.torch._checkpoints")  # registers the opener
     stream = text_stream(json_file)
