@@ -201,7 +201,10 @@ def test_without_scripts_the_tables_are_there(tab, tensors):
 
 
 def test_printed_pages(tab, whole):
-    tab.open(whole)
+    tab.open(whole, width=1000)  # about the width of paper, landscape
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    assert tab.value("document.documentElement.scrollWidth <= innerWidth")
+    tab.call("Emulation.setEmulatedMedia", media="")
     pdf = tab.pdf()
     assert pdf.startswith(b"%PDF")
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) > 2
