@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 
-_LAZY = ("checkpoints", "io", "torch", "wfm")  # rooms that load when first used
+_LAZY = ("checkpoints", "io", "sweep", "torch", "wfm")  # rooms that load when first used
 
 
 def __getattr__(name: str) -> Any:

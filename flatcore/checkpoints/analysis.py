@@ -11,6 +11,7 @@ source  docs/checkpoints.md.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -55,6 +56,7 @@ def analyze_checkpoint(
     seed: int = 0,
     threads: int | None = None,
     starts: Mapping[str, FloatArray] | None = None,
+    spectra_only: bool = False,
     progress: Progress | None = None,
 ) -> CheckpointAnalysis:
     """Spectra of a checkpoint's tensors, products of its heads and adapters, coupling and balance of its layers.
@@ -72,6 +74,8 @@ def analyze_checkpoint(
     starts
         Right singular vectors (b, n) by name, such as ``right`` of a nearby checkpoint's analysis, to start with. What
         has another shape by now is left out.
+    spectra_only
+        Leave out what takes as long as the searches or longer: effective ranks (NaN), heads and pairs.
     progress
         Called with what is being done and the fraction of all done, by bytes.
 
@@ -104,7 +108,9 @@ def analyze_checkpoint(
         structure = recognise(found, rules)
         if not structure.analysed:
             raise ValueError(_nothing_to_analyse(found.path, structure))
-        return _Run(found, structure, k, tol, seed, starts or {}, progress).result()
+        if spectra_only:
+            structure = dataclasses.replace(structure, consecutive=(), attentions=())
+        return _Run(found, structure, k, tol, seed, starts or {}, not spectra_only, progress).result()
 
 
 def _nothing_to_analyse(path: Path, structure: Structure) -> str:
@@ -123,10 +129,12 @@ class _Run:
         tol: float | None,
         seed: int,
         starts: Mapping[str, FloatArray],
+        ranks: bool,
         progress: Progress | None,
     ) -> None:
         self.checkpoint, self.structure = checkpoint, structure
         self.k, self.tol, self.seed, self.starts, self._progress = k, tol, seed, starts, progress
+        self._ranks = ranks
         self.failed: dict[str, FailedTensor] = {}
         self.notes = [*checkpoint.notes, *structure.notes]
         self.right: dict[str, FloatArray] = {}
@@ -207,7 +215,7 @@ class _Run:
         top = top_triplets(matrix[None], self.k, self.tol, self.seed, self._start(name, matrix.shape[1]))
         spectral, values = float(top.svd.s[0]), top.svd.s.astype(float)
         if spectral > 0.0:
-            rank = effective_rank(matrix, top.svd, self.seed)
+            rank = effective_rank(matrix, top.svd, self.seed) if self._ranks else Estimate(math.nan, 0.0)
             edge = noise_edge(values, frobenius, matrix.shape)
             tail = max(0.0, 1.0 - float(((values / frobenius) ** 2).sum()))
         else:

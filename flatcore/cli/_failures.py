@@ -9,7 +9,7 @@ EXTRAS = {
     "files": ("safetensors", "ml_dtypes", "pyarrow"),
     "cli": ("typer", "rich", "jinja2", "matplotlib", "scikit-learn"),
     "torch": ("torch",),
-    "scale": ("dask",),
+    "scale": ("dask", "distributed"),
 }
 _MODULES = {"sklearn": "scikit-learn"}  # modules called other than their packages
 

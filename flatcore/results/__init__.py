@@ -14,6 +14,7 @@ from flatcore.results.frame import Frame, Rows
 from flatcore.results.layers import JacobianPath, LayerPair, LayerSpectrum, ModuleAnalysis
 from flatcore.results.pairs import Certificate, EigenResult, SolverState, SvdResult
 from flatcore.results.record import Array, Record, number, numbers, plain, read_only
+from flatcore.results.sweeps import SweepPlan, SweepResult
 
 __all__ = [
     "Analysis",
@@ -40,6 +41,8 @@ __all__ = [
     "SolverState",
     "SpectralDensity",
     "SvdResult",
+    "SweepPlan",
+    "SweepResult",
     "TensorChange",
     "TensorSpectrum",
     "TopSpectrum",

@@ -1,0 +1,179 @@
+"""Patterns → checkpoints in order, grouped into trajectories.
+
+The *trajectory* of a checkpoint is its path with the numbers of one component replaced by ``#``: of the file's name
+where it has any, else of its folder (``run1/checkpoint-500/weights.npz``). Numbers that follow a word
+such as seed or run tell runs apart and stay.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from flatcore.io import natural_key
+from flatcore.io.checkpoints.folders import INDEX, find_file
+from flatcore.io.checkpoints.openers import ENDINGS
+
+_USUAL = re.compile(r"(model|pytorch_model|adapter_model|diffusion_pytorch_model)\.(safetensors|bin)(\.index\.json)?")
+_SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}(?P<ending>\.\w+)")
+_NUMBER = re.compile(
+    r"(?i)(?P<word>seed|run|rank|fold|replica|trial|width|depth|lr)?(?P<mark>[-_=]?)(?P<number>[0-9]+)"
+)
+_STEP = re.compile(r"(?i)(?:step|steps|iter|iteration|checkpoint|ckpt|update)[-_=]?([0-9]+)")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One checkpoint to analyse.
+
+    ``path`` is absolute. ``trajectory`` is the path with ``#`` for the numbers that count, ``step`` the number that
+    does (the one after step, iter, checkpoint or update, else the first), None where the path has none.
+    """
+
+    path: str
+    trajectory: str
+    step: int | None
+
+
+def discover(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], order: str = "natural") -> list[Item]:
+    """The checkpoints that paths and patterns stand for, each once.
+
+    Parameters
+    ----------
+    paths
+        Files, folders and patterns (``*``, ``?``, ``[…]``, ``**``). A folder with a model under one of the usual names
+        (``model.safetensors``, its index …) is one checkpoint; other folders are searched for checkpoints, whatever
+        their depth. Shards stand for their index.
+    order
+        ``"natural"``, or ``"given"``: as they come, all of them one trajectory.
+
+    Returns
+    -------
+    list of Item
+        Trajectories one after the other.
+
+    Raises
+    ------
+    ValueError
+        A path or pattern that stands for nothing.
+
+    """
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if not given:
+        raise ValueError("no path is given; expected files, folders or patterns of checkpoints")
+    found: dict[str, None] = {}
+    for path in [os.fspath(path) for path in given]:
+        matches = [os.path.abspath(place) for place in _expanded(path)]
+        if not matches:
+            raise ValueError(f"{path!r} stands for no checkpoint; expected files or folders with {', '.join(ENDINGS)}")
+        found.update(dict.fromkeys(matches))
+    if order == "given":
+        return [Item(path, "as given", number) for number, path in enumerate(_each_once(found))]
+    ordered = sorted(_each_once(found), key=natural_key)
+    items = [Item(path, *_trajectory(path)) for path in ordered]
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.trajectory, []).append(item)
+    return [item for group in groups.values() for item in group]
+
+
+def _expanded(path: str) -> Iterator[str]:
+    """A file or folder of that name, else what the pattern matches."""
+    if os.path.lexists(path):
+        yield from _checkpoints(path)
+        return
+    for match in sorted(glob.glob(path, recursive=True), key=natural_key):
+        if os.path.isdir(match) or match.endswith((*ENDINGS, INDEX)):
+            yield from _checkpoints(match)
+
+
+def _checkpoints(path: str) -> Iterator[str]:
+    """The path as one checkpoint, or those in its folders."""
+    if not os.path.isdir(path):
+        yield _whole(path)
+        return
+    for folder, inner, names in os.walk(path):
+        inner.sort(key=natural_key)
+        if any(_USUAL.fullmatch(name) for name in names):
+            yield folder
+        else:
+            yield from (_whole(os.path.join(folder, n)) for n in sorted(names, key=natural_key) if n.endswith(ENDINGS))
+
+
+def _whole(file: str) -> str:
+    """The index that a shard belongs to, and the folder that an index is the model of; else the file itself."""
+    folder, name = os.path.split(file)
+    if shard := _SHARD.fullmatch(name):
+        index = shard["stem"] + shard["ending"] + INDEX
+        name = index if os.path.isfile(os.path.join(folder, index)) else name
+    if name.endswith(INDEX) and _USUAL.fullmatch(name):
+        return folder or "."
+    return os.path.join(folder, name)
+
+
+def _each_once(paths: Iterable[str]) -> list[str]:
+    """Without those that open the same file as one before, such as a folder and the file in it."""
+    kept: dict[str, str] = {}
+    for path in paths:
+        try:
+            opened = os.path.realpath(find_file(Path(path))[0])
+        except (OSError, ValueError):
+            opened = path  # its row will say what is wrong
+        kept.setdefault(opened, path)
+    return list(kept.values())
+
+
+def _trajectory(path: str) -> tuple[str, int | None]:
+    """The path with # for the numbers that count, and the step."""
+    parts = path.split(os.sep)
+    for place in (len(parts) - 1, len(parts) - 2):
+        pattern = _NUMBER.sub(lambda m: m[0] if m["word"] else f"{m['mark']}#", parts[place])
+        if pattern != parts[place]:
+            numbers = [m["number"] for m in _NUMBER.finditer(parts[place]) if not m["word"]]
+            step = _STEP.search(parts[place])
+            return os.sep.join([*parts[:place], pattern, *parts[place + 1 :]]), int(step[1] if step else numbers[0])
+    return path, None
+
+
+def files_of(path: str) -> list[os.stat_result]:
+    """What the file system says of a checkpoint's files: of a folder or an index all regular files beside it."""
+    if os.path.isdir(path) or path.endswith(INDEX):
+        folder = path if os.path.isdir(path) else os.path.dirname(path)
+        with os.scandir(folder) as entries:
+            found = sorted((entry for entry in entries if entry.is_file()), key=lambda entry: entry.name)
+            return [entry.stat() for entry in found]
+    return [os.stat(path)]
+
+
+def identity(path: str) -> str:
+    """A digest of sizes and times of change: another one means another content. Empty where nothing is there."""
+    try:
+        stats = files_of(path)
+    except OSError:
+        return ""
+    text = " ".join(f"{s.st_size}:{s.st_mtime_ns}" for s in stats)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def segments(items: Sequence[Item], workers: int, warm: bool) -> list[list[Item]]:
+    """Runs of consecutive checkpoints of one trajectory, at least as many as there are workers where that can be.
+
+    Each trajectory is cut into about its share of the workers; without warm starts every checkpoint is on its own.
+    """
+    if not warm:
+        return [[item] for item in items]
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.trajectory, []).append(item)
+    out = []
+    for group in groups.values():
+        pieces = 1 if len(groups) >= workers else min(len(group), -(-workers * len(group) // len(items)))
+        bounds = [len(group) * piece // pieces for piece in range(pieces + 1)]
+        out += [group[first:last] for first, last in pairwise(bounds)]
+    return out
