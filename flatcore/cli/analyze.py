@@ -135,7 +135,7 @@ def _read_file(
                 raise ValueError(f"{reason}; with data expected the layers of one chain") from None
             why = str(reason)
         else:
-            emit(stream, model.describe())
+            emit(stream, "\n".join(map(one_line, model.describe().split("\n"))))
             return model.to_dict(), functools.partial(fc.analyze, chain)
     about = {
         "path": str(path),
