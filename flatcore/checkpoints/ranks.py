@@ -30,7 +30,7 @@ from flatcore.spectral._vectors import HostVectors
 from flatcore.weights.spectra import Svd
 
 _PANEL_ENTRIES = 1 << 20
-_EXACT_SIDE, _EXACT_FLOPS = 1024, 3e9
+_EXACT_SIDE, _EXACT_FLOPS = 1024, 1e9
 _PROBES, _STEPS, _LOOKS = 8, 24, (8, 12, 16, 20, 24)
 _TRACY_WIDOM_99 = 2.0234  # its 99 % quantile for real entries (β = 1)
 _CLOSE = 0.01  # relative distance of the two rules below which more steps are not worth their reads
