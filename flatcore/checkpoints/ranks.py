@@ -29,7 +29,8 @@ from flatcore.spectral._svd_operator import StoredOperator
 from flatcore.spectral._vectors import HostVectors
 from flatcore.weights.spectra import Svd
 
-_PANEL_ENTRIES = 1 << 20
+_PANEL_ENTRIES, _CACHED_ENTRIES = 1 << 20, 1 << 15
+_SQUARES = 1e-200, 1e300  # sums of squares that neither lost small entries nor overflowed
 _EXACT_SIDE, _EXACT_FLOPS = 1024, 3e9
 _PROBES, _STEPS, _LOOKS = 8, 24, (8, 12, 16, 20, 24)
 _TRACY_WIDOM_99 = 2.0234  # its 99 % quantile for real entries (β = 1)
@@ -60,14 +61,26 @@ class Edge(NamedTuple):
 def survey(array: FloatArray) -> Survey:
     """One pass over an array of any shape: its norm in float64, and which entries are not finite."""
     flat = array.ravel(order="K")
-    squares, largest = [], 0.0
+    buffer, total = np.empty(min(flat.size, _CACHED_ENTRIES)), 0.0
+    with np.errstate(over="ignore"):
+        for part in chunks(flat.size, _CACHED_ENTRIES):
+            piece = buffer[: part.stop - part.start]
+            np.copyto(piece, flat[part])
+            total += float(piece @ piece)
+    if _SQUARES[0] < total < _SQUARES[1]:
+        return Survey(math.sqrt(total), "")
+    return _careful_survey(array, flat)
+
+
+def _careful_survey(array: FloatArray, flat: FloatArray) -> Survey:
+    """The same where squares vanish or overflow, or where something is not finite."""
+    norms = []
     for part in chunks(flat.size, _PANEL_ENTRIES):
         panel = flat[part].astype(np.float64)
-        largest = max(largest, size := float(np.abs(panel).max(initial=0.0)))
-        if not math.isfinite(size):
+        if not np.isfinite(panel).all():
             return Survey(math.nan, _fault(array))
-        squares.append(scipy.linalg.norm(panel, check_finite=False))
-    return Survey(float(scipy.linalg.norm(squares)), "")
+        norms.append(scipy.linalg.norm(panel, check_finite=False))
+    return Survey(float(scipy.linalg.norm(norms)), "")
 
 
 def _fault(array: FloatArray) -> str:
