@@ -24,7 +24,7 @@ from flatcore.sweep.running import Segment
 # and final products included.
 COLD_READS, WARM_READS = 45, 15
 OVERHEAD = 300_000_000  # bytes of a worker beside its tensors
-_PIECE, _SAMPLE = 1 << 25, 2048  # bytes to read; side of the matrix to multiply
+_PIECE, _SAMPLE = 1 << 25, 1024  # bytes to read; side of the matrix to multiply
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,6 @@ def _product_rate(k: int, threads: int | None) -> float:
     """Of a few steps of a search in a random matrix."""
     matrix = np.random.default_rng(0).standard_normal((_SAMPLE, _SAMPLE), dtype=np.float32)
     began = time.perf_counter()
-    found = top_svd(matrix, k, maxiter=8, threads=threads)
+    found = top_svd(matrix, k, maxiter=4, threads=threads)
     assert not isinstance(found, list)
     return found.reads * matrix.size / (time.perf_counter() - began)
