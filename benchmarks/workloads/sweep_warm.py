@@ -2,8 +2,8 @@
 
 The study ``nonlinear``'s ReLU network, 2048 wide, learns the digits by full-batch gradient descent; a checkpoint every
 four steps (``benchmarks/trajectory.py``). Both sweeps find the eight largest singular values of every tensor,
-certified. Two cases: spectra alone, and everything that an analysis computes, where effective ranks and the balance of pairs take
-most of the time, warm or not.
+certified. Two cases: spectra alone, and everything that an analysis computes, where effective ranks and the balance of
+pairs take most of the time, warm or not.
 """
 
 from __future__ import annotations
