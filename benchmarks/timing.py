@@ -2,10 +2,11 @@
 
 Every round runs each contender, the order rotated by one from round to round, so that slow drifts of the machine
 (frequency, neighbours) and what one contender leaves behind (caches, spinning threads) fall on all alike. Short calls
-are made several times in a row, until ``ROUND_SECONDS`` have passed or ``MOST_CALLS`` are made, and the round counts
-with their median: the first one finds another contender's data in the caches and a second core asleep. Reported are
-medians, minima, the ratio of the medians and the median of the rounds' ratios. The first call of each contender comes
-before the rounds, is reported apart, and is the only one where it takes longer than ``TIMED_ONCE_SECONDS``.
+are made several times in a row, until ``ROUND_SECONDS`` have passed, or ``MOST_CALLS`` are made and
+``LEAST_SECONDS`` have passed, and the round counts with their median: the first ones find another contender's data in
+the caches, a second core asleep and the clock that it left. Reported are medians, minima, the ratio of the medians and
+the median of the rounds' ratios. The first call of each contender comes before the rounds, is reported apart, and is
+the only one where it takes longer than ``TIMED_ONCE_SECONDS``.
 
 Yardsticks: ``copy``, ``torch.Tensor.copy_`` on 2²⁶ float32, bytes read plus written per second; ``matmul``, NumPy's
 matrix product of 2048 × 2048 matrices, in flops per second. Each is the best of nine, taken with every case, and
@@ -32,6 +33,7 @@ from flatcore._threads import limit_threads
 
 TIMED_ONCE_SECONDS = 60.0
 ROUND_SECONDS = 0.3
+LEAST_SECONDS = 0.03
 MOST_CALLS = 15
 COPY_ENTRIES = 2**26
 MATMUL_SIZE = 2048
@@ -63,11 +65,14 @@ def seconds_of(call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def round_seconds(call: Callable[[], Any], most_calls: int | None = None) -> float:
-    """Median seconds of a call made until ``ROUND_SECONDS`` have passed, from once to ``MOST_CALLS`` times."""
-    most = MOST_CALLS if most_calls is None else most_calls
+    """Median seconds of a call made until ``ROUND_SECONDS`` have passed, or `most_calls` times.
+
+    Without `most_calls`: ``MOST_CALLS`` times, short ones until ``LEAST_SECONDS`` have passed.
+    """
+    most, least = (MOST_CALLS, LEAST_SECONDS) if most_calls is None else (most_calls, 0.0)
     times: list[float] = []
     with _undisturbed():
-        while not times or (sum(times) < ROUND_SECONDS and len(times) < most):
+        while not times or sum(times) < (ROUND_SECONDS if len(times) < most else least):
             times.append(_timed(call)[0])
     return statistics.median(times)
 

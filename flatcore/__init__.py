@@ -8,7 +8,7 @@
 """
 
 try:
-    import flatcore._core  # noqa: F401
+    import flatcore._core
 except ImportError as error:
     raise ImportError(
         "flatcore's compiled extension cannot be imported. In a clone, install the package first "
@@ -16,6 +16,7 @@ except ImportError as error:
     ) from error
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from flatcore.linear import (
@@ -46,6 +47,7 @@ __all__ = [
     "analyze",
     "analyze_many",
     "balance",
+    "cmake_dir",
     "coupling",
     "diagonal",
     "eigsh",
@@ -65,6 +67,32 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return importlib.import_module(f"flatcore.{name}")
     raise AttributeError(f"module 'flatcore' has no attribute {name!r}")
+
+
+def cmake_dir() -> str:
+    """Where CMake finds the C++ library: its headers and sources travel with the package (docs/embedding.md).
+
+    Returns
+    -------
+    str
+        The directory of ``flatcoreConfig.cmake``, for ``cmake -Dflatcore_DIR=…`` and ``find_package(flatcore)``.
+
+    Raises
+    ------
+    FileNotFoundError
+        An installation without these files.
+
+    Examples
+    --------
+    >>> import os, flatcore as fc
+    >>> os.path.isfile(os.path.join(fc.cmake_dir(), "flatcoreConfig.cmake"))
+    True
+
+    """
+    folder = Path(flatcore._core.__file__).parent / "cpp"  # beside the extension, in an editable installation too
+    if not (folder / "flatcoreConfig.cmake").is_file():
+        raise FileNotFoundError(f"{folder} holds no flatcoreConfig.cmake; expected the C++ sources that pip installs")
+    return str(folder)
 
 
 def _analyze_module(*arguments: Any, **options: Any) -> Any:

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[Any]  # float32 or float64
 _ROWS_PER_CHECK = 1 << 22  # entries looked at together, so that no check allocates much
+# DLPack's numbers of devices: memory that the host reads (its own, pinned, managed), and names for messages.
+_HOST_DEVICES = (1, 3, 11, 13)
+_DEVICE_NAMES = {2: "cuda", 4: "opencl", 7: "vulkan", 8: "metal", 10: "rocm", 14: "oneapi", 15: "webgpu"}
 
 
 def is_tensor(value: object) -> bool:
@@ -23,8 +26,16 @@ def is_module(value: object) -> bool:
     return any(c.__name__ == "Module" and c.__module__ == "torch.nn.modules.module" for c in type(value).__mro__)
 
 
+def exports_dlpack(value: object) -> bool:
+    """Tell another library's array (JAX, CuPy, …) that NumPy reads through the DLPack protocol."""
+    return hasattr(type(value), "__dlpack__") and not isinstance(value, (np.ndarray, np.generic))
+
+
 def as_numpy(name: str, value: Any, *, keep_half: bool = False) -> NDArray[Any]:
-    """A NumPy view of an array, a CPU tensor (detached; of half precision only where allowed) or nested sequences."""
+    """A NumPy view of an array, a CPU tensor (detached; of half precision only where allowed) or nested sequences.
+
+    Arrays of other libraries come through DLPack, without a copy; those in a device's memory are refused.
+    """
     if is_tensor(value):
         tensor = value.detach()
         if str(tensor.layout) != "torch.strided":
@@ -36,12 +47,29 @@ def as_numpy(name: str, value: Any, *, keep_half: bool = False) -> NDArray[Any]:
         if tensor.dtype.itemsize < (2 if keep_half else 4) and tensor.dtype.is_floating_point:
             tensor = tensor.float()
         return np.asarray(tensor.numpy())
+    if exports_dlpack(value):
+        return _from_dlpack(name, value)
     if isinstance(value, np.ma.MaskedArray):
         raise ValueError(f"{name} is a masked array; expected every entry to count (use .filled())")
     try:
         return np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} is no array of one shape; expected rows of equal length ({error})") from None
+
+
+def _from_dlpack(name: str, value: Any) -> NDArray[Any]:
+    """The array's own memory; its own conversion where it cannot be exported, or its type is none of NumPy's."""
+    try:
+        kind, index = value.__dlpack_device__()
+        if kind not in _HOST_DEVICES:
+            place = f"{_DEVICE_NAMES.get(int(kind), f'device type {int(kind)}')}:{index}"
+            raise ValueError(f"{name} lives on {place}; expected host memory (use jax.device_get, or CuPy's .get())")
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError) as error:
+        if hasattr(value, "__array__"):
+            return np.asarray(value)
+        what = type(value).__name__
+        raise ValueError(f"{name} is a {what}; expected an array that NumPy reads through DLPack ({error})") from None
 
 
 def _bfloat16(tensor: Any) -> NDArray[Any]:

@@ -110,10 +110,9 @@ def _gamma(z: Array, root: Array, slope: Array) -> Array:
 
 def focused(fields: Array, precision: Array, gamma: float) -> tuple[Array, Array]:
     """Means (K, n) and variances (K) under the patterns' H and G, a prior N(0, 1) and nine replicas with coupling γ."""
-    alone = 1.0 / (precision + 1.0)
-    pull = 1.0 / ((alone + 1.0 / gamma) / _OTHERS + 1.0 / gamma)
-    variances = 1.0 / (precision + 1.0 + pull)
-    return ((1.0 + pull * alone) * variances)[:, None] * fields, variances
+    r = precision + 1.0
+    variances = 1.0 / (r + _OTHERS * r / (1.0 + ((_OTHERS + 1.0) / gamma) * r))
+    return fields / r[:, None], variances
 
 
 class ContinuousAmpSweeps:

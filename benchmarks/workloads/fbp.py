@@ -1,6 +1,6 @@
 """``fbp``: ten sweeps of belief propagation, α = 0.6: N = 1001 (K = 1, 7) and N = 999 (K = 9), on edges and as AMP.
 
-Binary weights, which the targets are about, and continuous ones under the focusing field of nine replicas. On all
+Binary weights, and continuous ones under the focusing field of nine replicas. On all
 threads, of which NumPy's passes over edges use one whatever they are given, and on one.
 """
 
@@ -39,13 +39,13 @@ def cases(options: Options) -> Iterator[Case]:
 
 
 def targets(results: Sequence[CaseResult], yardsticks: Yardsticks) -> list[Target]:
-    """How many times faster than NumPy in each form of binary weights, at least."""
+    """How many times faster than NumPy in each form, at least."""
     out = []
-    for form, bound in BOUNDS.items():
-        peer = PEERS[form, "binary"].name
-        ratios = [peer_ratio(case.entry(peer)) for case in results if case.name.startswith(f"{form}, binary,")]
+    for (form, weights), peer in PEERS.items():
+        cases_of = [case for case in results if case.name.startswith(f"{form}, {weights},")]
+        ratios = [peer_ratio(case.entry(peer.name)) for case in cases_of]
         least = min((ratio for ratio in ratios if ratio is not None), default=None)
-        out.append(at_least(f"{form}: times faster than {peer}", least, bound))
+        out.append(at_least(f"{form}, {weights}: times faster than {peer.name}", least, BOUNDS[form]))
     return out
 
 

@@ -2,9 +2,10 @@
 
 from flatcore.checkpoints.analysis import analyze_checkpoint
 from flatcore.checkpoints.chain import NotFiniteError, chain_of
+from flatcore.checkpoints.comparison import compare_checkpoints
 from flatcore.checkpoints.rules import PairRule, Rules
 from flatcore.checkpoints.structure import Structure, recognise
-from flatcore.checkpoints.tables import write_tensors_parquet
+from flatcore.checkpoints.tables import tensor_rows
 
 __all__ = [
     "NotFiniteError",
@@ -13,6 +14,7 @@ __all__ = [
     "Structure",
     "analyze_checkpoint",
     "chain_of",
+    "compare_checkpoints",
     "recognise",
-    "write_tensors_parquet",
+    "tensor_rows",
 ]

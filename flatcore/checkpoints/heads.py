@@ -29,12 +29,12 @@ import scipy.special
 
 from flatcore._checks import FloatArray, chunks
 from flatcore._linalg import matmul
-from flatcore._threads import serial_blas
-from flatcore.checkpoints.products import gram, product_spectrum, root
+from flatcore._threads import limit_threads
+from flatcore.checkpoints.products import gram, norm, product_spectrum, root
 from flatcore.checkpoints.structure import Attention
 from flatcore.results import HeadComposition, ProductSpectrum, read_only
 
-_ROWS = 1024  # of the readers multiplied together
+_ROWS = 512  # of the readers multiplied together
 _DRAWS = 200
 
 
@@ -142,11 +142,12 @@ def _squares(above: Heads, reader: str, outer: FloatArray, written: FloatArray, 
     out = np.empty((heads, len(value_roots)))
     for part in chunks(len(rows) // e, max(1, _ROWS // e)):
         T = matmul(np.ascontiguousarray(rows[part.start * e : part.stop * e], dtype=written.dtype), written)
-        T = np.hstack([matmul(T[:, g * width : (g + 1) * width], R.T) for g, R in enumerate(value_roots)])
-        for h in range(part.start * sharing, part.stop * sharing):
-            first = (h // sharing - part.start) * e
-            image = matmul(root(outer[h]).astype(T.dtype), T[first : first + e])
-            out[h] = (image**2).reshape(e, len(value_roots), width).sum(axis=(0, 2), dtype=np.float64)
+        with limit_threads(1):
+            T = np.hstack([matmul(T[:, g * width : (g + 1) * width], R.T) for g, R in enumerate(value_roots)])
+            for h in range(part.start * sharing, part.stop * sharing):
+                first = (h // sharing - part.start) * e
+                image = matmul(root(outer[h]).astype(T.dtype), T[first : first + e])
+                out[h] = np.square(image).reshape(e, len(value_roots), width).sum(axis=(0, 2), dtype=np.float64)
     return out
 
 
@@ -169,7 +170,8 @@ def composition_chance(width: int, e: int) -> tuple[float, float]:
     the n scores were independent.
     """
     rng = np.random.default_rng(0)
-    scores = [_draw(rng, width, e) for _ in range(_DRAWS)]
+    with limit_threads(1):
+        scores = [_draw(rng, width, e) for _ in range(_DRAWS)]
     return float(np.mean(scores)), float(np.std(scores, ddof=1))
 
 
@@ -177,8 +179,7 @@ def _draw(rng: np.random.Generator, d: int, e: int) -> float:
     """One score, from e × e matrices alone: Bartlett's roots of the Gram matrices and two random frames."""
     Q, K, O, V = (_wishart_root(rng, d, e) for _ in range(4))  # noqa: E741
     M, W = matmul(K, Q.T), matmul(O, V.T)
-    top = np.linalg.norm(matmul(matmul(M, _frame_overlap(rng, d, e)), W))
-    return float(top / (np.linalg.norm(M) * np.linalg.norm(W)))
+    return norm(matmul(matmul(M, _frame_overlap(rng, d, e)), W)) / (norm(M) * norm(W))
 
 
 def _wishart_root(rng: np.random.Generator, d: int, e: int) -> FloatArray:
@@ -196,7 +197,6 @@ def _frame_overlap(rng: np.random.Generator, d: int, e: int) -> FloatArray:
     Gram matrix of the other d − e rows.
     """
     G, R = rng.standard_normal((e, e)), _wishart_root(rng, d - e, e)
-    with serial_blas():
-        C = scipy.linalg.cholesky(G.T @ G + R.T @ R, check_finite=False)
-        overlap: FloatArray = scipy.linalg.solve_triangular(C, G.T, trans=1, check_finite=False).T
+    C = scipy.linalg.cholesky(matmul(G.T, G) + matmul(R.T, R), check_finite=False)
+    overlap: FloatArray = scipy.linalg.solve_triangular(C, G.T, trans=1, check_finite=False).T
     return overlap

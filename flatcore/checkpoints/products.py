@@ -4,7 +4,8 @@ With S = BᵀB and T = AAᵀ the squares of the singular values of B·A are the 
 S^{1/2} T S^{1/2}; ‖B·A‖_F² = tr S T. Nothing of extent m × n is formed. Gram matrices are summed in float64: values are
 exact to about 1e-8 of the largest, which is below the rounding of weights stored in float32 or less.
 
-cost    2·r²·(m + n) flops for the Gram matrices, some 10·r³ for the values.
+cost    2·r²·(m + n) flops for the Gram matrices, some 10·r³ for the values, on one thread: with more, waking them
+        takes longer than products of this size.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import scipy.linalg
 
 from flatcore._checks import FloatArray, chunks
 from flatcore._linalg import matmul
-from flatcore._threads import serial_blas
+from flatcore._threads import limit_threads
 from flatcore.spectral._small import eigh
 
 _PANEL_ENTRIES = 1 << 21  # converted to float64 together
@@ -38,9 +39,10 @@ def gram(rows: FloatArray) -> FloatArray:
     """A Aᵀ (r, r) in float64 of thin rows A (r, n) in any precision and of any strides, panel by panel."""
     r, n = rows.shape
     out = np.zeros((r, r))
-    for part in chunks(n, max(1, _PANEL_ENTRIES // r)):
-        panel = np.ascontiguousarray(rows[:, part], dtype=np.float64)
-        out += matmul(panel, panel.T)
+    with limit_threads(1):
+        for part in chunks(n, max(1, _PANEL_ENTRIES // r)):
+            panel = np.ascontiguousarray(rows[:, part], dtype=np.float64)
+            out += matmul(panel, panel.T)
     return (out + out.T) / 2
 
 
@@ -53,12 +55,12 @@ def root(G: FloatArray) -> FloatArray:
 
 def product_spectrum(S: FloatArray, T: FloatArray) -> Spectrum:
     """The spectrum of B·A from S = BᵀB and T = AAᵀ."""
-    R = root(S)
-    with serial_blas():
+    with limit_threads(1):
+        R = root(S)
         squares = scipy.linalg.eigvalsh(matmul(matmul(R, T), R.T), check_finite=False)[::-1]
     values = np.sqrt(np.maximum(squares, 0.0))
     frobenius = math.sqrt(max(float((S * T).sum()), 0.0))
-    gap, size = float(np.linalg.norm(S - T)), math.hypot(float(np.linalg.norm(S)), float(np.linalg.norm(T)))
+    gap, size = norm(S - T), math.hypot(norm(S), norm(T))
     top = float(values[0])
     return Spectrum(
         values,
@@ -68,6 +70,11 @@ def product_spectrum(S: FloatArray, T: FloatArray) -> Spectrum:
         gap,
         gap / size if size > 0.0 else 0.0,
     )
+
+
+def norm(matrix: FloatArray) -> float:
+    """‖matrix‖_F of a small one; NumPy's own wakes the threads of a second BLAS."""
+    return math.sqrt(float(np.square(matrix).sum()))
 
 
 def effective_rank_of(values: FloatArray) -> float:

@@ -169,7 +169,7 @@ class _Rest:
         return self._without(image)
 
     def _without(self, rows: FloatArray) -> FloatArray:
-        out: FloatArray = rows - (rows @ self._known.T) @ self._known
+        out: FloatArray = rows - matmul(matmul(rows, self._known.T), self._known)
         return out
 
 

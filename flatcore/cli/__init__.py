@@ -1,4 +1,4 @@
-"""The command line: ``flatcore analyze``, ``sweep``, ``inspect``, ``study`` and ``doctor``.
+"""The command line: ``flatcore analyze``, ``compare``, ``sweep``, ``inspect``, ``study`` and ``doctor``.
 
 Exit codes: 0 done; 1 internal error; 2 bad input; 3 done, but an eigenpair or singular triplet asked for is not
 certified, or a file of a sweep failed; 130 interrupted.
@@ -17,7 +17,7 @@ except ModuleNotFoundError as missing:
     print(f"flatcore: the command line needs {missing.name}: pip install 'flatcore[cli]'", file=sys.stderr)
     raise SystemExit(2) from None
 
-from flatcore.cli import analyze, doctor, inspect, study, sweep  # noqa: F401  (each registers its command)
+from flatcore.cli import analyze, compare, doctor, inspect, study, sweep  # noqa: F401  (each registers its command)
 from flatcore.cli._app import app
 
 __all__ = ["app", "main"]

@@ -7,14 +7,13 @@ from itertools import groupby
 
 import numpy as np
 
-from flatcore.cli._failures import one_line
 from flatcore.results import CheckpointAnalysis, ProductSpectrum, number
 
 Lines = list[tuple[str, str]]
 
 
 def groups_of(result: CheckpointAnalysis) -> Iterator[tuple[str, Lines]]:
-    """Titles and lines; nothing that a file says can steer a terminal."""
+    """Titles and lines, names as the file has them."""
     groups = {
         "Tensors": _tensors(result),
         "Heads": _heads(result),
@@ -28,7 +27,7 @@ def groups_of(result: CheckpointAnalysis) -> Iterator[tuple[str, Lines]]:
     }
     for title, lines in groups.items():
         if lines:
-            yield title, [(one_line(label), one_line(text)) for label, text in lines]
+            yield title, lines
 
 
 def _table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> Lines:

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from flatcore.io import check_target, write_text_atomic
+from flatcore.cli._failures import one_line
+from flatcore.io import atomic_file, check_target, write_text_atomic
 from flatcore.results import plain
 
 Lines = Iterable[tuple[str, str]]
@@ -48,9 +49,18 @@ def write_json(file: str, content: Any) -> None:
         write_text_atomic(file, text + "\n")
 
 
+def write_parquet(file: Path, rows: list[dict[str, Any]]) -> None:
+    """A table with one row a dictionary; all have the same keys."""
+    import pyarrow
+    import pyarrow.parquet
+
+    with atomic_file(file) as handle:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), handle)
+
+
 def show(stream: TextIO, title: str, lines: Lines) -> None:
     """Lines under a title: a table in a terminal, aligned text elsewhere."""
-    rows = list(lines)
+    title, rows = one_line(title), [(one_line(label), one_line(text)) for label, text in lines]
     console = Console(file=stream, highlight=False)
     if not console.is_terminal:
         width = max((len(label) for label, _ in rows), default=0)
@@ -85,4 +95,4 @@ def progress_bar() -> Iterator[Callable[[str, float], None]]:
         *columns, console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal
     ) as bars:
         task = bars.add_task("starting", total=1.0)
-        yield lambda what, fraction: bars.update(task, description=what, completed=fraction)
+        yield lambda what, fraction: bars.update(task, description=one_line(what), completed=fraction)

@@ -21,12 +21,21 @@ from flatcore.checkpoints import (
     analyze_checkpoint,
     chain_of,
     recognise,
-    write_tensors_parquet,
+    tensor_rows,
 )
 from flatcore.cli._app import JsonOption, SeedOption, app
 from flatcore.cli._checkpoint_text import groups_of
 from flatcore.cli._failures import NOT_CERTIFIED, one_line
-from flatcore.cli._output import check_outputs, emit, progress_bar, result_file, show, text_stream, write_json
+from flatcore.cli._output import (
+    check_outputs,
+    emit,
+    progress_bar,
+    result_file,
+    show,
+    text_stream,
+    write_json,
+    write_parquet,
+)
 from flatcore.io import NotAChainError, needs_torch, open_checkpoint, read_data
 from flatcore.results import Analysis, CheckpointAnalysis
 
@@ -90,7 +99,7 @@ def analyze(
         result.report(str(out))
         emit(stream, f"report: {out}")
     if parquet is not None:
-        write_tensors_parquet(result, parquet)
+        write_parquet(parquet, tensor_rows(result))
         emit(stream, f"table: {parquet}")
     if json_file is not None:
         head = {"flatcore": fc.__version__, "model": about, "data": None if data is None else str(data)}
@@ -135,7 +144,7 @@ def _read_file(
                 raise ValueError(f"{reason}; with data expected the layers of one chain") from None
             why = str(reason)
         else:
-            emit(stream, model.describe())
+            emit(stream, "\n".join(map(one_line, model.describe().split("\n"))))
             return model.to_dict(), functools.partial(fc.analyze, chain)
     about = {
         "path": str(path),

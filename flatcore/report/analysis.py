@@ -133,6 +133,8 @@ def heat_map(ax: Any, overlap: Any, title: str) -> None:
     ax.pcolormesh(np.arange(columns + 1) + 0.5, np.arange(k + 1) + 0.5, overlap, cmap="Blues", vmin=0, vmax=1)
     ax.invert_yaxis()
     ax.set(title=title, xlabel="right vector above", ylabel="left vector below", aspect="equal")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.get_major_locator().set_params(integer=True)
     for i in range(k):
         for j in range(columns):
             if overlap[i, j] >= 0.3:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from matplotlib import rc_context
+from matplotlib import font_manager, rc_context
 from matplotlib.figure import Figure as MatplotlibFigure
 
 COLOURS = ("#3b6fb6", "#d1495b", "#2a9d8f", "#e09f3e", "#7b5ea7", "#5c677d", "#8ab17d", "#b5651d")
@@ -62,3 +63,29 @@ def svg_text(canvas: Any) -> str:
     canvas.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{canvas.get_label()}-", text[text.index("<svg") :])
+
+
+def figure_text(name: str, most: int = 36) -> str:
+    """A name as pictures can show it: one line of characters that the font has, shortened, dollars not mathematics."""
+    drawn = _glyphs()
+    text = "".join(c if c.isprintable() and ord(c) in drawn else c.encode("unicode_escape").decode() for c in name)
+    if len(text) > most:
+        text = f"{text[: most // 2]}…{text[-((most - 1) // 2) :]}"
+    return text.replace("$", r"\$")
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """What tells names apart, for pictures: without the parts, between dots, with which all of them begin and end."""
+    parts = {name: name.split(".") for name in names}
+    shortest = min(len(part) for part in parts.values()) - 1
+    columns = [{tuple(part[:count]) for part in parts.values()} for count in range(1, shortest + 1)]
+    first = sum(len(heads) == 1 for heads in columns)
+    columns = [{tuple(part[-count:]) for part in parts.values()} for count in range(1, shortest - first + 1)]
+    last = sum(len(tails) == 1 for tails in columns)
+    return {name: figure_text(".".join(part[first : len(part) - last]), 24) for name, part in parts.items()}
+
+
+@functools.cache
+def _glyphs() -> frozenset[int]:
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    return frozenset(font.get_charmap())

@@ -8,7 +8,9 @@ from flatcore.results.checkpoints import (
     ProductSpectrum,
     TensorSpectrum,
 )
+from flatcore.results.comparison import CheckpointComparison, TensorChange, TopSpectrum
 from flatcore.results.estimates import DiagonalEstimate, SpectralDensity, TraceEstimate
+from flatcore.results.frame import Frame, Rows
 from flatcore.results.layers import JacobianPath, LayerPair, LayerSpectrum, ModuleAnalysis
 from flatcore.results.pairs import Certificate, EigenResult, SolverState, SvdResult
 from flatcore.results.record import Array, Record, number, numbers, plain, read_only
@@ -20,10 +22,12 @@ __all__ = [
     "BalanceResult",
     "Certificate",
     "CheckpointAnalysis",
+    "CheckpointComparison",
     "CouplingResult",
     "DiagonalEstimate",
     "EigenResult",
     "FailedTensor",
+    "Frame",
     "GainsResult",
     "HeadComposition",
     "JacobianPath",
@@ -33,12 +37,15 @@ __all__ = [
     "ModuleAnalysis",
     "ProductSpectrum",
     "Record",
+    "Rows",
     "SolverState",
     "SpectralDensity",
     "SvdResult",
     "SweepPlan",
     "SweepResult",
+    "TensorChange",
     "TensorSpectrum",
+    "TopSpectrum",
     "TraceEstimate",
     "number",
     "numbers",

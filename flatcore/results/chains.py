@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from flatcore.results.frame import Frame, Rows
 from flatcore.results.pairs import EigenResult
 from flatcore.results.record import Array, Record, number, numbers
 
@@ -18,6 +20,8 @@ class BalanceResult(Record):
     ``gap``: ‖W_{j+1}ᵀW_{j+1} − W_jW_jᵀ − b_jb_jᵀ‖_F, conserved by gradient flow; ``relative_gap`` in [0, 1];
     ``spectral``: ‖A_j‖‖B_j‖/σ^{1−1/M} for each layer, 1 at balance (NaN where Φ = 0).
     """
+
+    _ROWS = (Rows("layers", "layer", 1, ("gap", "relative_gap", "spectral")),)
 
     gap: Array
     relative_gap: Array
@@ -42,6 +46,11 @@ class CouplingResult(Record):
     ``path_strength`` the weight of the strongest path, ``path_agreement`` |⟨u, u_path⟩|, |⟨v, v_path⟩| with the
     end-to-end matrix's top pair.
     """
+
+    _ROWS = (
+        Rows("pairs", "layer", 1, ("overlaps", "largest", "chance", "chance_95", "ratio", "angles", "angle_chance")),
+        Rows("layers", "layer", 1, ("singular_values", "path")),
+    )
 
     k: int
     singular_values: tuple[Array, ...]
@@ -84,6 +93,15 @@ class GainsResult(Record):
     ``band`` [1, √(M−1)] of flattest minima on whitened data. With a quadratic loss the ``weighted_…`` fields repeat the
     gains along the data-weighted direction of the flattest sharpness (residual undefined for the first layer).
     """
+
+    _ROWS = (
+        Rows(
+            "layers",
+            "layer",
+            1,
+            ("gains", "residuals", "partial", "partial_top", "weighted_gains", "weighted_residuals"),
+        ),
+    )
 
     sigma: float
     reference: float
@@ -142,6 +160,31 @@ class Analysis(Record):
         results = (self.sharpness, self.gauss_newton_sharpness)
         return all(bool(r.converged.all()) for r in results if r is not None)
 
+    def _tables(self) -> dict[str, Callable[[], Frame]]:
+        return {"layers": self._layers, **super()._tables()}
+
+    def _layers(self) -> Frame:
+        """A row a layer; what belongs to a pair stands with its lower layer."""
+        balance, coupling, gains = self.balance, self.coupling, self.gains
+        columns = {
+            "inputs": self.dims[:-1],
+            "outputs": self.dims[1:],
+            "gap": balance.gap,
+            "relative_gap": balance.relative_gap,
+            "spectral": balance.spectral,
+            "gain": gains.gains,
+            "gain_residual": gains.residuals,
+            "overlap": coupling.largest,
+            "overlap_chance": coupling.chance,
+            "overlap_ratio": coupling.ratio,
+        }
+        return Frame.counted("layer", 1, columns, self._scalars())
+
+    def _scalars(self) -> dict[str, Any]:
+        results = {"sharpness": self.sharpness, "gauss_newton_sharpness": self.gauss_newton_sharpness}
+        first = {name: float("nan") if r is None else float(r.values[0]) for name, r in results.items()}
+        return {name: value for name, value in super()._scalars().items() if name not in first} | first
+
     def sections(self) -> Iterator[tuple[str, Record]]:
         """Titled parts, for reports."""
         yield "Balance", self.balance
@@ -196,6 +239,27 @@ class ManyAnalyses(Record):
     four are NaN where they were not asked for).
     ``vectors`` (batch, P, k) where asked for, in the order W_1, W_2, …
     """
+
+    _ROWS = (
+        Rows(
+            "chains",
+            "chain",
+            0,
+            (
+                "values",
+                "residuals",
+                "converged",
+                "status",
+                "products",
+                "delta",
+                "loss",
+                "gradient_norm",
+                "spectral_norm",
+                "gap",
+                "relative_gap",
+            ),
+        ),
+    )
 
     dims: tuple[int, ...]
     num_parameters: int

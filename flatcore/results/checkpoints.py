@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from flatcore.results.frame import Rows
 from flatcore.results.layers import LayerPair
 from flatcore.results.record import Array, Record, number, numbers
 
@@ -22,6 +23,8 @@ class TensorSpectrum(Record):
     (exceeded once in a hundred), ``outliers`` how many of the k lie above it: s(√m + √n) with the Tracy–Widom law's
     margin, s² the mean square of the entries without the outliers. Ratios of a zero matrix are NaN.
     """
+
+    _ROWS = (Rows("values", "value", 0, ("values", "residuals", "converged")),)
 
     name: str
     role: str
@@ -72,6 +75,8 @@ class ProductSpectrum(Record):
     from, or why it is not known.
     """
 
+    _ROWS = (Rows("values", "value", 0, ("values",)),)
+
     name: str
     kind: str
     head: int
@@ -110,6 +115,8 @@ class HeadComposition(Record):
     ``"K"`` and W_OV for ``"V"``. ``chance`` is the median for independent random factors of the same shapes and
     ``chance_95`` the level that the largest of so many exceeds once in twenty.
     """
+
+    _ROWS = (Rows("heads", "above", 0, ("scores",)),)
 
     lower: str
     upper: str

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from flatcore._checks import check_count, chunks
+from flatcore.results.frame import Rows
 from flatcore.results.record import Array, Record, number, numbers, read_only
 
 _POINTS = 2048  # of a density, evaluated together
@@ -58,6 +59,8 @@ class DiagonalEstimate(Record):
     The statuses are those of :class:`TraceEstimate`, with norms in place of the value.
     """
 
+    _ROWS = (Rows("entries", "entry", 0, ("values", "stderr")),)
+
     values: Array
     stderr: Array
     status: str
@@ -89,6 +92,11 @@ class SpectralDensity(Record):
     of the N eigenvalues are known to be 0 and not in the quadrature.
     ``status``: exact (the nodes are all eigenvalues, errors are 0), estimated or stopped.
     """
+
+    _ROWS = (
+        Rows("grid", "point", 0, ("grid", "density", "stderr")),
+        Rows("probes", "probe", 0, ("nodes", "weights", "residuals")),
+    )
 
     grid: Array
     density: Array

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from flatcore.results.frame import Rows
 from flatcore.results.record import Array, Record, number, numbers
 
 
@@ -18,6 +19,8 @@ class LayerSpectrum(Record):
     matrix. ``convolution`` says where the exact singular values of the whole convolution map are known, on which grid;
     ``convolution_values`` (k,) are the largest and ``convolution_all`` all of them, descending (empty where not known).
     """
+
+    _ROWS = (Rows("values", "value", 0, ("values", "residuals", "converged", "convolution_values")),)
 
     name: str
     kind: str
@@ -165,6 +168,16 @@ class JacobianPath(Record):
     there, and gains are NaN.
     ``products`` counts those with J and with its transpose.
     """
+
+    _ROWS = (
+        Rows(
+            "inputs",
+            "input",
+            0,
+            ("sigma", "residuals", "converged", "reference", "gains", "coupling_residuals", "cut_error"),
+        ),
+        Rows("layers", "position", 1, ("layers", "mean_gains", "mean_coupling_residuals")),
+    )
 
     layers: tuple[str, ...]
     sigma: Array

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
+from flatcore.results.frame import Rows
 from flatcore.results.record import Array, Record, number, numbers
 
 
@@ -50,6 +52,8 @@ class EigenResult(Record):
     ``explanation``: the predicted costs of the routes considered, the choice, and what was done, for ``explain()``.
     """
 
+    _ROWS = (Rows("pairs", "pair", 0, ("values", "residuals", "converged")),)
+
     values: Array
     residuals: Array
     converged: Array
@@ -83,6 +87,9 @@ class EigenResult(Record):
         work = f"{self.products} products with single vectors, seed {self.seed}."
         return _explained(*self.explanation, self.method, work, self.message, certificate=self.certificate)
 
+    def _scalars(self) -> dict[str, Any]:
+        return _certified(super()._scalars(), self.certificate)
+
     def __iter__(self) -> Iterator[Array]:
         return iter((self.values, self.vectors))
 
@@ -112,6 +119,8 @@ class SvdResult(Record):
     vectors multiplied by A or Aᵀ, ``reads`` passes over the matrix. ``U, s, Vt = result`` unpacks.
     """
 
+    _ROWS = (Rows("triplets", "triplet", 0, ("s", "residuals", "converged")),)
+
     U: Array = field(repr=False)
     s: Array
     Vt: Array = field(repr=False)
@@ -131,6 +140,9 @@ class SvdResult(Record):
         work = f"{self.reads} reads of the matrix, {self.products} products with single vectors, seed {self.seed}."
         return _explained(self.method, work, self.message, certificate=self.certificate)
 
+    def _scalars(self) -> dict[str, Any]:
+        return _certified(super()._scalars(), self.certificate)
+
     def __iter__(self) -> Iterator[Array]:
         return iter((self.U, self.s, self.Vt))
 
@@ -145,6 +157,19 @@ class SvdResult(Record):
 
     def __repr__(self) -> str:
         return f"SvdResult(s=[{numbers(self.s, 6)}], status={self.status!r}, reads={self.reads})"
+
+
+def _certified(scalars: dict[str, Any], certificate: Certificate | None) -> dict[str, Any]:
+    """What holds for a whole result, and what is known of the values that were not found."""
+    scalars.pop("certificate", None)
+    method, delta, probability = ("", float("nan"), float("nan"))
+    if certificate is not None:
+        method, delta, probability = certificate.method, certificate.delta, certificate.probability
+    return scalars | {
+        "certificate_method": method,
+        "certificate_delta": delta,
+        "certificate_probability": probability,
+    }
 
 
 def _explained(*lines: str, certificate: Certificate | None) -> str:

@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from flatcore._checks import FloatArray, as_float_array, as_numpy, check_finite, chunks, is_tensor, with_unit_stride
+from flatcore._checks import (
+    FloatArray,
+    as_float_array,
+    as_numpy,
+    check_finite,
+    chunks,
+    exports_dlpack,
+    is_tensor,
+    with_unit_stride,
+)
 from flatcore._linalg import matmul
 from flatcore.spectral._costs import OperatorCost
 from flatcore.spectral._vectors import BlockVectors, HostVectors
@@ -33,7 +42,7 @@ class Operator:
     """
 
     def __init__(self, operator: Any) -> None:
-        if is_tensor(operator):
+        if is_tensor(operator) or exports_dlpack(operator):
             operator = as_numpy("operator", operator)
         shape = getattr(operator, "shape", None)
         self._has_home = hasattr(operator, "block_vectors") and hasattr(operator, "rows_product")

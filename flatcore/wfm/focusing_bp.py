@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flatcore import _core
 from flatcore._atomic import PathLike
 from flatcore._checks import check_callback, check_choice
 from flatcore._threads import limit_threads
@@ -299,11 +300,5 @@ class _Continuous:
 
 
 def focused_law(fields: Array, precisions: Array, gamma: float) -> tuple[Array, Array]:
-    """Means (K, n) and variances (K) of a replica: its patterns' H and G, prior N(0, 1), and y − 1 others.
-
-    A = [(s + 1/γ)/(y − 1) + 1/γ]⁻¹ with the cavity's law m = H/(G + 1), s = 1/(G + 1); the field A m has precision A.
-    """
-    cavity = 1.0 / (precisions + 1.0)
-    pull = 1.0 / ((cavity + 1.0 / gamma) / (_REPLICAS - 1.0) + 1.0 / gamma)
-    variances = 1.0 / (precisions + 1.0 + pull)
-    return fields * ((1.0 + pull * cavity) * variances)[:, None], variances
+    """Means (K, n) and variances (K) of a replica: its patterns' H and G, prior N(0, 1), and y − 1 others."""
+    return _core.wfm_focused_law(fields, precisions, gamma, _REPLICAS)

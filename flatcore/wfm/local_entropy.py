@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from flatcore import _core
 from flatcore._checks import as_float_array, as_numpy, check_choice, check_finite
 from flatcore._threads import limit_threads
-from flatcore.results import Record, number, numbers, read_only
+from flatcore.results import Record, Rows, number, numbers, read_only
 from flatcore.wfm._arguments import check_positive, check_share, check_size, stream
 from flatcore.wfm.message_passing import BinaryAmp, BinaryEdges, GaussianAmp, form_of
 from flatcore.wfm.models import Committee, checked_model, checked_weights, normalised
@@ -36,6 +36,10 @@ class LocalEntropy(Record):
     sphere's (continuous), per weight: S = φ − h q with the ``free_entropy`` φ. ``converged``: whether the messages
     settled to ``tol``; ``sweeps`` they took.
     """
+
+    _ROWS = (
+        Rows("points", "point", 0, ("field", "overlap", "distance", "entropy", "free_entropy", "converged", "sweeps")),
+    )
 
     model: Committee
     form: str

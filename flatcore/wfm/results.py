@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
-from flatcore.results import Array, EigenResult, Record, SpectralDensity, number
+from flatcore.results import Array, EigenResult, Frame, Record, Rows, SpectralDensity, number
 from flatcore.wfm.models import Committee
 
 
@@ -45,6 +46,9 @@ class WfmResult(Record):
     seed: int
     history: Mapping[str, Array]
 
+    def _tables(self) -> dict[str, Callable[[], Frame]]:
+        return {"looks": partial(Frame.counted, "look", 1, self.history, self._scalars()), **super()._tables()}
+
     def _lines(self) -> Iterator[tuple[str, str]]:
         m = self.model
         yield "solver", self.solver
@@ -63,6 +67,8 @@ class LocalEnergy(Record):
     its standard error over the samples, at strength ``scale[i]`` of the ``perturbation``: flips, gaussian or
     multiplicative. ``errors``: patterns that the weights themselves get wrong.
     """
+
+    _ROWS = (Rows("scales", "point", 0, ("scale", "values", "stderr")),)
 
     perturbation: str
     scale: Array
@@ -87,6 +93,8 @@ class HessianSpectrum(Record):
     whose ``status`` is repeated. ``trace`` is exact. ``near_zero``: the share of eigenvalues with |λ| < 1e-3, with its
     standard error (0 where all were computed). ``density``: of the eigenvalues.
     """
+
+    _ROWS = (Rows("values", "pair", 0, ("values",)),)
 
     kind: str
     values: Array

@@ -48,6 +48,21 @@ py::tuple bound_gaussian_sweep(const BoundTask& view, FloatArray& g, FloatArray&
     return py::make_tuple(to_numpy(std::move(H)), G, change);
 }
 
+py::tuple bound_focused_law(const py::array& H, const FloatArray& G, double gamma, double replicas) {
+    py::array m;
+    py::array_t<double> s(G.size());
+    dispatch(H, [&](auto zero) {
+        using T = decltype(zero);
+        const ConstMatrixView<T> fields = const_view<T>(H);
+        require(G.ndim() == 1 && G.size() == fields.rows, "a precision for each unit");
+        py::array_t<T> means({fields.rows, fields.cols});
+        wfm::focused_law<T>(fields, G.data(), gamma, replicas, {means.mutable_data(), fields.rows, fields.cols},
+                            s.mutable_data());
+        m = means;
+    });
+    return py::make_tuple(m, s);
+}
+
 }  // namespace
 
 void bind_wfm_edges(py::module_& module) {
@@ -61,6 +76,8 @@ void bind_wfm_edges(py::module_& module) {
                py::arg("mean"), py::arg("variance"), py::arg("damping"),
                "The same for continuous weights: messages g (P, K, padded) and gamma (P, K) in place; H (K, n), G (K), "
                "the change.");
+    module.def("wfm_focused_law", &bound_focused_law, py::arg("H"), py::arg("G"), py::arg("gamma"), py::arg("replicas"),
+               "Means (K, n) and variances (K) of weights of one of several replicas.");
 }
 
 }  // namespace flatcore::bindings

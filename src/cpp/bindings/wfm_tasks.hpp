@@ -2,6 +2,7 @@
 #pragma once
 
 #include <utility>
+#include <vector>
 
 #include "bindings/wfm_arrays.hpp"
 #include "core/wfm/edge_bp.hpp"
@@ -25,10 +26,13 @@ struct BoundTask : wfm::Task {
         units = units_;
         require(patterns.segments == 1 || units == patterns.segments, units, " units; the patterns are cut into ",
                 patterns.segments, " segments");
+        turned_words = wfm::turned(patterns);
+        if (!turned_words.empty()) patterns.turned = turned_words.data();
     }
 
     WordArray words_of;
     SignArray sign_of, target_of;
+    std::vector<std::uint32_t> turned_words;
 };
 
 inline wfm::EdgeMessages messages_view(const wfm::Task& task, FloatArray& a) {

@@ -1,7 +1,9 @@
 // The seam to BLAS and LAPACK: a table of Fortran function pointers that the embedding program supplies.
 //
-// The Python extension fills it from the pointers SciPy exports (one BLAS, tuned at run time, in every wheel); the C++
-// tests fill it with Eigen. Nothing else in the core knows where the routines come from. Integers are 32 bits wide.
+// The Python extension fills it from the pointers SciPy exports (one BLAS, tuned at run time, in every wheel). Other
+// programs take a table from fortran_lapack.hpp (a BLAS they are linked with) or eigen_lapack.hpp (none), or fill one.
+// Nothing else in the core knows where the routines come from. Integers are 32 bits wide. Routines are called outside
+// parallel regions, and may use threads of their own.
 #pragma once
 
 namespace flatcore {
@@ -21,7 +23,7 @@ struct LapackTable {
     SyevdFunction<double>* dsyevd = nullptr;
 };
 
-// Set once before the first product; later calls replace the table.
+// For the whole program: set once before the first product, by one thread; later calls replace the table.
 void install_lapack(const LapackTable& table);
 const LapackTable& lapack();
 

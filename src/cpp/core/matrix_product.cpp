@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "core/errors.hpp"
 #include "core/lapack.hpp"
 #include "core/parallel.hpp"
 #include "core/skinny.hpp"
+#include "core/symmetric_eigenvalues.hpp"
 
 namespace flatcore {
 
@@ -158,18 +160,7 @@ double spectral_norm(ConstMatrixView<T> A, RunControl& control) {
     const ConstMatrixView<double> scaled = wide.view();
     Matrix<double> gram(wide.rows(), wide.rows());
     multiply<double>(1.0, scaled, scaled.transposed(), 0.0, gram.view(), control);
-    char job = 'N', uplo = 'U';
-    int n = blas_int(gram.rows()), lwork = -1, liwork = -1, info = 0, iwork_size = 0;
-    double work_size = 0.0;
-    std::vector<double> values(static_cast<std::size_t>(n));
-    lapack().dsyevd(&job, &uplo, &n, gram.data(), &n, values.data(), &work_size, &lwork, &iwork_size, &liwork, &info);
-    lwork = static_cast<int>(work_size);
-    liwork = iwork_size;
-    std::vector<double> work(static_cast<std::size_t>(lwork));
-    std::vector<int> iwork(static_cast<std::size_t>(liwork));
-    lapack().dsyevd(&job, &uplo, &n, gram.data(), &n, values.data(), work.data(), &lwork, iwork.data(), &liwork, &info);
-    if (info != 0) throw NumericalFailure("dsyevd did not converge (info " + std::to_string(info) + ")");
-    control.checkpoint();
+    const std::vector<double> values = symmetric_eigenvalues(std::move(gram), control);
     return scale * std::sqrt(std::max(0.0, values.back()));
 }
 

@@ -1,9 +1,9 @@
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 
-#include "eigen_lapack.hpp"
+#include "core/eigen_lapack.hpp"
 
 int main(int argc, char** argv) {
-    flatcore::install_lapack(flatcore::testing::eigen_lapack());
+    flatcore::install_lapack(flatcore::eigen_lapack());
     return doctest::Context(argc, argv).run();
 }

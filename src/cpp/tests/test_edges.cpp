@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -67,7 +68,7 @@ struct Row {
 // Up and down a row with the kernels of one set: ω, V, the change, then messages and sums.
 Values swept(const simd::EdgeKernels& kernels, Index n, double plus, double minus) {
     Row row(n);
-    simd::EdgeOutput output{0.0, 0.0, plus, minus};
+    simd::EdgeOutput output{0.0, 0.0, plus, minus, 0.0};
     kernels.up(row.edges, row.b2.data(), row.h.data(), &output.omega, &output.V);
     const double change =
         kernels.down(1, &row.edges, &output, row.h.data(), row.padded, 0.25, 0.0, row.S.data(), row.scratch.data());
@@ -75,18 +76,64 @@ Values swept(const simd::EdgeKernels& kernels, Index n, double plus, double minu
     out.insert(out.end(), row.a.data(), row.a.data() + n);
     out.insert(out.end(), row.S.data(), row.S.data() + n);
     for (Index i = n; i < row.padded; ++i) CHECK(row.a.data()[i] == 0.0);
-    double omega = 0.0;
-    kernels.gaussian_up(row.edges, row.S.data(), 0.1, 0.5, row.h.data(), &omega);
-    const double gaussian_change =
-        kernels.gaussian_down(row.edges, {omega, 0.5, plus, minus}, row.h.data(), 0.25, row.S.data());
-    out.push_back(omega);
+    output.V = 0.5;
+    kernels.gaussian_up(row.edges, row.S.data(), 0.1, 0.5, row.h.data(), output);
+    const double gaussian_change = kernels.gaussian_down(row.edges, output, row.h.data(), 0.25, row.S.data());
+    out.push_back(output.omega);
+    out.push_back(output.span);
     out.push_back(gaussian_change);
     out.insert(out.end(), row.a.data(), row.a.data() + n);
     out.insert(out.end(), row.S.data(), row.S.data() + n);
     return out;
 }
 
+// φ(z)(p₊ − p₋)/Q(z).
+long double slope(long double z, long double plus, long double minus) {
+    constexpr long double inverse_root_2 = 0.70710678118654752440L, root_2_over_pi = 0.79788456080286535588L;
+    if (minus == 0.0L && z < 0.0L) return root_2_over_pi / erfcx(-z * inverse_root_2);
+    const long double rise = std::erfc(-z * inverse_root_2) / 2, fall = std::erfc(z * inverse_root_2) / 2;
+    return root_2_over_pi / 2 * std::exp(-z * z / 2) * (plus - minus) / (plus * rise + minus * fall);
+}
+
+// Messages to continuous weights, whose cavities span ±`span`, against their formula.
+void check_gaussian(const simd::EdgeKernels& kernels, Index n, const simd::EdgeOutput& output) {
+    Row row(n);
+    for (Index i = 0; i < row.padded; ++i)
+        row.h.data()[i] = i < n ? output.span * std::cos(static_cast<double>(i)) : 0.0;
+    kernels.gaussian_down(row.edges, output, row.h.data(), 0.0, row.S.data());
+    long double largest = 0.0, worst = 0.0;
+    for (Index i = 0; i < n; ++i) {
+        const long double root = std::sqrt(static_cast<long double>(output.V));
+        const long double z = (static_cast<long double>(output.omega) - row.h.data()[i]) / root;
+        const long double exact = slope(z, output.plus, output.minus) / root;
+        largest = std::max(largest, std::fabs(exact));
+        worst = std::max(worst, std::fabs(row.a.data()[i] - exact));
+    }
+    // The interpolant is cut at 1e-13 of its largest coefficient; e^{−z²/2} multiplies the rounding of z²/2 < 500.
+    CHECK(worst <= 5e-13L * largest);
+}
+
 }  // namespace
+
+TEST_CASE("messages to continuous weights are their formula, interpolated or not") {
+    for (const simd::Table* table : simd::supported_tables()) {
+        CAPTURE(std::string(table->name));
+        for (const Index n : {63, 64, 203}) {
+            for (const double omega : {-3.0, -0.4, 0.0, 0.7, 3.0}) {
+                for (const double V : {0.01, 0.5, 4.0}) {
+                    for (const double span : {0.05, 0.3, 2.0}) {
+                        CAPTURE(n);
+                        CAPTURE(omega);
+                        CAPTURE(V);
+                        CAPTURE(span);
+                        check_gaussian(table->edges, n, {omega, V, 1.0, 0.0, span});
+                        check_gaussian(table->edges, n, {omega, V, 0.8, 0.2, span});
+                    }
+                }
+            }
+        }
+    }
+}
 
 TEST_CASE("elementary functions keep their digits in every set") {
     for (const simd::Table* table : simd::supported_tables()) {

@@ -4,7 +4,6 @@
 #include <limits>
 
 #include "core/normal_product.hpp"
-#include "eigen_lapack.hpp"
 #include "helpers.hpp"
 
 using namespace flatcore;

@@ -3,8 +3,9 @@
 #include <Eigen/SVD>
 #include <cstring>
 
+#include "core/eigen_lapack.hpp"
+#include "core/fortran_lapack.hpp"
 #include "core/matrix_product.hpp"
-#include "eigen_lapack.hpp"
 #include "helpers.hpp"
 
 using namespace flatcore;
@@ -335,6 +336,24 @@ TEST_CASE("spectral_norm reports an eigensolver that fails") {
     table.dsyevd = failing_dsyevd;
     const TableScope scope(table);
     CHECK_THROWS_AS(norm_of<double>(random_dense(3, 3, 1), Layout::row), NumericalFailure);
+}
+
+// What a program that is linked with a BLAS has.
+extern "C" {
+void sgemm_(char*, char*, int*, int*, int*, float*, float*, int*, float*, int*, float*, float*, int*) {}
+void dgemm_(char*, char*, int*, int*, int*, double*, double*, int*, double*, int*, double*, double*, int*) {}
+void sgesdd_(char*, int*, int*, float*, int*, float*, float*, int*, float*, int*, float*, int*, int*, int*) {}
+void dgesdd_(char*, int*, int*, double*, int*, double*, double*, int*, double*, int*, double*, int*, int*, int*) {}
+void dsyevd_(char*, char*, int*, double*, int*, double*, double*, int*, int*, int*, int*) {}
+}
+
+TEST_CASE("the table of a linked BLAS holds its Fortran names") {
+    const LapackTable table = fortran_lapack();
+    CHECK((table.sgemm == &sgemm_));
+    CHECK((table.dgemm == &dgemm_));
+    CHECK((table.sgesdd == &sgesdd_));
+    CHECK((table.dgesdd == &dgesdd_));
+    CHECK((table.dsyevd == &dsyevd_));
 }
 
 TEST_CASE("an incomplete LAPACK table is rejected and leaves the installed one") {

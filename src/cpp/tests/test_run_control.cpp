@@ -10,6 +10,7 @@
 #include "core/hessian.hpp"
 #include "core/parallel.hpp"
 #include "core/svd.hpp"
+#include "core/symmetric_eigenvalues.hpp"
 #include "helpers.hpp"
 
 using namespace flatcore;
@@ -86,6 +87,7 @@ TEST_CASE("an exception of the callback leaves every kernel unchanged") {
     check_stops("combine", [&](RunControl& r) { combine<double>(c.view(), a.read(), r); });
     check_stops("overlaps", [&](RunControl& r) { overlaps<double>(a.read(), b.read(), c.view(), r); });
     check_stops("thin_svd", [&](RunControl& r) { thin_svd<double>(Matrix<double>::zeros(3, 2), r); });
+    check_stops("symmetric_eigenvalues", [&](RunControl& r) { symmetric_eigenvalues(Matrix<double>::zeros(3, 3), r); });
     check_stops("layer_balance", [&](RunControl& r) { layer_balance(chain, r); });
     check_stops("partial_norms", [&](RunControl& r) { partial_norms(chain, r); });
     check_stops("gain_profile", [&](RunControl& r) { gain_profile(chain, {1.0, 0.0, 0.0, 0.0}, r); });

@@ -1,14 +1,16 @@
 #include <doctest/doctest.h>
 
 #include <Eigen/Dense>
+#include <algorithm>
 #include <deque>
 #include <set>
 
 #include "core/balance.hpp"
 #include "core/coupling.hpp"
+#include "core/eigen_lapack.hpp"
 #include "core/gains.hpp"
 #include "core/svd.hpp"
-#include "eigen_lapack.hpp"
+#include "core/symmetric_eigenvalues.hpp"
 #include "helpers.hpp"
 
 using namespace flatcore;
@@ -110,6 +112,22 @@ TEST_CASE("thin_svd rejects empty and NaN matrices and reports a solver that fai
     };
     const TableScope scope(table);
     CHECK_THROWS_AS(thin_svd<double>(Matrix<double>::zeros(2, 2), control), NumericalFailure);
+}
+
+TEST_CASE("symmetric_eigenvalues: a reflected diagonal's, ascending; one triangle is read") {
+    RunControl control;
+    Eigen::VectorXd values = random_dense(7, 1, 3);
+    const Eigen::VectorXd u = random_dense(7, 1, 4).normalized();
+    const Dense Q = Dense::Identity(7, 7) - 2.0 * u * u.transpose();
+    Dense A = Q * values.asDiagonal() * Q;
+    std::sort(values.begin(), values.end());
+    A.triangularView<Eigen::StrictlyUpper>().setConstant(kNaN);  // LAPACK's upper triangle is the row-major lower one
+    const std::vector<double> found = symmetric_eigenvalues(owned<double>(A), control);
+    REQUIRE(found.size() == 7);
+    for (Index i = 0; i < 7; ++i)
+        CHECK(std::abs(found[static_cast<std::size_t>(i)] - values[i]) <= 100 * eps<double>());
+    CHECK(symmetric_eigenvalues(Matrix<double>(0, 0), control).empty());
+    CHECK_THROWS_AS(symmetric_eigenvalues(Matrix<double>(2, 3), control), InvalidArgument);
 }
 
 TEST_CASE("layer_balance is the Frobenius distance of the two Gram matrices") {

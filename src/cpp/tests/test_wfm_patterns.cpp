@@ -1,6 +1,7 @@
 // Bit kernels of every instruction set against plain sums over bits; products, counts and packing over threads.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <string>
@@ -83,7 +84,7 @@ void check_sums(const simd::Table& table, Index count, Index inputs) {
     for (Index i = 0; i < inputs; ++i) {
         double expected = 7.0;
         for (Index mu = 0; mu < count; ++mu) expected += x.sign(mu, 0, i) * g[static_cast<std::size_t>(3 * mu)];
-        CHECK(S[static_cast<std::size_t>(i / 64 * 64 + kernels.place(i % 64))] == expected);
+        CHECK(S[static_cast<std::size_t>(i)] == expected);
     }
 }
 
@@ -154,7 +155,45 @@ void check_threads(Index count, Index segments, Index inputs, Index units) {
     CHECK(one.strings == three.strings);
 }
 
+// Fields as `then` finds them, and sums of what it leaves: all terms are exact, so that any order gives the same bits.
+template <class T>
+void check_both(Index count, Index segments, Index inputs, Index units, bool with_turned, int threads) {
+    const ThreadScope scope(threads);
+    const Random random(count, segments, inputs, 11);
+    wfm::Patterns x = random;
+    const std::vector<std::uint32_t> turned = with_turned ? wfm::turned(x) : std::vector<std::uint32_t>{};
+    if (!turned.empty()) x.turned = turned.data();
+    const auto m = entries<T>(units * inputs, 12), g = entries<T>(count * units, 13);
+    Matrix<T> omega(count, units), S(units, inputs), fields(count, units), sums(units, inputs), seen(count, units);
+    RunControl control;
+    wfm::fields<T>(random, {m.data(), units, inputs}, fields.view(), control);
+    wfm::sums<T>(random, {g.data(), count, units}, sums.view(), control);
+    const auto then = [&](Index piece, Index first, Index last) {
+        CHECK((0 <= piece && piece < threads));
+        const auto range = [&](const T* all) { return all + first * units; };
+        std::copy(range(omega.data()), range(omega.data()) + (last - first) * units, seen.data() + first * units);
+        std::copy(range(g.data()), range(g.data()) + (last - first) * units, omega.data() + first * units);
+    };
+    wfm::fields_then_sums<T>(x, {m.data(), units, inputs}, omega.view(), S.view(), control, {then, 0.0});
+    CHECK(std::equal(seen.data(), seen.data() + count * units, fields.data()));
+    CHECK(std::equal(S.data(), S.data() + units * inputs, sums.data()));
+}
+
 }  // namespace
+
+TEST_CASE("fields, and sums of what is made of them, in one share, several, and more than stay with a thread") {
+    for (const int threads : {1, 3}) {
+        for (const bool turned : {false, true}) {
+            CAPTURE(threads);
+            CAPTURE(turned);
+            check_both<float>(37, 1, 77, 1, turned, threads);
+            check_both<float>(700, 1, 1003, 1, turned, threads);
+            check_both<double>(517, 3, 333, 3, turned, threads);
+            check_both<float>(900, 1, 259, 4, turned, threads);
+            check_both<float>(2100, 1, 1025, 2, turned, threads);
+        }
+    }
+}
 
 TEST_CASE("bit kernels of every set are sums over bits") {
     for (const simd::Table* table : simd::supported_tables()) {

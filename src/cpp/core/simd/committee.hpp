@@ -43,10 +43,8 @@ struct CommitteeKernels {
                    double* omega);
     // g: `patterns` entries every `stride`; tables of whole groups, missing patterns count nothing.
     void (*tabulate_patterns)(Index patterns, const T* g, Index stride, T* tables);
-    // S (64 inputs, ordered as `place` says) += the sum over `groups` of turned words, kTurned apart.
+    // S (64 inputs) += the sum over `groups` of turned words, kTurned apart.
     void (*sums)(Index groups, const std::uint32_t* turned, const T* tables, double* S);
-    // Where `sums` keeps an input of its 64.
-    Index (*place)(Index input);
 };
 
 struct BitKernels {

@@ -267,12 +267,20 @@ inline void committee_turn(Index groups, Index stride, Index words, const std::u
 // -- sums
 // ---------------------------------------------------------------------------------------------------------------
 
-// Input 4n + q of 64 is nibble n of 64 bits; nibbles n and n + 8 lie side by side where a lane has 32 bits.
+// Adds sums of 64 inputs, the input 4n + q being nibble n of the words q, to S. Nibbles n and n + 8 lie side by side
+// where a lane has 32 bits.
 template <class T>
-Index committee_place(Index input) {
-    const Index q = input % 4, n = input / 4;
-    const bool paired = Lookup<T>::vector && sizeof(T) == 4;
-    return 16 * q + (paired ? 2 * (n % 8) + n / 8 : n);
+inline void add_inputs(const typename Lanes<T>::Vector (*sums)[Lookup<T>::nibbles], double* S) {
+    constexpr bool paired = sizeof(T) == 4;
+    alignas(64) T at[kHalf];
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q)
+#pragma GCC unroll 2
+        for (int p = 0; p < Lookup<T>::nibbles; ++p) store(at + 16 * q + p * Lanes<T>::count, sums[q][p]);
+#pragma GCC unroll 16
+    for (int n = 0; n < 16; ++n)
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; ++q) S[4 * n + q] += static_cast<double>(at[16 * q + (paired ? n % 8 * 2 + n / 8 : n)]);
 }
 
 template <class T>
@@ -292,10 +300,7 @@ void committee_sums(Index groups, const std::uint32_t* turned, const T* tables, 
                 }
             }
         }
-#pragma GCC unroll 4
-        for (int q = 0; q < 4; ++q)
-#pragma GCC unroll 2
-            for (int p = 0; p < L::nibbles; ++p) add_widened(sums[q][p], S + 16 * q + p * Lanes<T>::count);
+        add_inputs<T>(sums, S);
     } else {
         for (int q = 0; q < 4; ++q) {
             T sums[16] = {};
@@ -308,7 +313,7 @@ void committee_sums(Index groups, const std::uint32_t* turned, const T* tables, 
                     for (int n = 0; n < 16; ++n) sums[n] += table[(word >> (4 * n)) & 15u];
                 }
             }
-            for (int n = 0; n < 16; ++n) S[16 * q + n] += static_cast<double>(sums[n]);
+            for (int n = 0; n < 16; ++n) S[4 * n + q] += static_cast<double>(sums[n]);
         }
     }
 }
@@ -371,7 +376,6 @@ inline void committee_differing(Index words, const std::uint32_t* lines, const s
 
 template <class T>
 constexpr CommitteeKernels<T> committee_kernels() {
-    return {kTables<T> * kEntries<T>, tabulate_inputs<T>, committee_fields<T>,
-            tabulate_patterns<T>,     committee_sums<T>,  committee_place<T>};
+    return {kTables<T> * kEntries<T>, tabulate_inputs<T>, committee_fields<T>, tabulate_patterns<T>, committee_sums<T>};
 }
 constexpr BitKernels bit_kernels() { return {committee_turn, committee_differing}; }

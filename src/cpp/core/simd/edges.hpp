@@ -14,14 +14,16 @@
 //
 // For continuous weights on a sphere, with inputs cξ and messages g, a weight's mean m and its unit's variance s:
 //
-//   gaussian_up     y_i = c(ξ_i m_i − c s g_i), the cavity's mean times its input;  ω = Σ y_i
+//   gaussian_up     y_i = c(ξ_i m_i − c s g_i), the cavity's mean times its input;  ω = Σ y_i and max |y_i|
 //   gaussian_down   g_i ← (1 − λ) g' + λ g_i,  S_i += ξ_i g_i;  returns max |g' − g|
 //                   g' = φ(z)(p₊ − p₋)/(√V Q(z)),  z = (ω − y_i)/√V
+//
+// g' is interpolated likewise, between ±max |y_i|.
 //
 // cost   an exponential and a quotient an edge up; 16 multiply-adds down where F is interpolated, after 16 nodes a
 // unit,
 //        else two tails (an exponential, a polynomial of degree 22 and a quotient each), a root and a logarithm.
-//        Gaussian: a tail and a quotient
+//        Gaussian: the same down, else a tail and a quotient
 #pragma once
 
 #include <cstddef>
@@ -46,6 +48,7 @@ struct EdgeRow {
 struct EdgeOutput {
     double omega, V;
     double plus, minus;  // p₊, p₋: what the output node says of the unit's sign; p₋ = 0 where it is certain
+    double span;         // the largest |y_i| of continuous weights
 };
 
 constexpr Index kEdgeScratch = 16;  // of each unit, on the way down
@@ -55,7 +58,7 @@ struct EdgeKernels {
     // All units of a pattern; h and S in rows of ld entries. Returns the largest change, `change` at least.
     double (*down)(Index units, const EdgeRow* rows, const EdgeOutput* outputs, const double* h, Index ld,
                    double damping, double change, double* S, double* scratch);
-    void (*gaussian_up)(const EdgeRow& row, const double* mean, double c, double s, double* y, double* omega);
+    void (*gaussian_up)(const EdgeRow& row, const double* mean, double c, double s, double* y, EdgeOutput& output);
     double (*gaussian_down)(const EdgeRow& row, const EdgeOutput& output, const double* y, double damping, double* S);
 };
 

@@ -146,19 +146,25 @@ double each_edge(const EdgeRow& row, const Ratio& ratio_of, const double* h, dou
     return changes[0];
 }
 
+// The polynomial with powers p.
+inline Double polynomial(const double* p, Double y) {
+    const Double y2 = y * y;
+    Double even = all(p[kNodes - 2]), odd = all(p[kNodes - 1]);
+#pragma GCC unroll 8
+    for (int k = kNodes - 4; k >= 0; k -= 2) {
+        even = even * y2 + p[k];
+        odd = odd * y2 + p[k + 1];
+    }
+    return even + odd * y;
+}
+
 double each_edge_interpolated(const EdgeRow& row, const double* p, const double* h, double damping, double change,
                               double* S) {
     Double changes = all(change);
     for (Index i = 0; i < row.n; i += Lanes<double>::count) {
         const Longs minus = minus_signs(row, i);
-        const Double y = signed_by(load(h + i), minus), y2 = y * y;
-        Double even = all(p[kNodes - 2]), odd = all(p[kNodes - 1]);
-#pragma GCC unroll 8
-        for (int k = kNodes - 4; k >= 0; k -= 2) {
-            even = even * y2 + p[k];
-            odd = odd * y2 + p[k + 1];
-        }
-        const Double field = most(least(even + odd * y, all(kMostField)), all(-kMostField));
+        const Double value = polynomial(p, signed_by(load(h + i), minus));
+        const Double field = most(least(value, all(kMostField)), all(-kMostField));
         settle(row, i, signed_by(field, minus), damping, S, changes);
     }
     return changes[0];
@@ -170,9 +176,9 @@ void values_at_nodes(const Ratio& ratio_of, double* values) {
         store(values + j, 0.5 * log_of(tame(ratio_of(load(kChebyshev.nodes + j)))));
 }
 
-// Values at the nodes into the interpolant's powers, in place; false where its last coefficients are not lost in
-// rounding.
-bool interpolate(double* values) {
+// Values at the nodes into the interpolant's powers, in place; false where its last coefficients are not lost in the
+// rounding of the others, of which the largest is taken for `least_size` at least.
+bool interpolate(double* values, double least_size) {
     constexpr int L = Lanes<double>::count, vectors = kNodes / L;
     double c[kNodes];
     Double sums[vectors] = {}, others[vectors] = {};
@@ -181,7 +187,7 @@ bool interpolate(double* values) {
             sums[v] += values[j] * load(kChebyshev.values[j] + v * L);
             others[v] += values[j + 1] * load(kChebyshev.values[j + 1] + v * L);
         }
-    Double size = all(1.0);
+    Double size = all(least_size);
     for (int v = 0; v < vectors; ++v) {
         sums[v] += others[v];
         others[v] = Double{};
@@ -209,8 +215,12 @@ inline auto with_ratio(const EdgeOutput& output, const Function& function) {
     return function(SoftRatio{output.omega, rest, output.plus, output.minus});
 }
 
-// Below 64 edges the nodes cost as much as they save; F has poles at y² = 1 − V.
-inline bool worth_interpolating(const EdgeRow& row, const EdgeOutput& output) { return row.n >= 64 && output.V >= 5.0; }
+constexpr Index kFewestInterpolated = 64;  // edges below which the nodes cost as much as they save
+
+// F has poles at y² = 1 − V.
+inline bool worth_interpolating(const EdgeRow& row, const EdgeOutput& output) {
+    return row.n >= kFewestInterpolated && output.V >= 5.0;
+}
 
 double edges_down(Index units, const EdgeRow* rows, const EdgeOutput* outputs, const double* h, Index ld,
                   double damping, double change, double* S, double* scratch) {
@@ -220,7 +230,7 @@ double edges_down(Index units, const EdgeRow* rows, const EdgeOutput* outputs, c
     }
     for (Index k = 0; k < units; ++k) {
         double* const values = scratch + k * kEdgeScratch;
-        if (worth_interpolating(rows[k], outputs[k]) && interpolate(values)) {
+        if (worth_interpolating(rows[k], outputs[k]) && interpolate(values, 1.0)) {
             change = each_edge_interpolated(rows[k], values, h + k * ld, damping, change, S + k * ld);
         } else {
             change = with_ratio(outputs[k], [&](const auto& ratio) {
@@ -233,14 +243,16 @@ double edges_down(Index units, const EdgeRow* rows, const EdgeOutput* outputs, c
 
 // -- continuous weights
 
-void gaussian_up(const EdgeRow& row, const double* mean, double c, double s, double* y, double* omega) {
-    Double sum = {};
+void gaussian_up(const EdgeRow& row, const double* mean, double c, double s, double* y, EdgeOutput& output) {
+    Double sum = {}, span = {};
     for (Index i = 0; i < row.n; i += Lanes<double>::count) {
         const Double cavity = c * (signed_by(load(mean + i), minus_signs(row, i)) - (c * s) * load(row.a + i));
         store(y + i, cavity);
         sum += cavity;
+        span = most(span, modulus(cavity));
     }
-    *omega = lane_total(sum);
+    output.omega = lane_total(sum);
+    output.span = largest_lane(span);
 }
 
 constexpr double kInverseSqrt2Pi = 0.39894228040143267794;
@@ -258,16 +270,23 @@ inline Double soft_slope(Double z, Double plus, Double minus) {
     return kInverseSqrt2Pi * (plus - minus) * e / (plus * rise + minus * fall);
 }
 
-template <bool certain>
-double gaussian_down_by(const EdgeRow& row, const EdgeOutput& output, const double* y, double damping, double* S) {
-    const double over = 1.0 / __builtin_sqrt(output.V);
-    const Double plus = all(output.plus), minus = all(output.minus);
+// g' of one unit.
+struct Slope {
+    double omega, over, plus, minus;
+
+    Double operator()(Double y) const {
+        const Double z = (omega - y) * over;
+        return over * (minus == 0.0 ? certain_slope(z) : soft_slope(z, all(plus), all(minus)));
+    }
+};
+
+// slope(y): g' of an edge. Returns max |g' − g|.
+template <class Function>
+double gaussian_edges(const EdgeRow& row, const double* y, double damping, double* S, const Function& slope) {
     Double change = {};
     for (Index i = 0; i < row.n; i += Lanes<double>::count) {
         const Longs inside = below(i, row.n);
-        const Double old = load(row.a + i);
-        const Double z = (output.omega - load(y + i)) * over;
-        const Double g = over * (certain ? certain_slope(z) : soft_slope(z, plus, minus));
+        const Double old = load(row.a + i), g = slope(load(y + i));
         const Double kept = (Double)((Longs)(g + damping * (old - g)) & inside);
         store(row.a + i, kept);
         store(S + i, load(S + i) + signed_by(kept, minus_signs(row, i)));
@@ -277,8 +296,17 @@ double gaussian_down_by(const EdgeRow& row, const EdgeOutput& output, const doub
 }
 
 double gaussian_down(const EdgeRow& row, const EdgeOutput& output, const double* y, double damping, double* S) {
-    return output.minus == 0.0 ? gaussian_down_by<true>(row, output, y, damping, S)
-                               : gaussian_down_by<false>(row, output, y, damping, S);
+    const Slope slope{output.omega, 1.0 / __builtin_sqrt(output.V), output.plus, output.minus};
+    if (row.n >= kFewestInterpolated && output.span > 0.0) {
+        double p[kNodes];
+        for (int j = 0; j < kNodes; j += Lanes<double>::count)
+            store(p + j, slope(output.span * load(kChebyshev.nodes + j)));
+        if (interpolate(p, 0.0)) {
+            const double over = 1.0 / output.span;
+            return gaussian_edges(row, y, damping, S, [&](Double at) { return polynomial(p, over * at); });
+        }
+    }
+    return gaussian_edges(row, y, damping, S, slope);
 }
 
 constexpr EdgeKernels edge_kernels() { return {edges_up, edges_down, gaussian_up, gaussian_down}; }

@@ -1,7 +1,6 @@
 // The kernels of online.hpp. Included inside a set's own namespace, after lanes.inc.hpp.
 
 typedef std::uint64_t LongBits __attribute__((vector_size(FLATCORE_VECTOR_BYTES)));
-typedef std::int64_t LongMask __attribute__((vector_size(FLATCORE_VECTOR_BYTES)));
 typedef std::int32_t Ints __attribute__((vector_size(FLATCORE_VECTOR_BYTES)));
 typedef std::int32_t IntsAnywhere __attribute__((vector_size(FLATCORE_VECTOR_BYTES), aligned(4), may_alias));
 
@@ -19,8 +18,13 @@ inline V lane_bits() {
 // A word's entries V·L … with the sign of their bits; the word in every lane.
 template <int first>
 inline Double signed_by(LongBits word, Double w) {
-    const LongMask minus = (word & (lane_bits<LongBits, std::uint64_t>() << first)) == 0;
-    return minus ? (Double)((LongBits)w ^ (LongBits{} + (std::uint64_t{1} << 63))) : w;
+    const LongBits bits = lane_bits<LongBits, std::uint64_t>() << first, sign = LongBits{} + (std::uint64_t{1} << 63);
+#if FLATCORE_VECTOR_BYTES == 64 && defined(__AVX512F__)  // one test, where compilers make two operations of it
+    const __mmask8 minus = _mm512_testn_epi64_mask((__m512i)word, (__m512i)bits);
+    return (Double)_mm512_mask_xor_epi64((__m512i)w, minus, (__m512i)w, (__m512i)sign);
+#else
+    return (word & bits) == 0 ? (Double)((LongBits)w ^ sign) : w;
+#endif
 }
 
 // f(v, w) for the vectors v = 0 … of one word.
@@ -55,9 +59,7 @@ inline double online_dot(Index words, const std::uint32_t* bits, const double* w
     Double total = sum[0];
 #pragma GCC unroll 4
     for (int s = 1; s < S; ++s) total += sum[s];
-    double out = 0.0;
-    for (int l = 0; l < L; ++l) out += total[l];
-    return out;
+    return lane_total(total);
 }
 
 inline void online_add(Index n, const std::uint32_t* bits, double c, double* w) {

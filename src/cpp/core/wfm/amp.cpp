@@ -95,9 +95,8 @@ void sweep(const Task& task, double c, ConstMatrixView<T> m, const double* V, Ma
         threads[static_cast<std::size_t>(piece)].range(c, variance.data(), omega.view(), g, damping, first, last);
     };
     const double edges = kEdgesPerOutput * static_cast<double>(task.units);
-    fields<T>(task.patterns, m, omega.view(), control, {outputs, edges});
+    fields_then_sums<T>(task.patterns, m, omega.view(), S, control, {outputs, edges});
     add_up(threads, task.units, sums);
-    wfm::sums<T>(task.patterns, ConstMatrixView<T>(omega.view()), S, control);
 }
 
 }  // namespace

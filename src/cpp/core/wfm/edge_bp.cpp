@@ -84,7 +84,7 @@ struct Worker {
             simd::EdgeOutput& output = outputs[at(lane, k)];
             output.V = variance[k];
             kernels.gaussian_up(rows[at(lane, k)], mean.data() + k * messages.ld, c, variance[k], cavity_row(lane, k),
-                                &output.omega);
+                                output);
         });
         node.slopes();
         for (Index lane = 0; lane < count; ++lane) {

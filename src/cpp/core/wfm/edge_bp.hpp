@@ -72,4 +72,19 @@ struct GaussianSums {
 double gaussian_sweep(const Task& task, const EdgeMessages& g, MatrixView<double> gamma, const GaussianUnits& units,
                       double damping, const GaussianSums& sums, RunControl& control);
 
+// The law of a continuous weight of one of y replicas that are coupled with γ to a centre: its patterns say H and G,
+// the prior is N(0, 1), and r = G + 1. The cavity's law has mean H/r and variance 1/r; the y − 1 others act with
+// precision A = [(1/r + 1/γ)/(y − 1) + 1/γ]⁻¹ = (y − 1)r/(1 + yr/γ) around that mean, which it therefore keeps.
+//
+//   m = H/r,  s = 1/(r + A)                                             H, m: K × n. G, s: K
+template <class T>
+void focused_law(ConstMatrixView<T> H, const double* G, double gamma, double replicas, MatrixView<T> m, double* s) {
+    for (Index k = 0; k < H.rows; ++k) {
+        const double r = G[k] + 1.0;
+        s[k] = 1.0 / (r + (replicas - 1.0) * r / (1.0 + replicas / gamma * r));
+        const T over = static_cast<T>(1.0 / r);
+        for (Index i = 0; i < H.cols; ++i) m(k, i) = over * H(k, i);
+    }
+}
+
 }  // namespace flatcore::wfm

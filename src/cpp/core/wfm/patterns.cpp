@@ -21,6 +21,8 @@ constexpr Index kNearWords = Index{1} << 18;            // patterns that stay in
 constexpr Index kBlock = simd::kTurnedWords * kWord;    // inputs turned together
 constexpr Index kCountWords = 128, kCountVectors = 64;  // a chunk of counts: 8 kB of lines, 32 kB of weights
 constexpr Index kEdgesPerThread = Index{1} << 19;       // a few microseconds
+constexpr Index kEdgesPerShare = Index{1} << 18;        // of patterns that a thread keeps for both products
+constexpr Index kMostShares = 16;                       // beyond which handing over ω and g costs nothing
 constexpr double kEdgesPerPiece = 5e8;                  // between checkpoints: 0.1 s for the slowest set
 constexpr Index kBytesPerThread = Index{1} << 18;       // packed or unpacked
 
@@ -29,6 +31,9 @@ void check_units(const PatternLayout& layout, Index units, Index inputs) {
     require(layout.segments == 1 || units == layout.segments, units, " units; the patterns are cut into ",
             layout.segments, " segments");
 }
+
+// Blocks of a segment, whose inputs are turned together.
+Index blocks_of(const PatternLayout& layout) { return (layout.inputs + kBlock - 1) / kBlock; }
 
 // Units that see a segment: one of a tree, all of a full committee.
 struct Units {
@@ -198,26 +203,36 @@ void fields_of_groups(const Patterns& patterns, const Matrix<T>& tables, Index f
     }
 }
 
+// Lines of `groups` groups turned, of the inputs of a block (numbered on from segment to segment).
+void turn_block(const Patterns& patterns, Index group, Index groups, Index block, std::uint32_t* turned) {
+    const Index words = patterns.words(), blocks = blocks_of(patterns), c = block % blocks * simd::kTurnedWords;
+    simd::table().bits.turn(groups, patterns.group_words(), std::min(simd::kTurnedWords, words - c),
+                            patterns.data + group * patterns.group_words() + (block / blocks * words + c) * kGroup,
+                            turned);
+}
+
 // Sums of the blocks first … last − 1 of 128 inputs over the groups from … to − 1, which the tables are of.
 template <class T>
 void sums_of_blocks(const Patterns& patterns, const Matrix<T>& tables, Index from, Index to, Index first, Index last,
                     Matrix<double>& out) {
     const auto& kernels = simd::committee<T>();
-    const auto turn = simd::table().bits.turn;
-    const Index words = patterns.words(), blocks = (words + simd::kTurnedWords - 1) / simd::kTurnedWords;
+    const Index words = patterns.words(), blocks = blocks_of(patterns);
     const Index chunk = patterns.size() <= kNearWords ? kSumGroups : kFarSumGroups;
-    Matrix<std::uint32_t> turned(chunk, simd::kTurned);
+    Matrix<std::uint32_t> own(patterns.turned == nullptr ? chunk : 0, simd::kTurned);
     for (Index group = from; group < to; group += chunk) {
         const Index groups = std::min(chunk, to - group);
         for (Index block = first; block < last; ++block) {
-            const Index s = block / blocks, b = block % blocks, c = b * simd::kTurnedWords;
-            const Index count = std::min(simd::kTurnedWords, words - c);
-            turn(groups, patterns.group_words(), count,
-                 patterns.data + group * patterns.group_words() + (s * words + c) * kGroup, turned.data());
+            const Index s = block / blocks, b = block % blocks;
+            const std::uint32_t* turned = own.data();
+            if (patterns.turned != nullptr)
+                turned = patterns.turned + (block * patterns.groups() + group) * simd::kTurned;
+            else
+                turn_block(patterns, group, groups, block, own.data());
+            const Index halves = (std::min(simd::kTurnedWords, words - b * simd::kTurnedWords) + 1) / 2;
             const Units seen = units_of(patterns, s, tables.rows());
             for (Index k = seen.first; k < seen.last; ++k)
-                for (Index half = 0; 2 * half < count; ++half)
-                    kernels.sums(groups, turned.data() + 2 * half,
+                for (Index half = 0; half < halves; ++half)
+                    kernels.sums(groups, turned + 2 * half,
                                  tables.data() + k * tables.cols() + (group - from) * simd::kGroupTables,
                                  out.data() + k * out.cols() + b * kBlock + half * simd::kHalf);
         }
@@ -225,6 +240,15 @@ void sums_of_blocks(const Patterns& patterns, const Matrix<T>& tables, Index fro
 }
 
 }  // namespace
+
+std::vector<std::uint32_t> turned(const Patterns& patterns) {
+    const Index groups = patterns.groups(), blocks = patterns.segments * blocks_of(patterns);
+    if (patterns.size() > kNearWords) return {};
+    std::vector<std::uint32_t> out(static_cast<std::size_t>(blocks * groups * simd::kTurned));
+    for (Index block = 0; block < blocks; ++block)
+        turn_block(patterns, 0, groups, block, out.data() + block * groups * simd::kTurned);
+    return out;
+}
 
 template <class T>
 void fields(const Patterns& patterns, ConstMatrixView<T> m, MatrixView<T> omega, RunControl& control,
@@ -242,29 +266,67 @@ void fields(const Patterns& patterns, ConstMatrixView<T> m, MatrixView<T> omega,
     });
 }
 
+namespace {
+
+// S = the parts (units × whole blocks), added up in order into the first.
+template <class T>
+void add_parts(std::vector<Matrix<double>>& parts, MatrixView<T> S) {
+    double* const sum = parts[0].data();
+    const Index ld = parts[0].cols(), size = parts[0].rows() * ld;
+    for (std::size_t p = 1; p < parts.size(); ++p) {
+        const double* const part = parts[p].data();
+        for (Index i = 0; i < size; ++i) sum[i] += part[i];
+    }
+    for (Index k = 0; k < S.rows; ++k)
+        for (Index i = 0; i < S.cols; ++i) S(k, i) = static_cast<T>(sum[k * ld + i]);
+}
+
+}  // namespace
+
 template <class T>
 void sums(const Patterns& patterns, ConstMatrixView<T> g, MatrixView<T> S, RunControl& control) {
     check_units(patterns, S.rows, S.cols);
-    const auto& kernels = simd::committee<T>();
-    const Index units = S.rows, n = patterns.inputs, groups = patterns.groups(), blocks = (n + kBlock - 1) / kBlock;
-    Matrix<double> out = Matrix<double>::zeros(units, blocks * kBlock);
-    const double edges = static_cast<double>(n * units);
+    const Index groups = patterns.groups(), blocks = patterns.segments * blocks_of(patterns);
+    std::vector<Matrix<double>> parts(1);
+    parts[0] = Matrix<double>::zeros(S.rows, blocks_of(patterns) * kBlock);
+    const double edges = static_cast<double>(S.cols * S.rows);
     pieces(groups, edges * kGroup, kSumGroups, control, [&](Index from, Index to) {
-        const double each =
-            edges * static_cast<double>(kGroup * (to - from)) / static_cast<double>(patterns.segments * blocks);
-        parallel_ranges(patterns.segments * blocks, grain_of(each), [&](Index first, Index last) {
-            sums_of_blocks(patterns, tables_of_patterns(patterns, g, from, to), from, to, first, last, out);
+        const double each = edges * static_cast<double>(kGroup * (to - from)) / static_cast<double>(blocks);
+        parallel_ranges(blocks, grain_of(each), [&](Index first, Index last) {
+            sums_of_blocks(patterns, tables_of_patterns(patterns, g, from, to), from, to, first, last, parts[0]);
         });
     });
-    Index places[simd::kHalf];
-    for (Index i = 0; i < simd::kHalf; ++i) places[i] = kernels.place(i);
-    for (Index k = 0; k < units; ++k) {
-        for (Index first = 0; first < n; first += simd::kHalf) {
-            const double* const half = out.data() + k * out.cols() + first;
-            T* const row = &S(k, first);
-            for (Index i = 0; i < std::min(simd::kHalf, n - first); ++i) row[i] = static_cast<T>(half[places[i]]);
-        }
+    add_parts(parts, S);
+}
+
+template <class T>
+void fields_then_sums(const Patterns& patterns, ConstMatrixView<T> m, MatrixView<T> omega, MatrixView<T> S,
+                      RunControl& control, const WithFields& then) {
+    check_units(patterns, m.rows, m.cols);
+    const Index units = m.rows, groups = patterns.groups(), edges = patterns.patterns * units * patterns.inputs;
+    if (edges > kMostShares * kEdgesPerShare) {
+        fields(patterns, m, omega, control, then);
+        sums(patterns, ConstMatrixView<T>(omega), S, control);
+        return;
     }
+    const Index blocks = blocks_of(patterns), tiles = (groups + kTileGroups - 1) / kTileGroups;
+    const Index shares = std::clamp<Index>(edges / kEdgesPerShare, 1, tiles);
+    const auto start = [&](Index share) { return std::min(groups, tiles * share / shares * kTileGroups); };
+    std::vector<Matrix<double>> parts(static_cast<std::size_t>(shares));
+    parallel_pieces_of(shares, parallel_pieces(shares, 1), [&](Index piece, Index first, Index last) {
+        const Matrix<T> tables = tables_of_inputs(patterns, m);
+        for (Index share = first; share < last; ++share) {
+            const Index from = start(share), to = start(share + 1);
+            fields_of_groups(patterns, tables, from, to, omega);
+            then.call(piece, from * kGroup, std::min(patterns.patterns, to * kGroup));
+            Matrix<double>& part = parts[static_cast<std::size_t>(share)] =
+                Matrix<double>::zeros(units, blocks * kBlock);
+            sums_of_blocks(patterns, tables_of_patterns(patterns, ConstMatrixView<T>(omega), from, to), from, to, 0,
+                           patterns.segments * blocks, part);
+        }
+    });
+    add_parts(parts, S);
+    control.checkpoint(1.0);
 }
 
 namespace {
@@ -352,6 +414,10 @@ void binary_errors(const Patterns& patterns, Index machines, Index units, const 
 template void fields<float>(const Patterns&, ConstMatrixView<float>, MatrixView<float>, RunControl&, const WithFields&);
 template void fields<double>(const Patterns&, ConstMatrixView<double>, MatrixView<double>, RunControl&,
                              const WithFields&);
+template void fields_then_sums<float>(const Patterns&, ConstMatrixView<float>, MatrixView<float>, MatrixView<float>,
+                                      RunControl&, const WithFields&);
+template void fields_then_sums<double>(const Patterns&, ConstMatrixView<double>, MatrixView<double>, MatrixView<double>,
+                                       RunControl&, const WithFields&);
 template void sums<float>(const Patterns&, ConstMatrixView<float>, MatrixView<float>, RunControl&);
 template void sums<double>(const Patterns&, ConstMatrixView<double>, MatrixView<double>, RunControl&);
 

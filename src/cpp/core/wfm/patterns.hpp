@@ -11,8 +11,8 @@
 // patterns. Both products read each line once; missing patterns of the last group are zeros and never reported.
 //
 // Both are sums of looked-up sums of four (core/simd/committee.hpp), in T over a thousand terms, then in double. A
-// result does not depend on the number of threads: one of them makes a field, and one all of an input's sums, in a
-// fixed order.
+// result does not depend on the number of threads: one of them makes a field, and one all of an input's sums (of a
+// share of the patterns, of which there are as many as the sizes say), in a fixed order.
 //
 // cost    one pass over P·S·n/8 bytes each, P·K·n signed additions, four an instruction of each of three kinds and lane
 // source  docs/wide-flat-minima.md
@@ -20,6 +20,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "core/run_control.hpp"
 #include "core/views.hpp"
@@ -40,6 +41,7 @@ struct PatternLayout {
 
 struct Patterns : PatternLayout {
     const std::uint32_t* data = nullptr;
+    const std::uint32_t* turned = nullptr;  // from `turned`, which spares sums a fifth of their time
 
     // Word c of segment s of pattern mu.
     std::uint32_t word(Index mu, Index s, Index c) const {
@@ -55,6 +57,9 @@ void unpack(const Patterns& patterns, Index first, Index count, std::uint8_t* st
 
 // The words pattern by pattern: P × S × C.
 void rows(const Patterns& patterns, std::uint32_t* out);
+
+// A second copy of patterns that stay in the second cache, as sums want them (core/simd/committee.hpp); empty for more.
+std::vector<std::uint32_t> turned(const Patterns& patterns);
 
 // The words of ±1 entries (rows × n): rows × C.
 void pack_signs(Index rows, Index inputs, const std::int8_t* signs, std::uint32_t* words);
@@ -75,6 +80,12 @@ void fields(const Patterns& patterns, ConstMatrixView<T> m, MatrixView<T> omega,
 // g: P × K row-major. S: K × n.
 template <class T>
 void sums(const Patterns& patterns, ConstMatrixView<T> g, MatrixView<T> S, RunControl& control);
+
+// Both: then.call makes g of the fields, in ω. A small machine's patterns are cut into shares, the sums of which are
+// added in order: the thread that has made a share's fields makes its sums too, and hands over K·n numbers.
+template <class T>
+void fields_then_sums(const Patterns& patterns, ConstMatrixView<T> m, MatrixView<T> omega, MatrixView<T> S,
+                      RunControl& control, const WithFields& then);
 
 // Fields P × K of weights ±1, given as words K × C: n − 2·(bits that differ).
 void binary_fields(const Patterns& patterns, Index units, const std::uint32_t* weights, std::int32_t* omega,

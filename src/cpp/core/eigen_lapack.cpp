@@ -1,13 +1,14 @@
-#include "eigen_lapack.hpp"
+#include "core/eigen_lapack.hpp"
 
-#include <Eigen/Dense>
+#include <Eigen/Eigenvalues>
+#include <Eigen/SVD>
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
 #include <string>
 
-namespace flatcore::testing {
+namespace flatcore {
 
 namespace {
 
@@ -85,10 +86,10 @@ void gesdd(char* job, int* m, int* n, T* a, int* lda, T* s, T* u, int* ldu, T* v
         *info = -4;
         return;
     }
-    const Eigen::JacobiSVD<ColMajor<T>> svd(A, Eigen::ComputeThinU | Eigen::ComputeThinV);
-    std::copy_n(svd.singularValues().data(), r, s);
-    fortran(u, *m, r, *ldu) = svd.matrixU();
-    fortran(vt, r, *n, *ldvt) = svd.matrixV().transpose();
+    const Eigen::JacobiSVD<Eigen::MatrixXd> svd(A.template cast<double>(), Eigen::ComputeThinU | Eigen::ComputeThinV);
+    Eigen::Map<ColMajor<T>>(s, r, 1) = svd.singularValues().template cast<T>();
+    fortran(u, *m, r, *ldu) = svd.matrixU().template cast<T>();
+    fortran(vt, r, *n, *ldvt) = svd.matrixV().transpose().template cast<T>();
     A.setConstant(std::numeric_limits<T>::quiet_NaN());
 }
 
@@ -136,4 +137,4 @@ LapackTable eigen_lapack() {
     return table;
 }
 
-}  // namespace flatcore::testing
+}  // namespace flatcore

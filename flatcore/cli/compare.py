@@ -1,0 +1,64 @@
+"""``flatcore compare``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import flatcore as fc
+from flatcore.checkpoints import compare_checkpoints
+from flatcore.cli._app import JsonOption, SeedOption, app
+from flatcore.cli._failures import NOT_CERTIFIED
+from flatcore.cli._output import (
+    check_outputs,
+    emit,
+    progress_bar,
+    result_file,
+    show,
+    text_stream,
+    write_json,
+    write_parquet,
+)
+from flatcore.io import needs_torch
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint: a file, an index of shards, or a folder.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another one, of the same model.")],
+    k: Annotated[int, typer.Option("-k", help="Singular vectors a tensor.")] = 8,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report as HTML.")] = None,
+    json_file: JsonOption = None,
+    parquet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a table as Parquet, one row a tensor.")
+    ] = None,
+    tol: Annotated[float | None, typer.Option(help="Relative tolerance of singular triplets.")] = None,
+    seed: SeedOption = 0,
+    threads: Annotated[int | None, typer.Option(help="At most so many threads.")] = None,
+) -> None:
+    """What changed from checkpoint A to B: spectra side by side, rotation of singular subspaces, rank of the update."""
+    check_outputs([a, b] if a != b else [a], [out, result_file(json_file), parquet])
+    if needs_torch(a) or needs_torch(b):
+        importlib.import_module("flatcore.torch._checkpoints")  # registers the opener
+    stream = text_stream(json_file)
+    with progress_bar() as progress:
+        result = compare_checkpoints(a, b, k, tol=tol, seed=seed, threads=threads, progress=progress)
+    for title, lines in result.groups():
+        show(stream, title, lines)
+    if out is not None:
+        result.report(str(out))
+        emit(stream, f"report: {out}")
+    if parquet is not None:
+        write_parquet(parquet, result.rows())
+        emit(stream, f"table: {parquet}")
+    if json_file is not None:
+        head = {"flatcore": fc.__version__, "certified": result.certified}
+        write_json(json_file, {**head, "comparison": result.to_dict()})
+    if not result.certified:
+        what = "a tensor failed" if result.failed else "a singular triplet misses the tolerance; its status says why"
+        print(f"flatcore: not certified: {what}", file=sys.stderr)
+        raise typer.Exit(NOT_CERTIFIED)

@@ -1,0 +1,206 @@
+"""What is measured between two checkpoints: spectra side by side, rotation of subspaces, the update's own spectrum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flatcore.results.checkpoints import FailedTensor
+from flatcore.results.record import Array, Record, number, numbers
+
+
+@dataclass(frozen=True, repr=False)
+class TopSpectrum(Record):
+    """The largest singular values of one matrix.
+
+    ``values`` (k,) descending, ``residuals`` (k,), ``converged`` (k,) and ``status`` are those of
+    :func:`flatcore.top_svd`; ``frobenius`` is ‖W‖_F, ``stable_rank`` ‖W‖_F²/σ_1², ``tail`` the share of ‖W‖_F² outside
+    the k values; both NaN for a zero matrix. ``edge`` is where the singular values of noise of the same size would end
+    and ``outliers`` how many of the k lie above it, as in :class:`TensorSpectrum`. Nothing is computed of tensors that
+    are identical in both checkpoints: ``status`` says so, there are no values, and the rest is NaN.
+    """
+
+    values: Array
+    residuals: Array
+    converged: Array
+    status: str
+    frobenius: float
+    stable_rank: float
+    tail: float
+    edge: float
+    outliers: int
+
+    @property
+    def certified(self) -> bool:
+        """Whether every triplet asked for converged."""
+        return bool(self.converged.all()) and self.status in ("converged", "identical")
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        yield "singular values", numbers(self.values, 6)
+        yield "residuals", f"{numbers(self.residuals, 2)} ({self.status})"
+        yield "size", f"‖·‖_F {number(self.frobenius)}, stable rank {number(self.stable_rank, 4)}"
+        yield (
+            "tail",
+            f"{number(100 * self.tail, 3)} % of ‖·‖_F² beyond them; {self.outliers} above {number(self.edge, 4)}",
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class TensorChange(Record):
+    """How one matrix W changed from checkpoint A to checkpoint B.
+
+    ``name`` in A, ``other`` in B; ``dtypes`` as stored in A and B; ``matrix`` which matrix was decomposed. ``before``
+    and ``after`` are the spectra in A and B, ``update`` that of W_B − W_A. ``relative_change`` is
+    ‖W_B − W_A‖_F/‖W_A‖_F, NaN for W_A = 0.
+
+    ``rank`` is the largest r ≤ k at which both spectra have a gap, and ``left_angles``, ``right_angles`` (r,) the
+    principal angles, ascending in radians, between the spans of the first r left and right singular vectors of W_A and
+    W_B; ``left_overlap`` and ``right_overlap`` are the means of their squared cosines. For random subspaces of the same
+    sizes ``left_chance`` and ``right_chance`` are the typical first angles and the mean overlap is r over the
+    dimension. ``angle_error`` bounds what the residuals can do to any angle (Wedin 1972): of the values found, with the
+    next one for the gap. A span that ends inside tied values means nothing: ``status`` says where the cut had to move.
+    """
+
+    name: str
+    other: str
+    role: str
+    shape: tuple[int, ...]
+    dtypes: tuple[str, str]
+    matrix: str
+    before: TopSpectrum
+    after: TopSpectrum
+    update: TopSpectrum
+    relative_change: float
+    rank: int
+    left_angles: Array
+    right_angles: Array
+    left_overlap: float
+    right_overlap: float
+    left_chance: float
+    right_chance: float
+    angle_error: float
+    status: str
+    seconds: float
+
+    @property
+    def certified(self) -> bool:
+        """Whether all three spectra are."""
+        return self.before.certified and self.after.certified and self.update.certified
+
+    @property
+    def stable_rank_change(self) -> float:
+        """Stable rank in B minus that in A."""
+        return self.after.stable_rank - self.before.stable_rank
+
+    def _title(self) -> str:
+        return self.name if self.name == self.other else f"{self.name} and {self.other}"
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        size, dtypes = " × ".join(str(d) for d in self.shape), " and ".join(dict.fromkeys(self.dtypes))
+        yield "tensor", f"{self.role}, {size} {dtypes}; {self.matrix}"
+        if self.update.status == "identical":
+            yield "change", self.status
+            return
+        yield "in A", f"{numbers(self.before.values, 5)} ({self.before.status})"
+        yield "in B", f"{numbers(self.after.values, 5)} ({self.after.status})"
+        yield "stable rank", f"{number(self.before.stable_rank, 4)}, then {number(self.after.stable_rank, 4)}"
+        yield "change", f"‖B − A‖_F is {number(self.relative_change, 4)} of ‖A‖_F"
+        yield "update", f"{numbers(self.update.values, 5)} ({self.update.status})"
+        yield (
+            "update's rank",
+            f"stable {number(self.update.stable_rank, 4)}; {number(100 * self.update.tail, 3)} % of ‖B − A‖_F² beyond "
+            f"these values; {self.update.outliers} above {number(self.update.edge, 4)}, where noise would end",
+        )
+        for side in ("left", "right"):
+            yield f"{side} rotation", self._rotation(side)
+        yield "status", self.status
+
+    def _rotation(self, side: str) -> str:
+        angles, chance = getattr(self, f"{side}_angles"), getattr(self, f"{side}_chance")
+        if not self.rank:
+            return "no subspaces to compare"
+        return (
+            f"{numbers(np.degrees(angles), 3)} degrees in {self.rank} dimensions, ± at most "
+            f"{number(float(np.degrees(self.angle_error)), 2)}; overlap {number(getattr(self, f'{side}_overlap'), 3)}, "
+            f"first angle by chance {number(float(np.degrees(chance)), 3)}"
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class CheckpointComparison(Record):
+    """Two checkpoints, tensor by tensor.
+
+    ``a`` and ``b`` are their paths; ``tensors`` in natural order of A's names. ``failed`` tensors hold entries that are
+    not finite, or could not be read, in either. ``not_compared`` are (name, reason) of what is in one alone, has
+    another shape, or is no matrix. ``notes`` say what else there is, prefixes without which names match among it.
+    """
+
+    a: str
+    b: str
+    k: int
+    seed: int
+    tensors: tuple[TensorChange, ...]
+    failed: tuple[FailedTensor, ...]
+    not_compared: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+    @property
+    def certified(self) -> bool:
+        """Whether no tensor failed and every singular triplet asked for converged."""
+        return not self.failed and all(t.certified for t in self.tensors)
+
+    def _title(self) -> str:
+        return f"{self.a} and {self.b}"
+
+    def sections(self) -> Iterator[tuple[str, Record]]:
+        """Titled parts, for reports."""
+        for part in (*self.tensors, *self.failed):
+            yield part._title(), part
+
+    @property
+    def identical(self) -> tuple[str, ...]:
+        """Names of the tensors that did not change."""
+        return tuple(t.name for t in self.tensors if t.update.status == "identical")
+
+    def groups(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+        """Titles and lines of the summary; identical tensors in one group."""
+        compared = [("compared", f"{len(self.tensors)} tensors, {len(self.identical)} of them identical")]
+        yield self._title(), compared + [("note", note) for note in self.notes]
+        for title, part in self.sections():
+            if title not in self.identical:
+                yield title, list(part._lines())
+        groups = {"Identical": [(name, "") for name in self.identical], "Not compared": list(self.not_compared)}
+        yield from ((title, lines) for title, lines in groups.items() if lines)
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        for title, lines in self.groups():
+            yield from (lines if title == self._title() else ((f"{title}: {label}", text) for label, text in lines))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat row a tensor, the failed ones with their reasons, for tables."""
+        rows = [{**_flat(t.to_dict()), "reason": None} for t in self.tensors]
+        columns = dict.fromkeys(rows[0]) if rows else dict.fromkeys(("name", "role", "shape", "reason"))
+        return rows + [
+            columns | {"name": f.name, "role": f.role, "shape": list(f.shape), "reason": f.reason} for f in self.failed
+        ]
+
+    def report(self, path: str) -> None:
+        """Write a self-contained HTML page (needs the extra ``cli``)."""
+        from flatcore.report import write_checkpoint_comparison
+
+        write_checkpoint_comparison(self, path)
+
+    def __repr__(self) -> str:
+        return f"CheckpointComparison({self.a!r}, {self.b!r}, {len(self.tensors)} tensors)"
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """Fields of records in a record as ``outer_inner``."""
+    out: dict[str, Any] = {}
+    for name, value in record.items():
+        out |= {f"{name}_{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {name: value}
+    return out
