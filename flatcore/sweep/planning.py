@@ -22,7 +22,7 @@ from flatcore.sweep.running import Segment
 
 # Passes over a matrix that a search for eight triplets takes, cold and with the vectors of the checkpoint before, probe
 # and final products included.
-COLD_READS, WARM_READS = 45, 15
+COLD_READS, WARM_READS = 60, 15
 OVERHEAD = 300_000_000  # bytes of a worker beside its tensors
 _PIECE, _SAMPLE = 1 << 25, 1024  # bytes to read; side of the matrix to multiply
 
