@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from sweep_workers import dies_always, dies_once
 from typer.testing import CliRunner
 
 from flatcore import cli
-from flatcore.sweep import cluster_cost, columns, planning, pools, sweep, sweeping, work
+from flatcore.sweep import cluster_cost, columns, cost_table, planning, pools, sweep, sweeping, work
 from flatcore.sweep.discovery import discover, segments
 from flatcore.sweep.following import Vectors, foretold, starts
 from flatcore.sweep.journal import Journal, folder_of
@@ -475,6 +476,26 @@ def table_of_one_run(pattern, out, **options):
     return table(out)
 
 
+def test_damaged_vectors_cost_work_alone(tmp_path):
+    vectors = Vectors("/a/step1.npz", 1, {"W": np.eye(3), "\ud800/b": np.ones((2, 4))}, frozenset(["W"]))
+    with Journal(tmp_path / "x.csv", {"flatcore": "any"}) as journal:
+        journal.keep_vectors(vectors)
+        back = journal.vectors(vectors.path)
+        assert (back.step, back.foretold, list(back.right)) == (1, {"W"}, ["W", "\ud800/b"])
+        assert all((back.right[name] == rows).all() for name, rows in vectors.right.items())
+        assert journal.vectors("/a/step2.npz") is None
+        [file] = journal.folder.glob("start-*")
+        whole = file.read_bytes()
+        for content in (
+            b"",
+            whole[: len(whole) // 2],
+            whole.replace(np.ones((2, 4)).tobytes(), bytes(64)),
+            b"\0" * 900,
+        ):
+            file.write_bytes(content)
+            assert journal.vectors(vectors.path) is None
+
+
 # -- kills -----------------------------------------------------------------------------------------------------------
 
 
@@ -788,3 +809,33 @@ def test_the_cost_model():
     assert cost.hours == pytest.approx(10 * 12 / 2 / 3600)
     assert (cost.nbytes, cost.products, cost.memory) == (4e10, 10 * 16 * 2e9, 5e8)
     assert cost.rate == pytest.approx(2 * 4e9 / 12)
+
+
+DOCS = (Path(__file__).parents[1] / "docs/cluster.md").read_text(encoding="utf-8")
+
+
+def test_the_documented_costs_are_those_of_the_formula():
+    asked = {
+        "checkpoints": 10_000,
+        "nbytes": 70e9,
+        "entries": 35e9,
+        "largest": 2.1e9,
+        "product_rate": 32e9,
+        "passes": 15,
+    }
+    assert cost_table(**asked, workers=(16, 128), read_rates=(0.5e9, 1e9, 2e9)) in DOCS
+    cost = cluster_cost(**asked, workers=128, read_rate=1e9)
+    said = (
+        f"reads {cost.nbytes / 1e12:g} TB and multiplies {cost.products:.3g} entries with four vectors; a worker needs"
+    )
+    assert f"{said} {cost.memory / 1e9:g} GB" in DOCS
+    row = next(line for line in DOCS.splitlines() if line.startswith("| 128 | 1 |"))
+    seconds, together, hours = (float(cell) for cell in row.split("|")[3:6])
+    assert seconds == pytest.approx(70e9 / 1e9 + 15 * 35e9 / 32e9, rel=0.005)
+    assert hours == pytest.approx(10_000 * seconds / 128 / 3600, rel=0.01)
+    assert together == pytest.approx(128 * 70 / seconds, rel=0.01)
+
+
+def test_the_documented_columns_are_those_of_the_table():
+    documented = re.findall(r"^\| `(\w+)` \| (\w+) \| (.+) \|$", DOCS, re.MULTILINE)
+    assert documented == [tuple(column) for column in columns(1)]
