@@ -178,8 +178,8 @@ class _Job:
     def plan(self, parts: list[Segment]) -> SweepPlan:
         """What it will cost."""
         done = len(self.items) - sum(len(part.todo) for part in parts)
-        shared, threads = self.executor is None, self.options["threads"]
-        return plan(self.out, parts, done, workers=self.workers, shared=shared, k=self.k, threads=threads)
+        options = {name: self.options[name] for name in ("k", "threads", "spectra_only")}
+        return plan(self.out, parts, done, workers=self.workers, shared=self.executor is None, **options)
 
     def run(self, journal: Journal) -> SweepResult:
         """Do it."""
