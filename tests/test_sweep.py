@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -402,6 +403,24 @@ def test_changed_files_are_done_again(runs, tmp_path):
     assert [row["sigma_1"] for row in changed if row["part"] == "tensor"] == [7.0]
 
 
+def test_what_belongs_to_a_checkpoint(tmp_path):
+    shards = {f"model-0000{i}-of-00002.safetensors": {f"W{i}": np.eye(3) * i} for i in (1, 2)}
+    folder, out = save_shards(tmp_path / "checkpoint-1", shards), tmp_path / "checkpoint-1/all.csv"
+    (folder / "optimizer.pt").write_bytes(bytes(10_000))
+    first = sweep(tmp_path, out, k=1)
+    assert (first.computed, first.failed) == (1, 0)
+    assert first.nbytes == sum(file.stat().st_size for file in folder.glob("model*"))
+    assert sweep(tmp_path, out, k=1).computed == 0  # the table beside it does not count
+    (folder / "optimizer.pt").unlink()
+    assert sweep(tmp_path, out, k=1).computed == 0
+    (folder / "config.json").write_text("{}")
+    assert sweep(tmp_path, out, k=1).computed == 1
+    save_safetensors(folder / next(iter(shards)), {"W1": np.eye(3) * 5})
+    assert sweep(tmp_path, out, k=1).computed == 1
+    with open(out, newline="") as stream:
+        assert [row["sigma_1"] for row in csv.DictReader(stream) if row["part"] == "tensor"] == ["5.0", "2.0"]
+
+
 def test_other_settings_are_refused(runs, tmp_path):
     out = tmp_path / "all.parquet"
     sweep(runs, out, **OPTIONS)
@@ -644,7 +663,7 @@ def test_a_file_that_kills_workers_elsewhere_is_a_row(runs, tmp_path):
 def test_an_executor_that_breaks_ends_the_sweep_and_loses_nothing(runs, tmp_path):
     out = tmp_path / "all.parquet"
     expected = without_times(table_of_one_run(runs, tmp_path / "one.parquet"))
-    with ProcessPoolExecutor(1) as executor:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         pid = executor.submit(os.getpid).result()
 
         def progress(what, fraction):

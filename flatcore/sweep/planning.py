@@ -130,7 +130,7 @@ def _sizes(todo: Sequence[Item]) -> list[Size]:
 def size_of(path: str) -> int:
     """Bytes of a checkpoint's files, 0 where it is gone."""
     try:
-        return sum(found.st_size for found in files_of(path))
+        return sum(file.stat().st_size for file in files_of(path))
     except OSError:
         return 0  # its row will say what is wrong
 
@@ -157,11 +157,7 @@ def _read_rate(todo: Sequence[Item]) -> float:
     """Of a piece from the middle of the first file that can be read."""
     for item in todo[:8]:
         try:
-            file = (
-                max(Path(item.path).iterdir(), key=lambda f: f.stat().st_size)
-                if os.path.isdir(item.path)
-                else item.path
-            )
+            file = max(files_of(item.path), key=lambda file: file.stat().st_size)
             with open(file, "rb", buffering=0) as stream:
                 stream.seek(max(0, (os.fstat(stream.fileno()).st_size - _PIECE) // 2))
                 began = time.perf_counter()
