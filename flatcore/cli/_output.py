@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flatcore.cli._failures import one_line
-from flatcore.io import atomic_file, check_target, write_text_atomic
+from flatcore.io import check_target, write_text_atomic
 from flatcore.results import plain
 
 Lines = Iterable[tuple[str, str]]
