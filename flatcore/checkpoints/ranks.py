@@ -46,10 +46,11 @@ class Survey(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A value and its error, 0 where it was computed."""
+    """A value and its error, 0 where it was computed, and passes over the matrix."""
 
     value: float
     error: float
+    reads: int = 0
 
 
 class Edge(NamedTuple):
@@ -148,7 +149,7 @@ def effective_rank(matrix: FloatArray, known: Svd, seed: int = 0) -> Estimate:
     """
     M, N = max(matrix.shape), min(matrix.shape)
     if N <= _EXACT_SIDE and float(M) * N * N <= _EXACT_FLOPS:
-        return Estimate(effective_rank_of(_all_values(matrix, float(known.s[0]))), 0.0)
+        return Estimate(effective_rank_of(_all_values(matrix, float(known.s[0]))), 0.0, 1)
     return _estimate(matrix, known, seed)
 
 
@@ -198,7 +199,7 @@ def _estimate(matrix: FloatArray, known: Svd, seed: int) -> Estimate:
             estimate, truncation = _bracketed(process, values, rest.scale, operator.cols)
             if truncation <= _CLOSE * estimate.value:
                 break
-    return estimate
+    return estimate._replace(reads=operator.reads)
 
 
 def _bracketed(process: Recurrences, known: FloatArray, scale: float, N: int) -> tuple[Estimate, float]:
