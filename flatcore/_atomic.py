@@ -44,13 +44,15 @@ def check_target(path: PathLike) -> Path:
 
 
 @contextmanager
-def atomic_file(path: PathLike) -> Iterator[IO[bytes]]:
+def atomic_file(path: PathLike, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """A binary file that replaces `path` when the block ends well, and leaves no trace when it does not.
 
     Parameters
     ----------
     path
         An existing file keeps its permissions. Devices and pipes are written to directly.
+    durable
+        Force the content to the disk before the rename; without that a crash of the machine may leave it damaged.
 
     Yields
     ------
@@ -72,8 +74,9 @@ def atomic_file(path: PathLike) -> Iterator[IO[bytes]]:
     try:
         with open(temporary, "xb") as handle:
             yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
+            if durable:
+                handle.flush()
+                os.fsync(handle.fileno())
         if target.exists():
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
@@ -102,12 +105,12 @@ def write_text_atomic(path: PathLike, text: str) -> None:
         handle.write(text.encode("utf-8"))
 
 
-def write_npz_atomic(path: PathLike, arrays: Mapping[str, Any]) -> None:
+def write_npz_atomic(path: PathLike, arrays: Mapping[str, Any], *, durable: bool = True) -> None:
     """Write arrays as an uncompressed ``.npz`` file, whole or not at all; the same arrays give the same bytes.
 
     Parameters
     ----------
-    path
+    path, durable
         As in :func:`atomic_file`; no ending is added.
     arrays
         Name → array, in the order to be stored.
@@ -120,7 +123,7 @@ def write_npz_atomic(path: PathLike, arrays: Mapping[str, Any]) -> None:
         An array of Python objects.
 
     """
-    with atomic_file(path) as handle, zipfile.ZipFile(handle, "w") as archive:
+    with atomic_file(path, durable=durable) as handle, zipfile.ZipFile(handle, "w") as archive:
         for name, value in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 try:

@@ -178,6 +178,12 @@ def human(count: float) -> str:
     return f"{count:g}"
 
 
+def human_bytes(count: float) -> str:
+    """A number of bytes with a unit: 18.4 MB."""
+    text = human(count)
+    return f"{text}B" if " " in text else f"{text} B"
+
+
 def chunks(total: int, size: int) -> Iterator[slice]:
     """Consecutive slices of at most `size` that cover range(total)."""
     for first in range(0, total, size):

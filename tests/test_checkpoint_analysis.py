@@ -506,6 +506,23 @@ def test_surveys_count_and_place_what_is_not_finite(rng, order, dtype):
     assert survey(array).fault == "1 entry is NaN and 1 entry is infinite, the first at [4, 1, 2]"
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-15, 1.0, 1e25])
+def test_norms_of_large_float32_arrays(rng, scale):
+    array = (rng.standard_normal((1100, 1000)) * scale).astype(np.float32)
+    assert survey(array).frobenius == pytest.approx(np.linalg.norm(array.astype(float)), rel=1e-7)
+    array[1000, 7] = np.nan
+    assert survey(array).fault == "1 entry is NaN, the first at [1000, 7]"
+
+
+@pytest.mark.parametrize("scale", [0.0, 5e-324, 1e-170, 1e200])
+def test_norms_of_any_size(rng, scale):
+    """Squares vanish or overflow; entries of the smallest size are one unit each or nothing."""
+    whole = np.round(rng.standard_normal((300, 200)), 1)
+    expected = float(np.linalg.norm(np.round(whole) if scale == 5e-324 else whole))
+    assert survey(whole * scale).frobenius / max(scale, 5e-324) == pytest.approx(expected * (scale > 0), rel=1e-2)
+    assert survey((whole * scale)[:0]).frobenius == 0.0
+
+
 # -- rules ----------------------------------------------------------------------------------------------------
 
 

@@ -3,8 +3,10 @@
 import csv
 import functools
 import json
+import multiprocessing
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -21,7 +23,7 @@ from sweep_workers import dies_always, dies_once
 from typer.testing import CliRunner
 
 from flatcore import cli
-from flatcore.sweep import cluster_cost, columns, planning, pools, sweep, sweeping, work
+from flatcore.sweep import cluster_cost, columns, cost_table, planning, pools, sweep, sweeping, work
 from flatcore.sweep.discovery import discover, segments
 from flatcore.sweep.following import Vectors, foretold, starts
 from flatcore.sweep.journal import Journal, folder_of
@@ -401,6 +403,24 @@ def test_changed_files_are_done_again(runs, tmp_path):
     assert [row["sigma_1"] for row in changed if row["part"] == "tensor"] == [7.0]
 
 
+def test_what_belongs_to_a_checkpoint(tmp_path):
+    shards = {f"model-0000{i}-of-00002.safetensors": {f"W{i}": np.eye(3) * i} for i in (1, 2)}
+    folder, out = save_shards(tmp_path / "checkpoint-1", shards), tmp_path / "checkpoint-1/all.csv"
+    (folder / "optimizer.pt").write_bytes(bytes(10_000))
+    first = sweep(tmp_path, out, k=1)
+    assert (first.computed, first.failed) == (1, 0)
+    assert first.nbytes == sum(file.stat().st_size for file in folder.glob("model*"))
+    assert sweep(tmp_path, out, k=1).computed == 0  # the table beside it does not count
+    (folder / "optimizer.pt").unlink()
+    assert sweep(tmp_path, out, k=1).computed == 0
+    (folder / "config.json").write_text("{}")
+    assert sweep(tmp_path, out, k=1).computed == 1
+    save_safetensors(folder / next(iter(shards)), {"W1": np.eye(3) * 5})
+    assert sweep(tmp_path, out, k=1).computed == 1
+    with open(out, newline="") as stream:
+        assert [row["sigma_1"] for row in csv.DictReader(stream) if row["part"] == "tensor"] == ["5.0", "2.0"]
+
+
 def test_other_settings_are_refused(runs, tmp_path):
     out = tmp_path / "all.parquet"
     sweep(runs, out, **OPTIONS)
@@ -473,6 +493,26 @@ def test_a_full_disk_ends_a_sweep_and_loses_nothing(runs, tmp_path):
 def table_of_one_run(pattern, out, **options):
     sweep(pattern, out, **OPTIONS, **options)
     return table(out)
+
+
+def test_damaged_vectors_cost_work_alone(tmp_path):
+    vectors = Vectors("/a/step1.npz", 1, {"W": np.eye(3), "\ud800/b": np.ones((2, 4))}, frozenset(["W"]))
+    with Journal(tmp_path / "x.csv", {"flatcore": "any"}) as journal:
+        journal.keep_vectors(vectors)
+        back = journal.vectors(vectors.path)
+        assert (back.step, back.foretold, list(back.right)) == (1, {"W"}, ["W", "\ud800/b"])
+        assert all((back.right[name] == rows).all() for name, rows in vectors.right.items())
+        assert journal.vectors("/a/step2.npz") is None
+        [file] = journal.folder.glob("start-*")
+        whole = file.read_bytes()
+        for content in (
+            b"",
+            whole[: len(whole) // 2],
+            whole.replace(np.ones((2, 4)).tobytes(), bytes(64)),
+            b"\0" * 900,
+        ):
+            file.write_bytes(content)
+            assert journal.vectors(vectors.path) is None
 
 
 # -- kills -----------------------------------------------------------------------------------------------------------
@@ -623,13 +663,11 @@ def test_a_file_that_kills_workers_elsewhere_is_a_row(runs, tmp_path):
 def test_an_executor_that_breaks_ends_the_sweep_and_loses_nothing(runs, tmp_path):
     out = tmp_path / "all.parquet"
     expected = without_times(table_of_one_run(runs, tmp_path / "one.parquet"))
-    with ProcessPoolExecutor(1) as executor:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         pid = executor.submit(os.getpid).result()
-        finished = []
 
         def progress(what, fraction):
-            finished.append(fraction)
-            if len(finished) == 3:
+            if what.startswith("3 of"):
                 os.kill(pid, signal.SIGKILL)
 
         with pytest.raises(ConnectionError, match=r"the executor takes no more tasks .* what is finished is kept"):
@@ -676,11 +714,10 @@ def workers(scheduler, tmp_path):
 def test_a_cluster_one_of_whose_workers_is_killed(scheduler, workers, tmp_path):
     pattern = make_runs(tmp_path / "runs", (400, 350), 6)
     expected = without_times(table_of_one_run(pattern, tmp_path / "one.parquet"))
-    out, finished = tmp_path / "all.parquet", []
+    out = tmp_path / "all.parquet"
 
     def progress(what, fraction):
-        finished.append(fraction)
-        if len(finished) == 3:  # tasks are under way on both
+        if what.startswith("3 of"):  # tasks are under way on both
             workers[0].kill()
 
     with dask_executor(str(scheduler)) as executor:
@@ -705,15 +742,14 @@ def test_the_command_line_on_a_cluster(scheduler, workers, runs, tmp_path):
 
 def test_a_scheduler_that_goes_ends_the_sweep_and_loses_nothing(tmp_path):
     pattern = make_runs(tmp_path / "runs", (400, 350), 6)
-    file, out, finished = tmp_path / "scheduler.json", tmp_path / "all.parquet", []
+    file, out = tmp_path / "scheduler.json", tmp_path / "all.parquet"
     processes = [dask("scheduler", "--port", 0, "--host", "127.0.0.1", "--scheduler-file", file)]
     wait_for(file.exists)
     options = ("--scheduler-file", file, "--nthreads", 1, "--no-nanny", "--local-directory", tmp_path)
     processes.append(dask("worker", *options))
 
     def progress(what, fraction):
-        finished.append(fraction)
-        if len(finished) == 3:
+        if what.startswith("3 of"):
             processes[0].kill()
 
     try:
@@ -757,7 +793,9 @@ def test_dry_runs_say_what_would_be_done_and_do_nothing(runs, tmp_path):
     assert plan["entries"] == pytest.approx(10 * 3 * 60 * 50, rel=0.01)
     assert plan["largest"] == 8 * 60 * 50
     assert plan["memory"] == 2 * plan["largest"] + 300_000_000
-    sweep(runs, out, **OPTIONS)
+    assert plan["reads"] == [95, 50]  # two of ten are cold; the rates are 10⁹ here
+    assert plan["seconds"] == pytest.approx((plan["nbytes"] + (2 * 95 + 8 * 50) / 10 * plan["entries"]) / 1e9 + 0.1)
+    assert sweep(runs, out, **OPTIONS).frame()["computed"] == [10]
     foreseen = sweep(runs, out, **OPTIONS, dry_run=True)
     assert (foreseen.plan.done, foreseen.plan.paths) == (10, ())
 
@@ -788,3 +826,33 @@ def test_the_cost_model():
     assert cost.hours == pytest.approx(10 * 12 / 2 / 3600)
     assert (cost.nbytes, cost.products, cost.memory) == (4e10, 10 * 16 * 2e9, 5e8)
     assert cost.rate == pytest.approx(2 * 4e9 / 12)
+
+
+DOCS = (Path(__file__).parents[1] / "docs/cluster.md").read_text(encoding="utf-8")
+
+
+def test_the_documented_costs_are_those_of_the_formula():
+    asked = {
+        "checkpoints": 10_000,
+        "nbytes": 70e9,
+        "entries": 35e9,
+        "largest": 2.1e9,
+        "product_rate": 32e9,
+        "passes": 15,
+    }
+    assert cost_table(**asked, workers=(16, 128), read_rates=(0.5e9, 1e9, 2e9)) in DOCS
+    cost = cluster_cost(**asked, workers=128, read_rate=1e9)
+    said = (
+        f"reads {cost.nbytes / 1e12:g} TB and multiplies {cost.products:.3g} entries with four vectors; a worker needs"
+    )
+    assert f"{said} {cost.memory / 1e9:g} GB" in DOCS
+    row = next(line for line in DOCS.splitlines() if line.startswith("| 128 | 1 |"))
+    seconds, together, hours = (float(cell) for cell in row.split("|")[3:6])
+    assert seconds == pytest.approx(70e9 / 1e9 + 15 * 35e9 / 32e9, rel=0.005)
+    assert hours == pytest.approx(10_000 * seconds / 128 / 3600, rel=0.01)
+    assert together == pytest.approx(128 * 70 / seconds, rel=0.01)
+
+
+def test_the_documented_columns_are_those_of_the_table():
+    documented = re.findall(r"^\| `(\w+)` \| (\w+) \| (.+) \|$", DOCS, re.MULTILINE)
+    assert documented == [tuple(column) for column in columns(1)]

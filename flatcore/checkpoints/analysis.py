@@ -242,6 +242,7 @@ class _Run:
             edge=edge.edge,
             outliers=edge.outliers,
             reads=top.reads,
+            rank_reads=rank.reads,
             seconds=time.perf_counter() - began,
         )
 

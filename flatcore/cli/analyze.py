@@ -21,7 +21,7 @@ from flatcore.checkpoints import (
     analyze_checkpoint,
     chain_of,
     recognise,
-    tensor_rows,
+    tensor_frame,
 )
 from flatcore.cli._app import JsonOption, SeedOption, app
 from flatcore.cli._checkpoint_text import groups_of
@@ -34,7 +34,6 @@ from flatcore.cli._output import (
     show,
     text_stream,
     write_json,
-    write_parquet,
 )
 from flatcore.io import NotAChainError, needs_torch, open_checkpoint, read_data
 from flatcore.results import Analysis, CheckpointAnalysis
@@ -99,7 +98,7 @@ def analyze(
         result.report(str(out))
         emit(stream, f"report: {out}")
     if parquet is not None:
-        write_parquet(parquet, tensor_rows(result))
+        tensor_frame(result).to_parquet(parquet)
         emit(stream, f"table: {parquet}")
     if json_file is not None:
         head = {"flatcore": fc.__version__, "model": about, "data": None if data is None else str(data)}

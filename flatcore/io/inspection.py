@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from flatcore._checks import human
+from flatcore._checks import human, human_bytes
 from flatcore.io.checkpoints import Checkpoint, StoredTensor
 from flatcore.io.checkpoints.strict import shown
 from flatcore.io.roles import BUFFER, UNKNOWN, roles_of
@@ -49,7 +49,7 @@ class Inspection:
         tensors, files = len(self.roles), len(self.checkpoint.files)
         return (
             f"{self.checkpoint.path}: {self.checkpoint.kind}, {files} file{'s' * (files != 1)}, {tensors} "
-            f"tensor{'s' * (tensors != 1)}, {human(self.parameters)} parameters, {_size(self.nbytes)}"
+            f"tensor{'s' * (tensors != 1)}, {human(self.parameters)} parameters, {human_bytes(self.nbytes)}"
         )
 
     def groups(self) -> Iterator[tuple[str, Lines]]:
@@ -108,7 +108,7 @@ class Inspection:
         return counts
 
     def _table(self) -> Lines:
-        cells = [(_extents(t), t.dtype, _size(t.nbytes), self.roles[t.name]) for t in self.checkpoint.values()]
+        cells = [(_extents(t), t.dtype, human_bytes(t.nbytes), self.roles[t.name]) for t in self.checkpoint.values()]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         names = (_printable(name) for name in self.checkpoint)
         rows = ("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in cells)
@@ -134,11 +134,6 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
 
 def _extents(tensor: StoredTensor) -> str:
     return " × ".join(map(str, tensor.shape)) or "one number"
-
-
-def _size(nbytes: int) -> str:
-    text = human(nbytes)
-    return f"{text}B" if " " in text else f"{text} B"
 
 
 def _printable(text: str, most: int = 200) -> str:

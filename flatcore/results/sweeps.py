@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from flatcore._checks import human
+from flatcore._checks import human, human_bytes
 from flatcore.results.record import Record, number
+
+_SHOWN = 12  # trajectories in a summary
 
 
 @dataclass(frozen=True, repr=False)
@@ -16,7 +18,7 @@ class SweepPlan(Record):
     ``trajectories`` are (pattern, files to do, their bytes), in order; ``paths`` the files to do in order, ``done`` how
     many are done already. The predicted time is
 
-        seconds = nbytes/read_rate + reads · entries/product_rate,
+        seconds = nbytes/read_rate + reads · entries/product_rate + 0.01 a checkpoint,
 
     with ``read_rate`` (bytes/s) measured on a piece of the first file, cached or not, ``product_rate`` (entries/s) on a
     random matrix, and ``reads``, what a search is expected to take, cold for the first file of a segment and warm for
@@ -48,21 +50,23 @@ class SweepPlan(Record):
     def _lines(self) -> Iterator[tuple[str, str]]:
         ready = f", {self.done} done already" if self.done else ""
         count = len(self.trajectories)
-        yield "to do", f"{len(self.paths)} checkpoint{'s' * (len(self.paths) != 1)}, {human(self.nbytes)}B{ready}"
+        yield "to do", f"{len(self.paths)} checkpoint{'s' * (len(self.paths) != 1)}, {human_bytes(self.nbytes)}{ready}"
         if not self.paths:
             return
         yield "trajectories", f"{count}, in {self.segments} segment{'s' * (self.segments != 1)}"
-        for pattern, files, nbytes in self.trajectories:
-            yield "", f"{pattern}: {files}, {human(nbytes)}B"
+        for pattern, files, nbytes in self.trajectories[:_SHOWN]:
+            yield "", f"{pattern}: {files}, {human_bytes(nbytes)}"
+        if count > _SHOWN:
+            yield "", f"and {count - _SHOWN} more"
         yield (
             "memory",
-            f"{human(self.memory)}B a worker (largest tensor {human(self.largest)}B), {self.workers} "
-            f"worker{'s' * (self.workers != 1)}; {human(self.available)}B available",
+            f"{human_bytes(self.memory)} a worker (largest tensor {human_bytes(self.largest)}), {self.workers} "
+            f"worker{'s' * (self.workers != 1)}; {human_bytes(self.available)} available",
         )
         yield (
             "time",
-            f"about {duration(self.seconds)}: reading at {human(self.read_rate)}B/s once, then {self.reads[0]} passes "
-            f"over {human(self.entries)} entries (warm {self.reads[1]}) at {human(self.product_rate)} entries/s",
+            f"about {duration(self.seconds)}: reading at {human_bytes(self.read_rate)}/s once, {self.reads[0]} passes "
+            f"(warm {self.reads[1]}) over {human(self.entries)} entries at {human(self.product_rate)} entries/s",
         )
         if self.note:
             yield "note", self.note
@@ -114,7 +118,7 @@ class SweepResult(Record):
         yield "rows", str(self.rows)
         if self.computed:
             rate = f"{number(self.rate / 1e9, 3)} GB/s"
-            yield "rate", f"{human(self.nbytes)}B in {duration(self.seconds)}, {rate}"
+            yield "rate", f"{human_bytes(self.nbytes)} in {duration(self.seconds)}, {rate}"
 
     def __repr__(self) -> str:
         return f"SweepResult({self.out!r}, {self.files} files, {self.failed} failed, {self.rows} rows)"

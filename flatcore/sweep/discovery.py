@@ -20,6 +20,7 @@ from flatcore.io import natural_key
 from flatcore.io.checkpoints.folders import INDEX, find_file
 from flatcore.io.checkpoints.openers import ENDINGS
 
+CONFIGURATIONS = ("config.json", "adapter_config.json")
 _USUAL = re.compile(r"(model|pytorch_model|adapter_model|diffusion_pytorch_model)\.(safetensors|bin)(\.index\.json)?")
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}(?P<ending>\.\w+)")
 _NUMBER = re.compile(
@@ -141,24 +142,31 @@ def _trajectory(path: str) -> tuple[str, int | None]:
     return path, None
 
 
-def files_of(path: str) -> list[os.stat_result]:
-    """What the file system says of a checkpoint's files: of a folder or an index all regular files beside it."""
-    if os.path.isdir(path) or path.endswith(INDEX):
-        folder = path if os.path.isdir(path) else os.path.dirname(path)
-        with os.scandir(folder) as entries:
-            found = sorted((entry for entry in entries if entry.is_file()), key=lambda entry: entry.name)
-            return [entry.stat() for entry in found]
-    return [os.stat(path)]
+def files_of(path: str) -> list[Path]:
+    """The files whose tensors a checkpoint holds, an index among them; the path itself where it stands for none."""
+    try:
+        file = find_file(Path(path))[0]
+    except (OSError, ValueError):
+        return [Path(path)]
+    if not file.name.endswith(INDEX):
+        return [file]
+    ending = Path(file.name.removesuffix(INDEX)).suffix
+    return [file, *sorted(beside for beside in file.parent.iterdir() if beside.suffix == ending)]
 
 
 def identity(path: str) -> str:
-    """A digest of sizes and times of change: another one means another content. Empty where nothing is there."""
+    """A digest of sizes and times of change: another one means another content. Empty where nothing is there.
+
+    The configuration beside a checkpoint, which says how many heads it has, belongs to it.
+    """
+    files = files_of(path)
+    beside = [files[0].parent / name for name in CONFIGURATIONS]
     try:
-        stats = files_of(path)
+        stats = [(file.name, file.stat()) for file in (*files, *(file for file in beside if file.is_file()))]
     except OSError:
         return ""
-    text = " ".join(f"{s.st_size}:{s.st_mtime_ns}" for s in stats)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    text = " ".join(f"{name}:{found.st_size}:{found.st_mtime_ns}" for name, found in stats)
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:32]
 
 
 def segments(items: Sequence[Item], workers: int, warm: bool) -> list[list[Item]]:

@@ -146,11 +146,11 @@ class Journal:
     # -- start vectors ----------------------------------------------------------------------------------------------
 
     def keep_vectors(self, vectors: Vectors) -> None:
-        """Keep the vectors of a checkpoint; they are on disk when this returns."""
+        """Keep the vectors of a checkpoint. What a crash of the machine damages is not read: it only saves work."""
         head = {"step": vectors.step, "names": list(vectors.right), "foretold": sorted(vectors.foretold)}
         arrays: dict[str, Any] = {"head": np.array(json.dumps(head))}
         arrays |= {f"v{index}": rows for index, rows in enumerate(vectors.right.values())}
-        write_npz_atomic(self.folder / _starts_name(vectors.path), arrays)
+        write_npz_atomic(self.folder / _starts_name(vectors.path), arrays, durable=False)
 
     def vectors(self, path: str) -> Vectors | None:
         """The vectors kept of a checkpoint, None where there are none that can be read."""

@@ -33,6 +33,7 @@ from flatcore.sweep.tables import check_ending, write_table
 from flatcore.sweep.work import Outcome, Task
 
 Progress = Callable[[str, float], None]
+_FORESEEABLE = 0.02  # of the bytes, after which the time left is worth saying
 _QUICK = 50_000_000  # bytes of a journal that becomes a table within a second or two
 
 
@@ -178,8 +179,8 @@ class _Job:
     def plan(self, parts: list[Segment]) -> SweepPlan:
         """What it will cost."""
         done = len(self.items) - sum(len(part.todo) for part in parts)
-        shared, threads = self.executor is None, self.options["threads"]
-        return plan(self.out, parts, done, workers=self.workers, shared=shared, k=self.k, threads=threads)
+        options = {name: self.options[name] for name in ("k", "threads", "spectra_only")}
+        return plan(self.out, parts, done, workers=self.workers, shared=self.executor is None, **options)
 
     def run(self, journal: Journal) -> SweepResult:
         """Do it."""
@@ -261,6 +262,7 @@ class _Meter:
         self._progress, self._files, self._total = progress, len(foreseen.paths), max(1, foreseen.nbytes)
         self._done = self._bytes = 0
         self._began = time.perf_counter()
+        self._tell(0)
 
     def finished(self, outcome: Outcome) -> None:
         """Another checkpoint is in the journal."""
@@ -276,7 +278,8 @@ class _Meter:
     def _tell(self, more: float) -> None:
         if self._progress is None:
             return
-        done, seconds = self._bytes + more, time.perf_counter() - self._began
-        left = f", {duration(seconds * (self._total - done) / done)} left" if 0 < done <= self._total else ""
+        done, seconds = self._bytes + more, max(1e-9, time.perf_counter() - self._began)
+        known = _FORESEEABLE * self._total < done <= self._total
+        left = f", {duration(seconds * (self._total - done) / done)} left" if known else ""
         text = f"{self._done} of {self._files} checkpoints, {done / seconds / 1e9:.3g} GB/s{left}"
         self._progress(text, min(1.0, done / self._total))

@@ -1,0 +1,79 @@
+"""The question "what are the largest singular values along a trajectory?", and how answers are checked.
+
+Values of all tensors of all checkpoints are compared with LAPACK's in float64. A residual bounds the error of a
+singular value (Weyl), so that the tolerance of the searches, 1e-4 of the largest value in float32, is what is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+
+from benchmarks.contenders.base import Array
+from benchmarks.runner import Agreement
+from flatcore.io import open_checkpoint
+
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class SweepAnswer:
+    """Singular values by file and tensor, and passes over the matrices, the mean over the entries."""
+
+    values: dict[tuple[str, str], Array]
+    reads: float
+
+
+@dataclass(frozen=True)
+class SweepProblem:
+    """Checkpoints of one trajectory, in order."""
+
+    files: Sequence[Path]
+    k: int
+    spectra_only: bool
+
+    work = None  # searches cannot be counted in advance
+    dtype = "float32"
+
+    @property
+    def argument(self) -> SweepProblem:
+        """The problem itself."""
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        """What the JSON says about the trajectory."""
+        return {
+            "checkpoints": len(self.files),
+            "bytes": sum(file.stat().st_size for file in self.files),
+            "values": self.k,
+            "spectra_only": self.spectra_only,
+            "dtype": self.dtype,
+        }
+
+    @cached_property
+    def _exact(self) -> dict[tuple[str, str], Array]:
+        exact = {}
+        for file in self.files:
+            with open_checkpoint(file) as checkpoint:
+                for name, tensor in checkpoint.items():
+                    if len(tensor.shape) == 2:
+                        exact[file.name, name] = scipy.linalg.svdvals(tensor.load().astype(np.float64))[: self.k]
+        return exact
+
+    def agreements(self, answer: SweepAnswer) -> list[Agreement]:
+        """The largest difference from LAPACK, over the largest value; infinite where a tensor is missing."""
+        exact = self._exact
+        if set(answer.values) != set(exact):
+            return [Agreement("tensors", float("inf"), 0.0)]
+        difference = max(float(np.abs(answer.values[key] - s).max() / s[0]) for key, s in exact.items())
+        return [Agreement("LAPACK in float64", difference, TOLERANCE)]
+
+    def quality(self, answer: SweepAnswer) -> dict[str, float]:
+        """Passes over the matrices."""
+        return {"reads": answer.reads}
