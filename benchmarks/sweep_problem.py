@@ -1,7 +1,7 @@
 """The question "what are the largest singular values along a trajectory?", and how answers are checked.
 
 Values of all tensors of all checkpoints are compared with dense eigenvalues of AᵀA in float64. A residual bounds the
-error of a singular value (Weyl), so that the tolerance of the searches, 1e-4 of the largest value in float32, is allowed.
+error of a singular value (Weyl): allowed is the tolerance of the searches, 1e-4 of the largest value in float32.
 """
 
 from __future__ import annotations
