@@ -9,7 +9,7 @@ import numpy as np
 
 NAMES = {
     "float16": "F16", "float32": "F32", "float64": "F64", "int8": "I8", "int64": "I64", "uint8": "U8", "bool": "BOOL",
-    "complex64": "C64",
+    "complex64": "C64", "bfloat16": "BF16",
 }  # fmt: skip
 
 
@@ -20,14 +20,15 @@ def with_header(header, data=b""):
 
 def safetensors_bytes(tensors, metadata=None):
     """`tensors`: name → array, or (dtype, shape, bytes) for what NumPy has no type for."""
-    header, data = {} if metadata is None else {"__metadata__": metadata}, b""
+    header, data, end = {} if metadata is None else {"__metadata__": metadata}, [], 0
     for name, value in tensors.items():
         if isinstance(value, np.ndarray):
             value = NAMES[value.dtype.name], value.shape, value.tobytes()
         dtype, shape, stored = value
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [len(data), len(data) + len(stored)]}
-        data += stored
-    return with_header(header, data)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + len(stored)]}
+        data.append(stored)
+        end += len(stored)
+    return with_header(header, b"".join(data))
 
 
 def save_safetensors(path, tensors, metadata=None):

@@ -4,10 +4,13 @@ import numpy as np
 
 
 class Maker:
-    """Random float32 tensors."""
+    """Random tensors."""
 
-    def __init__(self, seed=0, dtype=np.float32):
-        self.rng, self.dtype = np.random.default_rng(seed), dtype
+    def __init__(self, seed=0, dtype="float32"):
+        self.rng = np.random.default_rng(seed)
+        if dtype == "bfloat16":
+            from ml_dtypes import bfloat16 as dtype
+        self.dtype = np.dtype(dtype)
 
     def __call__(self, *shape):
         return (self.rng.standard_normal(shape, dtype=np.float32) / np.sqrt(shape[-1])).astype(self.dtype)
@@ -37,9 +40,9 @@ def gpt2(layers=2, width=768, vocabulary=50257, context=1024, seed=0):
     return tensors | new.norm("ln_f", width)
 
 
-def llama(layers=2, width=64, heads=4, kv_heads=2, head_dim=16, hidden=96, vocabulary=100, seed=0):
+def llama(layers=2, width=64, heads=4, kv_heads=2, head_dim=16, hidden=96, vocabulary=100, seed=0, dtype="float32"):
     """meta-llama and mistralai: several query heads share a key and a value."""
-    new = Maker(seed)
+    new = Maker(seed, dtype)
     tensors = {"model.embed_tokens.weight": new(vocabulary, width), "lm_head.weight": new(vocabulary, width)}
     for i in range(layers):
         block = f"model.layers.{i}"
@@ -58,9 +61,9 @@ def llama(layers=2, width=64, heads=4, kv_heads=2, head_dim=16, hidden=96, vocab
     return tensors | new.norm("model.norm", width, False)
 
 
-def phi3(layers=2, width=64, heads=4, head_dim=16, hidden=96, vocabulary=100, seed=0):
+def phi3(layers=2, width=64, heads=4, head_dim=16, hidden=96, vocabulary=100, seed=0, dtype="float32"):
     """microsoft/Phi-3: qkv_proj and gate_up_proj are fused."""
-    new = Maker(seed)
+    new = Maker(seed, dtype)
     tensors = {"model.embed_tokens.weight": new(vocabulary, width)}
     for i in range(layers):
         block = f"model.layers.{i}"
@@ -159,3 +162,18 @@ def lora(layers=2, width=64, rank=4, targets=("q_proj", "v_proj"), seed=0, adapt
             tensors[f"{module}.lora_A{middle}.weight"] = new(rank, width)
             tensors[f"{module}.lora_B{middle}.weight"] = new(width, rank)
     return tensors
+
+
+def with_spikes(tensors):
+    """Every matrix with one singular value clear of all others, as trained ones have: few steps find it."""
+    new = np.random.default_rng(5)
+    out = {}
+    for name, tensor in tensors.items():
+        out[name] = tensor
+        if tensor.ndim == 2 and tensor.dtype.kind != "i":
+            m, n = tensor.shape
+            u, v = new.standard_normal(m, dtype=np.float32), new.standard_normal(n, dtype=np.float32)
+            top = 3.0 * (1.0 + (m / n) ** 0.5)  # of entries with variance 1/n
+            spike = np.outer(u * (top / np.linalg.norm(u)), v / np.linalg.norm(v))
+            out[name] = (tensor + spike).astype(tensor.dtype)
+    return out

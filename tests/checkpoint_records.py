@@ -58,6 +58,7 @@ def tensor(name, role, W, k=4, status="converged"):
         edge=float(edge),
         outliers=int((s[:k] > edge).sum()),
         reads=1,
+        rank_reads=1,
         seconds=0.01,
     )
 

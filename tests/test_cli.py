@@ -557,9 +557,9 @@ def test_doctor_fails_where_the_self_check_does(monkeypatch, sharpness, message)
 def test_the_extras_are_those_of_the_package():
     declared = {extra: set() for extra in _failures.EXTRAS}
     for requirement in importlib.metadata.requires("flatcore"):
-        match = re.match(r"([\w-]+)(?:\[\w+\])?[^;]*; extra == ['\"](\w+)['\"]", requirement)
-        if match and match[2] in declared and match[1] != "flatcore":
-            declared[match[2]].add(match[1].replace("-", "_"))
+        match = re.match(r"([\w-]+)(?:\[(\w+)\])?[^;]*; extra == ['\"](\w+)['\"]", requirement)
+        if match and match[3] in declared and match[1] != "flatcore":
+            declared[match[3]] |= {name.replace("-", "_") for name in match.groups()[:2] if name}  # dask[distributed]
     assert declared == {extra: {p.replace("-", "_") for p in packages} for extra, packages in _failures.EXTRAS.items()}
 
 

@@ -1,4 +1,4 @@
-"""The README's example prints what the README says."""
+"""The examples of the README and of docs/embedding.md print what they say."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parent.parent / "README.md"
+PAGES = (README, README.parent / "docs/embedding.md")
 NUMBER = r"-?\d+\.?\d*(?:e[-+]?\d+)?"
 
 
 def blocks(language: str) -> list[str]:
-    found = re.findall(rf"^```{language}\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert found, f"the README has no {language} block"
-    return found
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    found = [re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE) for text in texts]
+    assert all(found), f"a page has no {language} block"
+    return [block for page in found for block in page]
 
 
 @pytest.mark.parametrize(("code", "promised"), list(zip(blocks("python"), blocks("text"), strict=True)))
@@ -32,6 +34,7 @@ def test_examples_print_what_they_say(code, promised):
         assert ours <= 1e-4 if said < 1e-3 else ours == pytest.approx(said, rel=2e-3)
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8")):
-        assert (README.parent / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target

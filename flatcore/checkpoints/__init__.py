@@ -1,14 +1,14 @@
 """What is known of a checkpoint's tensors, and what is computed from it."""
 
 from flatcore.checkpoints.analysis import analyze_checkpoint
-from flatcore.checkpoints.chain import NotFiniteError, chain_of
+from flatcore.checkpoints.chain import BrokenChainError, chain_of
 from flatcore.checkpoints.comparison import compare_checkpoints
 from flatcore.checkpoints.rules import PairRule, Rules
 from flatcore.checkpoints.structure import Structure, recognise
 from flatcore.checkpoints.tables import tensor_rows
 
 __all__ = [
-    "NotFiniteError",
+    "BrokenChainError",
     "PairRule",
     "Rules",
     "Structure",

@@ -242,6 +242,7 @@ class _Run:
             edge=edge.edge,
             outliers=edge.outliers,
             reads=top.reads,
+            rank_reads=rank.reads,
             seconds=time.perf_counter() - began,
         )
 
@@ -358,12 +359,12 @@ class _Run:
         return products, composed
 
     def _heads_of(self, attention: Attention) -> Heads | None:
-        parts = {name: getattr(attention, name) for name in ("query", "key", "value", "output")}
-        unread = [part.tensor for part in parts.values() if part.tensor in self.failed]
+        parts = (attention.query, attention.key, attention.value, attention.output)
+        unread = [part.tensor for part in parts if part.tensor in self.failed]
         if unread:
             self.notes.append(f"{attention.name}: no products of heads, as {', '.join(dict.fromkeys(unread))} failed")
             return None
-        return Heads.of(attention, {name: self._matrix(part) for name, part in parts.items()})
+        return Heads.of(attention, self._matrix)
 
     def _follows(self, lower: Attention, upper: Attention) -> bool:
         width = lower.output.rows

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from flatcore._checks import human
+from flatcore._checks import FloatArray, human
 from flatcore.checkpoints.ranks import survey
 from flatcore.checkpoints.structure import Structure
-from flatcore.io import Checkpoint, ModelFile, NamedArrays, NotAChainError, model_of, natural_key, read_model
+from flatcore.io import (
+    Checkpoint,
+    ModelFile,
+    NamedArrays,
+    NotAChainError,
+    StoredTensor,
+    model_of,
+    natural_key,
+    read_model,
+)
 from flatcore.io.parametrized import parametrized_of
 from flatcore.linear import LinearChain
 
@@ -17,8 +25,8 @@ MOST_WORK = 1e11
 _OWN_READER = (".npz", ".pt", ".pth")
 
 
-class NotFiniteError(NotAChainError):
-    """Layers of one chain, some of whose entries are NaN or infinite."""
+class BrokenChainError(NotAChainError):
+    """Layers of one chain, some of which hold NaN or Inf or cannot be read."""
 
 
 def chain_of(checkpoint: Checkpoint, structure: Structure, any_size: bool = False) -> tuple[ModelFile, LinearChain]:
@@ -37,8 +45,8 @@ def chain_of(checkpoint: Checkpoint, structure: Structure, any_size: bool = Fals
     ------
     NotAChainError
         Names of another family, widths that do not match, too much work.
-    NotFiniteError
-        NaN or Inf.
+    BrokenChainError
+        NaN or Inf, tensors that cannot be read.
     ValueError
         As :class:`flatcore.LinearChain`.
 
@@ -56,7 +64,7 @@ def chain_of(checkpoint: Checkpoint, structure: Structure, any_size: bool = Fals
     model = read_model(path) if own else model_of(_arrays_of(checkpoint))
     fault = next(_faults(model), None)
     if fault is not None:
-        raise NotFiniteError(f"{Path(path)}: {fault}")
+        raise BrokenChainError(f"{path}: {fault}")
     return model, model.chain()
 
 
@@ -68,12 +76,19 @@ def _arrays_of(checkpoint: Checkpoint) -> NamedArrays:
     names = sorted((name for name in floating if name not in parts), key=natural_key)
     return NamedArrays(
         checkpoint.path,
-        {name: checkpoint[name].load() for name in names},
+        {name: _loaded(checkpoint[name]) for name in names},
         ignored=(*(name for name in checkpoint if name not in floating), *checkpoint.others),
         notes=(*checkpoint.notes, "the order of layers is that of the names"),
         tied=checkpoint.tied,
         parametrized=parametrized,
     )
+
+
+def _loaded(tensor: StoredTensor) -> FloatArray:
+    try:
+        return tensor.load()
+    except ValueError as error:
+        raise BrokenChainError(str(error)) from None
 
 
 def _faults(model: ModelFile) -> Iterator[str]:

@@ -192,6 +192,7 @@ class _Comparison:
             shape=tensor.shape,
             dtypes=(tensor.dtype, self.b.checkpoint[other].dtype),
             matrix=self._matrix_text(name),
+            size=self._size(name),
             before=before,
             after=after,
             update=update,
@@ -208,6 +209,11 @@ class _Comparison:
             seconds=time.perf_counter() - began,
         )
 
+    def _size(self, name: str) -> tuple[int, int]:
+        extents = extents_of(self.a.checkpoint[name].shape, self.a.structure.roles[name])
+        rows, cols = extents[0], math.prod(extents[1:])
+        return (cols, rows) if name in self.a.structure.in_out else (rows, cols)
+
     def _matrix_text(self, name: str) -> str:
         if name in self.a.structure.in_out:
             return "weight stored (in, out), taken as (out, in)"
@@ -223,7 +229,7 @@ class _Comparison:
         if _identical(A, B):
             k = min(self.k, *A.shape)
             same = _not_computed(norms[0])
-            return same, same, _zero_spectrum(k), _no_turn(k, (A.T if transposed else A).shape)
+            return same, same, _zero_spectrum(k), _no_turn(k, self._size(name))
         first = self._top(A.T if transposed else A)
         second = self._top(B.T if transposed else B, first.Vt.T)
         turn = _turn_between(first, second, self.k)

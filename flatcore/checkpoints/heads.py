@@ -19,7 +19,7 @@ source  Elhage et al. (2021), "A mathematical framework for transformer circuits
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -31,36 +31,35 @@ from flatcore._checks import FloatArray, chunks
 from flatcore._linalg import matmul
 from flatcore._threads import limit_threads
 from flatcore.checkpoints.products import gram, norm, product_spectrum, root
-from flatcore.checkpoints.structure import Attention
+from flatcore.checkpoints.structure import Attention, Part
 from flatcore.results import HeadComposition, ProductSpectrum, read_only
 
 _ROWS = 512  # of the readers multiplied together
 _DRAWS = 200
 
+Load = Callable[[Part], FloatArray]
+
 
 @dataclass(frozen=True)
 class Heads:
-    """A layer's matrices (out, in) as views of what is stored, and the Gram matrices of its heads.
+    """A layer's matrices, which are loaded when they are needed, and the Gram matrices of its heads.
 
-    ``query`` and ``output`` (heads, e, e), ``key`` and ``value`` (kv_heads, e, e).
+    ``load`` gives the matrix (out, in) of a part. ``query`` and ``output`` (heads, e, e), ``key`` and ``value``
+    (kv_heads, e, e).
     """
 
     layer: Attention
-    matrices: dict[str, FloatArray]
+    load: Load
     query: FloatArray
     key: FloatArray
     value: FloatArray
     output: FloatArray
 
     @classmethod
-    def of(cls, layer: Attention, matrices: dict[str, FloatArray]) -> Heads:
-        """The Gram matrices; `matrices` are query, key, value and output (out, in)."""
-        e = layer.head_dim
-        rows = {**matrices, "output": matrices["output"].T}
-        grams = {
-            name: np.stack([gram(matrix[part]) for part in chunks(len(matrix), e)]) for name, matrix in rows.items()
-        }
-        return cls(layer, matrices, **grams)
+    def of(cls, layer: Attention, load: Load) -> Heads:
+        """With the Gram matrices computed, one matrix in memory at a time."""
+        q, k, v = (_grams(load(part), layer.head_dim) for part in (layer.query, layer.key, layer.value))
+        return cls(layer, load, q, k, v, _grams(load(layer.output).T, layer.head_dim))
 
     def shared(self, grams: FloatArray) -> FloatArray:
         """One matrix a head (heads, e, e) of those of keys or values."""
@@ -111,12 +110,12 @@ def compositions(below: Heads, above: Heads) -> Iterator[HeadComposition]:
     """Scores of every head above with every head below, for queries, keys and values."""
     d, e = below.layer.output.rows, above.layer.head_dim
     chance, spread = composition_chance(d, e) if e == below.layer.head_dim else (math.nan, math.nan)
-    written = _in_one_type(below.matrices["output"], above.matrices["query"])
+    written = _in_one_type(below.load(below.layer.output))
     value_roots = below.shared(np.stack([root(G) for G in below.value])).astype(written.dtype)
     kinds = [
-        ("Q", "query", above.shared(above.key), above.qk_norms),
-        ("K", "key", above.query, above.qk_norms),
-        ("V", "value", above.output, above.ov_norms),
+        ("Q", above.layer.query, above.shared(above.key), above.qk_norms),
+        ("K", above.layer.key, above.query, above.qk_norms),
+        ("V", above.layer.value, above.output, above.ov_norms),
     ]
     for kind, reader, outer, norms in kinds:
         squares = _squares(above, reader, outer, written, value_roots)
@@ -133,10 +132,10 @@ def compositions(below: Heads, above: Heads) -> Iterator[HeadComposition]:
         )
 
 
-def _squares(above: Heads, reader: str, outer: FloatArray, written: FloatArray, value_roots: FloatArray) -> FloatArray:
+def _squares(above: Heads, reader: Part, outer: FloatArray, written: FloatArray, value_roots: FloatArray) -> FloatArray:
     """tr(T VVᵀ Tᵀ S) (heads above, heads below), a few reading heads at a time."""
     e, heads = above.layer.head_dim, above.layer.heads
-    rows = above.matrices[reader]
+    rows = above.load(reader)
     sharing = heads * e // len(rows)  # heads above that read with the same rows
     width = value_roots.shape[1]
     out = np.empty((heads, len(value_roots)))
@@ -151,10 +150,14 @@ def _squares(above: Heads, reader: str, outer: FloatArray, written: FloatArray, 
     return out
 
 
-def _in_one_type(output: FloatArray, reader: FloatArray) -> FloatArray:
-    """The matrix in the precision of the products, float64 where one of both is."""
-    wide = np.float64 in (output.dtype, reader.dtype)
-    return np.asarray(output, dtype=np.float64 if wide else np.float32)
+def _grams(rows: FloatArray, e: int) -> FloatArray:
+    """Gram matrices (heads, e, e) of every head's rows."""
+    return np.stack([gram(rows[part]) for part in chunks(len(rows), e)])
+
+
+def _in_one_type(output: FloatArray) -> FloatArray:
+    """The matrix in the precision of the products."""
+    return np.asarray(output, dtype=np.float64 if output.dtype == np.float64 else np.float32)
 
 
 def _norms(S: FloatArray, T: FloatArray) -> FloatArray:

@@ -32,7 +32,7 @@ from flatcore.weights.spectra import Svd
 
 _PANEL_ENTRIES, _CACHED_ENTRIES, _LARGE = 1 << 20, 1 << 15, 1 << 20
 _LOST_FLOAT32, _LOST_FLOAT64 = 1e-28, 1e-290  # mean squares 10¹⁰ times those that vanish, or larger, lost nothing
-_EXACT_SIDE, _EXACT_FLOPS = 1024, 3e9
+_EXACT_SIDE, _EXACT_FLOPS = 1024, 1e9
 _PROBES, _STEPS, _LOOKS = 8, 24, (8, 12, 16, 20, 24)
 _TRACY_WIDOM_99 = 2.0234  # its 99 % quantile for real entries (β = 1)
 _CLOSE = 0.01  # relative distance of the two rules below which more steps are not worth their reads
@@ -46,10 +46,11 @@ class Survey(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A value and its error, 0 where it was computed."""
+    """A value and its error, 0 where it was computed, and passes over the matrix."""
 
     value: float
     error: float
+    reads: int = 0
 
 
 class Edge(NamedTuple):
@@ -148,7 +149,7 @@ def effective_rank(matrix: FloatArray, known: Svd, seed: int = 0) -> Estimate:
     """
     M, N = max(matrix.shape), min(matrix.shape)
     if N <= _EXACT_SIDE and float(M) * N * N <= _EXACT_FLOPS:
-        return Estimate(effective_rank_of(_all_values(matrix, float(known.s[0]))), 0.0)
+        return Estimate(effective_rank_of(_all_values(matrix, float(known.s[0]))), 0.0, 1)
     return _estimate(matrix, known, seed)
 
 
@@ -198,7 +199,7 @@ def _estimate(matrix: FloatArray, known: Svd, seed: int) -> Estimate:
             estimate, truncation = _bracketed(process, values, rest.scale, operator.cols)
             if truncation <= _CLOSE * estimate.value:
                 break
-    return estimate
+    return estimate._replace(reads=operator.reads)
 
 
 def _bracketed(process: Recurrences, known: FloatArray, scale: float, N: int) -> tuple[Estimate, float]:

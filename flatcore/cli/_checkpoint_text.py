@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 
 import numpy as np
 
@@ -102,7 +102,7 @@ def _pairs(result: CheckpointAnalysis) -> Lines:
     head = ("pair", "width", "largest overlap", "chance (95 %)", "relative gap", "")
     rows = [
         (
-            pair._title(),
+            _short(pair.lower, pair.upper),
             (
                 f"{pair.width}",
                 number(pair.largest, 3),
@@ -116,12 +116,19 @@ def _pairs(result: CheckpointAnalysis) -> Lines:
     return _table(head, rows)
 
 
+def _short(lower: str, upper: str) -> str:
+    """Both names, the second without the parts that it begins with as the first does."""
+    parts = upper.split(".")
+    shared = sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(lower.split("."), parts[:-1], strict=False)))
+    return f"{lower} → {'…' * (shared > 0)}{'.'.join(parts[shared:])}"
+
+
 def _reasons(left_out: Sequence[tuple[str, str]]) -> Lines:
     """How many there are of every reason, and their names where they are few."""
     names: dict[str, list[str]] = {}
     for name, reason in left_out:
         names.setdefault(reason, []).append(name)
     return [
-        (f"{len(found)} tensor{'s' * (len(found) != 1)}", f"{reason}: {', '.join(found[:4])}{', …' * (len(found) > 4)}")
+        (f"{len(found)} tensor{'s' * (len(found) != 1)}", f"{reason}: {', '.join(found[:2])}{', …' * (len(found) > 2)}")
         for reason, found in names.items()
     ]

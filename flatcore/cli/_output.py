@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flatcore.cli._failures import one_line
-from flatcore.io import atomic_file, check_target, write_text_atomic
+from flatcore.io import check_target, write_text_atomic
 from flatcore.results import plain
 
 Lines = Iterable[tuple[str, str]]
@@ -47,15 +47,6 @@ def write_json(file: str, content: Any) -> None:
         emit(sys.stdout, text)
     else:
         write_text_atomic(file, text + "\n")
-
-
-def write_parquet(file: Path, rows: list[dict[str, Any]]) -> None:
-    """A table with one row a dictionary; all have the same keys."""
-    import pyarrow
-    import pyarrow.parquet
-
-    with atomic_file(file) as handle:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), handle)
 
 
 def show(stream: TextIO, title: str, lines: Lines) -> None:

@@ -16,7 +16,7 @@ import typer
 
 import flatcore as fc
 from flatcore.checkpoints import (
-    NotFiniteError,
+    BrokenChainError,
     Rules,
     analyze_checkpoint,
     chain_of,
@@ -140,7 +140,7 @@ def _read_file(
                 raise NotAChainError(needed)
             model, chain = chain_of(checkpoint, structure, any_size=with_data)
         except NotAChainError as reason:
-            if with_data and not isinstance(reason, NotFiniteError):
+            if with_data and not isinstance(reason, BrokenChainError):
                 raise ValueError(f"{reason}; with data expected the layers of one chain") from None
             why = str(reason)
         else:

@@ -13,16 +13,7 @@ import flatcore as fc
 from flatcore.checkpoints import compare_checkpoints
 from flatcore.cli._app import JsonOption, SeedOption, app
 from flatcore.cli._failures import NOT_CERTIFIED
-from flatcore.cli._output import (
-    check_outputs,
-    emit,
-    progress_bar,
-    result_file,
-    show,
-    text_stream,
-    write_json,
-    write_parquet,
-)
+from flatcore.cli._output import check_outputs, emit, progress_bar, result_file, show, text_stream, write_json
 from flatcore.io import needs_torch
 
 
@@ -41,7 +32,7 @@ def compare(
     threads: Annotated[int | None, typer.Option(help="At most so many threads.")] = None,
 ) -> None:
     """What changed from checkpoint A to B: spectra side by side, rotation of singular subspaces, rank of the update."""
-    check_outputs([a, b] if a != b else [a], [out, result_file(json_file), parquet])
+    check_outputs([a, b], [out, result_file(json_file), parquet])
     if needs_torch(a) or needs_torch(b):
         importlib.import_module("flatcore.torch._checkpoints")  # registers the opener
     stream = text_stream(json_file)
@@ -53,7 +44,7 @@ def compare(
         result.report(str(out))
         emit(stream, f"report: {out}")
     if parquet is not None:
-        write_parquet(parquet, result.rows())
+        result.frame().to_parquet(parquet)
         emit(stream, f"table: {parquet}")
     if json_file is not None:
         head = {"flatcore": fc.__version__, "certified": result.certified}

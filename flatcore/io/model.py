@@ -22,6 +22,8 @@ class NotAChainError(ValueError):
     """The arrays are not the layers of one linear chain."""
 
 
+_MOST_DIGITS = 1000  # of a number in a name that are looked at: Python converts 4300
+
 _LETTER_W = re.compile(r"(?:^|(?<=[._/]))[Ww](?=_?[0-9]*$)")
 _WORD_WEIGHT = re.compile(r"(?P<w>[Ww])eight$")
 
@@ -46,7 +48,7 @@ def natural_key(name: str) -> tuple[str | int, ...]:
 
     """
     parts = re.split(r"([0-9]+)", name)
-    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts))
+    return tuple(int(part[:_MOST_DIGITS]) if i % 2 else part for i, part in enumerate(parts))
 
 
 def _looks_like_weight(name: str) -> bool:

@@ -68,7 +68,7 @@ def write_checkpoint_analysis(analysis: CheckpointAnalysis, path: str) -> None:
 def render_checkpoint_analysis(a: CheckpointAnalysis) -> str:
     """The page as text."""
     sections = [
-        *failed_sections(a.failed),
+        *failed_sections(a.failed, "analysed"),
         Section("What stands out", text=list(_findings(a))),
         Section("Pictures", figures=list(_pictures(a))),
         Section("Numbers", tables=list(_tables(a))),
@@ -97,13 +97,13 @@ def _certificate(tensors: Sequence[TensorSpectrum]) -> str:
     return f"Not certified: singular triplets of {counted(len(missed), 'tensor')} ({listed(missed)})."
 
 
-def failed_sections(failed: Sequence[FailedTensor]) -> Iterator[Section]:
-    """What could not be analysed, first on its page."""
+def failed_sections(failed: Sequence[FailedTensor], done: str) -> Iterator[Section]:
+    """What could not be `done`, first on its page."""
     if not failed:
         return
     rows = [(f.name, f.role, _extents(f.shape), f.dtype, f.reason) for f in failed]
     table = Table(("tensor", "taken for", "shape", "dtype", "reason"), rows, "Tensors that failed", sortable=True)
-    title = f"{counted(len(failed), 'tensor')} could not be analysed"
+    title = f"{counted(len(failed), 'tensor')} could not be {done}"
     yield Section(title, tables=(table,), alert=True)
 
 

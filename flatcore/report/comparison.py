@@ -42,7 +42,7 @@ def render_checkpoint_comparison(c: CheckpointComparison) -> str:
     """The page as text."""
     changed = [t for t in c.tensors if t.update.status != "identical"]
     sections = [
-        *failed_sections(c.failed),
+        *failed_sections(c.failed, "compared"),
         Section("What stands out", text=list(_findings(c, changed))),
         Section("Pictures", figures=list(_pictures(c, changed))),
         Section("Numbers", tables=list(_tables(c, changed))),
@@ -147,7 +147,7 @@ def _rotation_words(tensors: Sequence[TensorChange]) -> Iterator[str]:
     if known:
         most = min(known, key=_kept)
         side = "left" if most.left_overlap <= most.right_overlap else "right"
-        dimension = most.shape[0] if side == "left" else int(np.prod(most.shape[1:]))
+        dimension = most.size[0 if side == "left" else 1]
         yield (
             f"The least overlap is {number(_kept(most), 3)}, {side} subspaces of {most.name}; by chance it would be "
             f"{number(most.rank / dimension, 2)}."
@@ -155,7 +155,7 @@ def _rotation_words(tensors: Sequence[TensorChange]) -> Iterator[str]:
         doubt = max(known, key=lambda t: t.angle_error)
         yield (
             f"Residuals move no angle by more than {number(float(np.degrees(doubt.angle_error)), 2)} degrees "
-            f"({doubt.name})."
+            f"({doubt.name}); a smaller tolerance lowers that."
         )
     if without := [t.name for t in tensors if not t.rank]:
         yield f"No subspace to compare, for ties: {listed(without)}."

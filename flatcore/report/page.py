@@ -94,12 +94,18 @@ tbody th.wrap { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 16rem
 .filter input { font: inherit; padding: .2rem .4rem; border: 1px solid #5c677d; border-radius: .2rem; max-width: 60%; }
 caption { text-align: left; color: #3d4a5a; padding-bottom: .3rem; }
 footer { color: #5c677d; font-size: .85rem; margin-top: 3rem; border-top: 1px solid #d7dce2; padding-top: .75rem; }
+@page { size: landscape; margin: 1cm; }
 @media print {
   .filter { display: none; }
   .scroll { max-height: none; overflow: visible; }
   figure { break-inside: avoid; }
-  .sortable { font-size: .6rem; }
-  .sortable th, .sortable td { position: static; padding: .1rem .25rem; white-space: pre-wrap; min-width: 0; }
+  body { max-width: none; padding: 0; }
+  .sortable { font-size: .5rem; }
+  .sortable thead th, .sortable tbody th, .sortable td { position: static; padding: .1rem .2rem; min-width: 0;
+                                                         white-space: pre-wrap; }
+  .sortable tbody th, .sortable td { overflow-wrap: anywhere; min-width: 4em; }
+  .sortable td[data-value] { white-space: nowrap; overflow-wrap: normal; min-width: 0; }
+  .sortable button { text-decoration: none; }
 }
 """
 

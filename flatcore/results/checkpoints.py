@@ -21,7 +21,8 @@ class TensorSpectrum(Record):
     with half the distance of two quadratures that bracket it, 0 where all singular values were computed. ``tail`` is
     the share of ‖W‖_F² outside the k values. ``edge`` is where the singular values of noise of the same size would end
     (exceeded once in a hundred), ``outliers`` how many of the k lie above it: s(√m + √n) with the Tracy–Widom law's
-    margin, s² the mean square of the entries without the outliers. Ratios of a zero matrix are NaN.
+    margin, s² the mean square of the entries without the outliers. ``reads`` are passes over the matrix of the search,
+    ``rank_reads`` of the effective rank. Ratios of a zero matrix are NaN.
     """
 
     _ROWS = (Rows("values", "value", 0, ("values", "residuals", "converged")),)
@@ -44,6 +45,7 @@ class TensorSpectrum(Record):
     edge: float
     outliers: int
     reads: int
+    rank_reads: int
     seconds: float
 
     def _title(self) -> str:

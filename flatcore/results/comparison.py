@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from flatcore.results.checkpoints import FailedTensor
+from flatcore.results.frame import Frame, Rows
 from flatcore.results.record import Array, Record, number, numbers
 
 
@@ -22,6 +23,8 @@ class TopSpectrum(Record):
     and ``outliers`` how many of the k lie above it, as in :class:`TensorSpectrum`. Nothing is computed of tensors that
     are identical in both checkpoints: ``status`` says so, there are no values, and the rest is NaN.
     """
+
+    _ROWS = (Rows("values", "value", 0, ("values", "residuals", "converged")),)
 
     values: Array
     residuals: Array
@@ -52,7 +55,8 @@ class TopSpectrum(Record):
 class TensorChange(Record):
     """How one matrix W changed from checkpoint A to checkpoint B.
 
-    ``name`` in A, ``other`` in B; ``dtypes`` as stored in A and B; ``matrix`` which matrix was decomposed. ``before``
+    ``name`` in A, ``other`` in B; ``dtypes`` as stored in A and B; ``matrix`` which matrix was decomposed, of
+    ``size`` (out, in). ``before``
     and ``after`` are the spectra in A and B, ``update`` that of W_B − W_A. ``relative_change`` is
     ‖W_B − W_A‖_F/‖W_A‖_F, NaN for W_A = 0.
 
@@ -70,6 +74,7 @@ class TensorChange(Record):
     shape: tuple[int, ...]
     dtypes: tuple[str, str]
     matrix: str
+    size: tuple[int, int]
     before: TopSpectrum
     after: TopSpectrum
     update: TopSpectrum
@@ -97,6 +102,11 @@ class TensorChange(Record):
 
     def _title(self) -> str:
         return self.name if self.name == self.other else f"{self.name} and {self.other}"
+
+    def _row(self) -> dict[str, Any]:
+        sides = {side: getattr(self, side)._row() for side in ("before", "after", "update")}
+        spectra = {f"{side}_{name}": cell for side, row in sides.items() for name, cell in row.items()}
+        return {**super()._row(), **spectra}
 
     def _lines(self) -> Iterator[tuple[str, str]]:
         size, dtypes = " × ".join(str(d) for d in self.shape), " and ".join(dict.fromkeys(self.dtypes))
@@ -180,13 +190,15 @@ class CheckpointComparison(Record):
         for title, lines in self.groups():
             yield from (lines if title == self._title() else ((f"{title}: {label}", text) for label, text in lines))
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One flat row a tensor, the failed ones with their reasons, for tables."""
-        rows = [{**_flat(t.to_dict()), "reason": None} for t in self.tensors]
-        columns = dict.fromkeys(rows[0]) if rows else dict.fromkeys(("name", "role", "shape", "reason"))
-        return rows + [
-            columns | {"name": f.name, "role": f.role, "shape": list(f.shape), "reason": f.reason} for f in self.failed
-        ]
+    def _tables(self) -> dict[str, Callable[[], Frame]]:
+        return {**super()._tables(), "tensors": self._frame_of_tensors}
+
+    def _frame_of_tensors(self) -> Frame:
+        """One row a tensor; the failed ones with their reasons and nothing else known."""
+        rows = [{**self._scalars(), **t._row(), "reason": None} for t in self.tensors]
+        failed = [{**self._scalars(), **f._row()} for f in self.failed]
+        columns = next(iter(rows + failed), None) or (*self._scalars(), "name", "role", "shape", "reason")
+        return Frame.of_rows(columns, rows + [{name: row.get(name) for name in columns} for row in failed])
 
     def report(self, path: str) -> None:
         """Write a self-contained HTML page (needs the extra ``cli``)."""
@@ -196,11 +208,3 @@ class CheckpointComparison(Record):
 
     def __repr__(self) -> str:
         return f"CheckpointComparison({self.a!r}, {self.b!r}, {len(self.tensors)} tensors)"
-
-
-def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    """Fields of records in a record as ``outer_inner``."""
-    out: dict[str, Any] = {}
-    for name, value in record.items():
-        out |= {f"{name}_{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {name: value}
-    return out

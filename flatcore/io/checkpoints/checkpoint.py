@@ -50,7 +50,7 @@ class StoredTensor:
         -------
         array
             Read-only and mapped from the file where that holds it as it is in memory: pages are read when they are
-            used. float16 and bfloat16 as stored (bfloat16 as float32 without ml_dtypes), float8 as float32.
+            used. float16 and bfloat16 as stored (bfloat16 as float32 without ml_dtypes), float8 as float16.
 
         Raises
         ------

@@ -1,7 +1,7 @@
 """Number formats by the names that safetensors gives them: widths, and how stored bits become arrays.
 
 float8 is 1 sign, e exponent and m mantissa bits: E5M2 is the upper byte of a float16; E4M3 has bias 7, no infinities
-and NaN where all bits after the sign are set. float32 holds every value of both exactly.
+and NaN where all bits after the sign are set. float16 holds every value of both exactly.
 
 Source: Micikevicius et al. (2022), FP8 formats for deep learning.
 """
@@ -41,7 +41,7 @@ FORMATS: dict[str, tuple[int, str | None]] = {
     "C64": (64, "<c8"),
     "C128": (128, "<c16"),
 }
-_COPIED = {"BF16": 4, "F8_E4M3": 4, "F8_E5M2": 4, "BOOL": 1}  # bytes an entry of the copies in other types
+_COPIED = {"BF16": 4, "F8_E4M3": 2, "F8_E5M2": 2, "BOOL": 1}  # bytes an entry of the copies in other types
 _NUMPY = {"b": "BOOL", "u": "U", "i": "I", "f": "F", "c": "C"}
 
 
@@ -81,8 +81,8 @@ def decoded(dtype: str, stored: NDArray[Any]) -> NDArray[Any]:
     Returns
     -------
     array
-        The same memory where NumPy, or ml_dtypes for bfloat16, has the type; float32 copies of float8, and of bfloat16
-        without ml_dtypes; booleans of bytes that are not zero.
+        The same memory where NumPy, or ml_dtypes for bfloat16, has the type; float16 copies of float8, float32 ones of
+        bfloat16 without ml_dtypes; booleans of bytes that are not zero.
 
     Raises
     ------
@@ -120,9 +120,9 @@ def _values_of_bytes(dtype: str) -> NDArray[Any]:
     if dtype == "BOOL":
         return np.asarray(byte != 0)
     if dtype == "F8_E5M2":
-        return (byte << 8).view(np.float16).astype(np.float32)
+        return (byte << 8).view(np.float16)
     exponent, mantissa = (byte >> 3) & 15, (byte & 7).astype(np.float32)
     normal = np.ldexp(1 + mantissa / 8, exponent.astype(np.int32) - 7)
     value = np.where(exponent == 0, np.ldexp(mantissa, -9), normal).astype(np.float32)
     value[(byte & 127) == 127] = np.nan
-    return np.copysign(value, np.where(byte < 128, 1, -1)).astype(np.float32)
+    return np.copysign(value, np.where(byte < 128, 1, -1)).astype(np.float16)

@@ -26,17 +26,12 @@ void check(bool ok, const char* routine, int position) {
     if (!ok) throw std::logic_error(std::string(routine) + ": argument " + std::to_string(position) + " is wrong");
 }
 
-// C += alpha op(A) op(B)
+// op(A), written to `copy` where it is transposed: one product serves every combination of flags.
 template <class T>
-void accumulate(bool ta, bool tb, T alpha, const FortranMatrix<T>& A, const FortranMatrix<T>& B, FortranMatrix<T>& C) {
-    if (ta && tb)
-        C.noalias() += alpha * (A.transpose() * B.transpose());
-    else if (ta)
-        C.noalias() += alpha * (A.transpose() * B);
-    else if (tb)
-        C.noalias() += alpha * (A * B.transpose());
-    else
-        C.noalias() += alpha * (A * B);
+FortranMatrix<T> plain(bool transposed, T* data, int rows, int cols, int leading, ColMajor<T>& copy) {
+    if (!transposed) return fortran(data, rows, cols, leading);
+    copy = fortran(data, cols, rows, leading).transpose();
+    return fortran(copy.data(), rows, cols, rows);
 }
 
 template <class T>
@@ -48,9 +43,8 @@ void gemm(char* flag_a, char* flag_b, int* m, int* n, int* k, T* alpha, T* a, in
     check(*m >= 0, "gemm", 3);
     check(*n >= 0, "gemm", 4);
     check(*k >= 0, "gemm", 5);
-    const int a_rows = ta ? *k : *m, a_cols = ta ? *m : *k, b_rows = tb ? *n : *k, b_cols = tb ? *k : *n;
-    check(*lda >= std::max(1, a_rows), "gemm", 8);
-    check(*ldb >= std::max(1, b_rows), "gemm", 10);
+    check(*lda >= std::max(1, ta ? *k : *m), "gemm", 8);
+    check(*ldb >= std::max(1, tb ? *n : *k), "gemm", 10);
     check(*ldc >= std::max(1, *m), "gemm", 13);
     if (*m == 0 || *n == 0) return;
     FortranMatrix<T> C = fortran(c, *m, *n, *ldc);
@@ -59,7 +53,9 @@ void gemm(char* flag_a, char* flag_b, int* m, int* n, int* k, T* alpha, T* a, in
     else
         C *= *beta;
     if (*k == 0 || *alpha == T(0)) return;
-    accumulate<T>(ta, tb, *alpha, fortran(a, a_rows, a_cols, *lda), fortran(b, b_rows, b_cols, *ldb), C);
+    ColMajor<T> a_copy, b_copy;
+    const FortranMatrix<T> A = plain(ta, a, *m, *k, *lda, a_copy), B = plain(tb, b, *k, *n, *ldb, b_copy);
+    C.noalias() += *alpha * (A * B);
 }
 
 template <class T>

@@ -453,8 +453,14 @@ void multiply_rows(const RowCut& cut, const T* x, const S* w, Index ldw, T scale
     for (; j + kSteps * L <= last; j += kSteps * L) {
 #pragma GCC unroll 8
         for (int step = 0; step < kSteps; ++step) inside(j + step * L);
-        for (Index n = 0; n < pairs && used + 2 * L <= whole; ++n, used += 2 * L)
-            use_up<T, S, R, 2>(known, cut, used, false, c);
+        for (Index n = 0; n < pairs && used + 2 * L <= whole; ++n, used += 2 * L) {
+            if constexpr (Same<T, S>::value) {
+                use_up<T, S, R, 2>(known, cut, used, false, c);
+            } else {  // beside what widening takes, sums of two vectors would not stay in registers
+                use_up<T, S, R, 1>(known, cut, used, false, c);
+                use_up<T, S, R, 1>(known, cut, used + L, false, c);
+            }
+        }
     }
     for (; j < last; j += L) inside(j);
     if (last < cut.packed) edge(last);

@@ -1,0 +1,208 @@
+"""``flatcore analyze`` on checkpoints: which route, what is printed and written, exit codes, Ctrl-C."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import checkpoint_models as models
+import numpy as np
+import pytest
+from checkpoint_files import save_safetensors, save_shards
+from typer.testing import CliRunner
+
+from flatcore import cli
+
+COMMAND = [sys.executable, "-P", "-c", "from flatcore.cli import main; main()", "analyze"]
+
+
+def run(*arguments):
+    result = CliRunner().invoke(cli.app, ["analyze", *map(str, arguments)])
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def reject_constant(name):
+    raise AssertionError(f"{name} in JSON")
+
+
+def parsed(text):
+    return json.loads(text, parse_constant=reject_constant)
+
+
+@pytest.fixture
+def llama(tmp_path):
+    save_safetensors(tmp_path / "model.safetensors", models.llama())
+    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 4, "num_key_value_heads": 2}))
+    return tmp_path
+
+
+def test_a_folder_is_analysed_and_all_of_it_is_in_the_json(llama):
+    result = run(llama, "-k", 3, "--json", "-")
+    assert result.exit_code == 0
+    content = parsed(result.stdout)
+    assert content["certified"] is True
+    assert content["model"]["family"] == "Llama or Mistral"
+    assert content["model"]["not_a_chain"].endswith("its names are those of Llama or Mistral")
+    analysis = content["analysis"]
+    assert len(analysis["tensors"]) == 16
+    assert len(analysis["products"]) == 16
+    assert len(analysis["compositions"]) == 3
+    assert {len(tensor["values"]) for tensor in analysis["tensors"]} == {3}
+
+
+def test_the_text_has_a_line_a_tensor_and_short_summaries(llama):
+    result = run(llama)
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"{llama}: safetensors, {len(models.llama())} tensors, taken for Llama or Mistral"
+    titles = [after for before, after in pairwise(lines) if not before]
+    assert titles == ["Tensors", "Heads", "Composition of heads", "Consecutive layers", "Not analysed"]
+    for name in models.llama():
+        if "norm" not in name:
+            assert sum(line.strip().startswith(name + " ") for line in lines) >= 1
+    assert max(map(len, lines)) < 200
+    assert "\x1b" not in result.stdout
+
+
+def test_shards_and_npz_and_torch_files_agree(tmp_path):
+    torch = pytest.importorskip("torch")
+    tensors = models.llama()
+    names = list(tensors)
+    save_safetensors(tmp_path / "one.safetensors", tensors)
+    shards = {f"{part}.safetensors": {n: tensors[n] for n in names[part::2]} for part in range(2)}
+    save_shards(tmp_path / "sharded", shards)
+    np.savez(tmp_path / "m.npz", **tensors)
+    torch.save({name: torch.from_numpy(tensor) for name, tensor in tensors.items()}, tmp_path / "m.pt")
+    found = []
+    for path in ("one.safetensors", "sharded", "m.npz", "m.pt"):
+        content = parsed(run(tmp_path / path, "-k", 2, "--heads", 4, "--kv-heads", 2, "--json", "-").stdout)["analysis"]
+        found.append({tensor["name"]: tensor["values"] for tensor in content["tensors"]})
+        assert len(content["products"]) == 16
+    assert found[0] == found[1] == found[2] == found[3]
+
+
+def test_parquet_has_a_row_a_tensor_failed_ones_among_them(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    tensors = models.llama(layers=1)
+    tensors["lm_head.weight"][2, 3] = np.nan
+    path = save_safetensors(tmp_path / "m.safetensors", tensors)
+    result = run(path, "--parquet", tmp_path / "t.parquet")
+    assert result.exit_code == 3
+    assert "flatcore: not certified: lm_head.weight: 1 entry is NaN, the first at [2, 3]\n" in result.stderr
+    table = parquet.read_table(tmp_path / "t.parquet").to_pylist()
+    assert len(table) == 9
+    rows = {row["name"]: row for row in table}
+    assert rows["lm_head.weight"]["reason"] == "1 entry is NaN, the first at [2, 3]"
+    assert rows["lm_head.weight"]["values"] is None
+    assert len(rows["model.embed_tokens.weight"]["values"]) == 8
+    assert rows["model.embed_tokens.weight"]["shape"] == [100, 64]
+    assert not list(tmp_path.glob(".flatcore-*"))
+
+
+def test_a_chain_of_any_format_keeps_its_analysis(tmp_path, rng):
+    tensors = {f"{i}.weight": rng.standard_normal((4, 4)) for i in range(3)}
+    save_safetensors(tmp_path / "m.safetensors", tensors)
+    np.savez(tmp_path / "m.npz", **tensors)
+    np.savez(tmp_path / "d.npz", inputs=rng.standard_normal((9, 4)), targets=rng.standard_normal((9, 4)))
+    contents = [
+        parsed(run(tmp_path / name, "--data", tmp_path / "d.npz", "--json", "-").stdout)["analysis"]
+        for name in ("m.safetensors", "m.npz")
+    ]
+    assert contents[0]["dims"] == [4, 4, 4, 4]
+    assert contents[0] == contents[1]
+
+
+def test_a_chain_that_is_not_finite_is_analysed_tensor_by_tensor(tmp_path, rng):
+    tensors = {f"W{i}": rng.standard_normal((4, 4)) for i in range(3)}
+    tensors["W1"][1, 2] = np.inf
+    np.savez(tmp_path / "m.npz", **tensors)
+    np.savez(tmp_path / "d.npz", inputs=rng.standard_normal((9, 4)), targets=rng.standard_normal((9, 4)))
+    for data in ([], ["--data", tmp_path / "d.npz"]):
+        result = run(tmp_path / "m.npz", *data, "--json", "-")
+        assert result.exit_code == 3
+        assert "not as one chain" in result.stderr
+        assert "W1: 1 entry is infinite, the first at [1, 2]" in result.stderr
+        analysis = parsed(result.stdout)["analysis"]
+        assert [tensor["name"] for tensor in analysis["tensors"]] == ["W0", "W2"]
+
+
+def test_data_are_for_chains(llama, tmp_path, rng):
+    np.savez(tmp_path / "d.npz", inputs=rng.standard_normal((9, 4)), targets=rng.standard_normal((9, 4)))
+    result = run(llama, "--data", tmp_path / "d.npz")
+    assert result.exit_code == 2
+    assert "its names are those of Llama or Mistral; with data expected the layers of one chain" in result.stderr
+
+
+def test_pairs_and_rules_on_the_command_line(tmp_path, rng):
+    np.savez(tmp_path / "m.npz", **{"a.0": rng.standard_normal((4, 3)), "b.0": rng.standard_normal((5, 4))})
+    result = run(tmp_path / "m.npz", "--pair", "a.*=b.*", "--json", "-")
+    assert "not as one chain: rules are given" in result.stderr
+    assert [(p["lower"], p["upper"]) for p in parsed(result.stdout)["analysis"]["pairs"]] == [("a.0", "b.0")]
+    (tmp_path / "r.toml").write_text('[storage]\n"a.0" = "in_out"\n')
+    turned = parsed(run(tmp_path / "m.npz", "--rules", tmp_path / "r.toml", "--json", "-").stdout)["analysis"]
+    assert turned["tensors"][0]["matrix"] == "weight stored (in, out), taken as (out, in)"
+    for arguments, message in (
+        (["--pair", "a.*"], "expected 'lower=upper'"),
+        (["--pair", "x.*=y.*"], "no tensor fits 'x.*'"),
+        (["--heads", "0"], "heads is 0; expected at least 1"),
+        (["--kv-heads", "2"], "kv_heads is 2 and heads None"),
+        (["--rules", tmp_path / "none.toml"], "expected a TOML file of rules"),
+    ):
+        refused = run(tmp_path / "m.npz", *arguments)
+        assert refused.exit_code == 2
+        assert message in refused.stderr
+        assert refused.stderr.count("\n") == 1
+
+
+def test_names_cannot_steer_the_terminal(tmp_path, rng):
+    evil = "\x1b[31mred\nline\u202e.weight"
+    tensors = {evil: rng.standard_normal((4, 3)), "<script>.kernel": rng.standard_normal((2, 2, 2))}
+    tensors["\x1b]0;title\x07"] = np.full((2, 2), np.nan)
+    result = run(save_safetensors(tmp_path / "m.safetensors", tensors), "--parquet", tmp_path / "t.parquet")
+    assert result.exit_code == 3
+    for text in (result.stdout, result.stderr):
+        assert "\x1b" not in text
+        assert "\x07" not in text
+        assert "\u202e" not in text
+    assert "\\x1b[31mred\\nline\\u202e.weight" in result.stdout
+
+
+def test_a_damaged_tensor_fails_and_the_rest_goes_on(tmp_path, rng):
+    path = save_safetensors(
+        tmp_path / "m.safetensors", {"a": ("F4", (4, 4), bytes(8)), "b": rng.standard_normal((4, 4))}
+    )
+    content = run(path, "--json", "-")
+    assert content.exit_code == 3
+    (failed,) = parsed(content.stdout)["analysis"]["failed"]
+    assert failed["name"] == "a"
+    assert "entries of format F4 are not read" in failed["reason"]
+
+
+@pytest.mark.parametrize("what", ["svd", "heads"])
+def test_ctrl_c_ends_it_at_once(tmp_path, what):
+    """Interrupted while it decomposes a large matrix, or multiplies heads of wide layers."""
+    rng = np.random.default_rng(0)
+    if what == "svd":
+        tensors = {"layers.0.weight": rng.standard_normal((4096, 4096), dtype=np.float32)}
+    else:
+        tensors = models.llama(layers=2, width=2048, heads=32, kv_heads=32, head_dim=64, hidden=8, vocabulary=8)
+    path = save_safetensors(tmp_path / "m.safetensors", tensors)
+    mark = "heads of" if what == "heads" else "layers.0.weight"
+    script = (
+        "import sys, flatcore.checkpoints as c\n"
+        "tell = lambda text, fraction: print('at', text, flush=True)\n"
+        f"c.analyze_checkpoint({str(path)!r}, 8, rules=c.Rules(heads=32), progress=tell)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-P", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for line in process.stdout:
+        if mark in line.decode():
+            break
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    began = time.perf_counter()
+    _, errors = process.communicate(timeout=60)
+    took = time.perf_counter() - began
+    assert b"KeyboardInterrupt" in errors
+    assert took < 2.0  # 0.2 s in kernels, and the end of the process on a busy machine
