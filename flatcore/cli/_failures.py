@@ -9,9 +9,9 @@ EXTRAS = {
     "files": ("safetensors", "ml_dtypes", "pyarrow"),
     "cli": ("typer", "rich", "jinja2", "matplotlib", "scikit-learn"),
     "torch": ("torch",),
-    "scale": ("dask", "distributed"),
+    "scale": ("dask",),
 }
-_MODULES = {"sklearn": "scikit-learn"}  # modules called other than their packages
+_MODULES = {"sklearn": "scikit-learn", "distributed": "dask"}  # modules called other than their packages
 
 
 def failure(error: BaseException) -> tuple[int, str]:
