@@ -67,11 +67,24 @@ def survey(array: FloatArray) -> Survey:
     many leave a relative error below 1e-8.
     """
     flat = array.ravel(order="K")
-    if flat.dtype == np.float32 and flat.size >= _LARGE:
-        total, least = float(_core.gram(flat[None], flat[None])[0, 0]), _LOST_FLOAT32 * flat.size
+    if flat.size >= _LARGE and flat.dtype.name in ("float32", "bfloat16"):
+        total, least = _large_sum_of_squares(flat), _LOST_FLOAT32 * flat.size
     else:
         total, least = _sum_of_squares(flat), _LOST_FLOAT64 * flat.size
     return Survey(math.sqrt(total), "") if least < total < math.inf else _careful_survey(array, flat)
+
+
+def _large_sum_of_squares(flat: FloatArray) -> float:
+    """Of float32, and of bfloat16, which is the upper half of it."""
+    if flat.dtype == np.float32:
+        return float(_core.gram(flat[None], flat[None])[0, 0])
+    total = 0.0
+    for part in chunks(flat.size, _LARGE):
+        codes = flat[part].view(np.uint16).astype(np.uint32)
+        codes <<= 16
+        piece = codes.view(np.float32)[None]
+        total += float(_core.gram(piece, piece)[0, 0])
+    return total
 
 
 def _sum_of_squares(flat: FloatArray) -> float:

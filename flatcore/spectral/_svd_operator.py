@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from flatcore import _core
-from flatcore._checks import FloatArray, as_float_array, check_finite, check_not_empty, chunks
+from flatcore._checks import FloatArray, as_float_array, check_finite, check_not_empty, chunks, is_half
 
 _PANEL_ENTRIES = 1 << 22  # of a matrix that is converted or gathered panel by panel
+_CACHED_ENTRIES = 1 << 15
 _LARGEST_EXPONENT = {np.dtype(np.float32): 126, np.dtype(np.float64): 1000}
 
 
@@ -51,7 +52,7 @@ class StoredOperator:
         self.dtype = np.dtype(np.float32 if matrix.itemsize <= 4 else np.float64)
         self._direct = _has_unit_stride(self._A)
         self.reads, self.products = 1, 0  # the first read looks for NaN and the scale
-        largest = max(_core.largest_modulus(panel) for panel in self._converted())
+        largest = self._largest_modulus()
         if not math.isfinite(largest):
             check_finite(name, matrix)
         exponent = -math.frexp(largest)[1] if largest > 0.0 else 0
@@ -106,6 +107,15 @@ class StoredOperator:
         for rows in chunks(self.rows, max(1, _PANEL_ENTRIES // self.cols)):
             yield rows, np.ascontiguousarray(self._A[rows])
 
+    def _largest_modulus(self) -> float:
+        """Of all entries; not finite where one is not."""
+        if is_half(self._A.dtype):
+            return max(_largest_half(part) for _, panel in self._panels() for part in self._pieces(panel))
+        return max(_core.largest_modulus(panel) for panel in self._converted())
+
+    def _pieces(self, panel: FloatArray) -> Iterator[FloatArray]:
+        return (panel[part] for part in chunks(len(panel), max(1, _CACHED_ENTRIES // self.cols)))
+
     def _converted(self) -> Iterator[FloatArray]:
         """Row panels in the precision of the products."""
         for rows, panel in self._panels():
@@ -114,3 +124,9 @@ class StoredOperator:
             else:
                 for part in chunks(rows.stop - rows.start, max(1, _PANEL_ENTRIES // self.cols)):
                     yield np.ascontiguousarray(panel[part], dtype=self.dtype)
+
+
+def _largest_half(part: FloatArray) -> float:
+    """The largest modulus of float16 or bfloat16 entries: without their signs, codes are ordered as the moduli are."""
+    codes = part.view(np.uint16) & np.uint16(0x7FFF)
+    return float(codes.max().reshape(1).view(part.dtype)[0])
