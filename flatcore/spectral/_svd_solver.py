@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from flatcore import _core
 from flatcore._checks import FloatArray, asks_to_stop, human
 from flatcore._linalg import matmul
 from flatcore._memory import check_memory
+from flatcore._threads import serial_blas
 from flatcore.results import Certificate, SolverState
 from flatcore.spectral._certificate import certified_gap
 from flatcore.spectral._costs import MISS_PROBABILITY
@@ -40,6 +42,7 @@ _SHARPER = (0.75, 0.2)  # what the recurrence must reach, in units of the tolera
 # few rows; seconds of bookkeeping a step. Measured at sizes from 100 to 20,000, right to a factor of two.
 _REDUCTION_RATE, _LAPACK_RATE, _SKINNY_RATE, _STEP_SECONDS = 2e10, 5e10, 4e10, 1e-4
 _REFINED_BYTES = 48  # of `_refined` for each entry of k vectors of the longer side, most of it in float64
+_SERIAL_FLOPS = 2e9  # up to which LAPACK's threads cost more than they save: 2048 × 64 took twice as long with two
 _LAPACK_BYTES = 8e9  # beyond which a full decomposition is not considered
 _TYPICAL_STEPS = 50  # k = 16: between planted values (33) and a Gaussian bulk (92)
 
@@ -130,7 +133,7 @@ def _lapack_is_cheaper(operator: StoredOperator, k: int) -> tuple[bool, str]:
     """Whether a full decomposition costs less than a typical run, and both predictions in words."""
     M, N = float(operator.rows), float(operator.cols)
     capacity, block = _sizes(k, None)
-    first, rest = 6.0 * M * N * N, 20.0 * N**3
+    first, rest = _lapack_flops(operator)
     full = first / _REDUCTION_RATE + rest / _LAPACK_RATE
     steps = _TYPICAL_STEPS * max(1.0, k / 16.0)
     step = 4.0 * block * M * N + 8.0 * block * N * min(capacity, N)
@@ -138,6 +141,12 @@ def _lapack_is_cheaper(operator: StoredOperator, k: int) -> tuple[bool, str]:
     costs = f"{human(first + rest)}flop against {human(steps * step)}flop in {steps:.0f} block steps"
     small = _dense_bytes(operator) <= _LAPACK_BYTES
     return small and (full <= krylov or (capacity >= N and M * N < 1e7)), costs
+
+
+def _lapack_flops(operator: StoredOperator) -> tuple[float, float]:
+    """Of a full decomposition: with the matrix, and of the rest."""
+    M, N = float(operator.rows), float(operator.cols)
+    return 6.0 * M * N * N, 20.0 * N**3
 
 
 def _dense_bytes(operator: StoredOperator) -> int:
@@ -248,7 +257,9 @@ def _refined(run: SvdRun, process: KrylovProcess) -> Triplets:
 def _dense(run: SvdRun) -> Triplets:
     operator, k = run.operator, run.k
     check_memory(f"the full decomposition of a {operator.rows} × {operator.cols} matrix", _dense_bytes(operator))
-    U, s, Vt = _core.thin_svd(operator.dense())
+    alone = sum(_lapack_flops(operator)) <= _SERIAL_FLOPS
+    with serial_blas() if alone else nullcontext():
+        U, s, Vt = _core.thin_svd(operator.dense())
     u, v = np.ascontiguousarray(U[:, :k].T, dtype=operator.dtype), Vt[:k].astype(operator.dtype)
     s = s[:k].copy()
     left = np.linalg.norm(operator.forward(v.astype(np.float64)) - s[:, None] * u, axis=1)
