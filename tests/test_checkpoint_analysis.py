@@ -3,6 +3,7 @@
 import json
 
 import checkpoint_models as models
+import ml_dtypes
 import numpy as np
 import pytest
 import scipy.special
@@ -506,9 +507,10 @@ def test_surveys_count_and_place_what_is_not_finite(rng, order, dtype):
     assert survey(array).fault == "1 entry is NaN and 1 entry is infinite, the first at [4, 1, 2]"
 
 
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("scale", [1e-30, 1e-15, 1.0, 1e25])
-def test_norms_of_large_float32_arrays(rng, scale):
-    array = (rng.standard_normal((1100, 1000)) * scale).astype(np.float32)
+def test_norms_of_large_arrays(rng, scale, dtype):
+    array = (rng.standard_normal((1100, 1000)) * scale).astype(dtype)
     assert survey(array).frobenius == pytest.approx(np.linalg.norm(array.astype(float)), rel=1e-7)
     array[1000, 7] = np.nan
     assert survey(array).fault == "1 entry is NaN, the first at [1000, 7]"
