@@ -63,8 +63,8 @@ class Edge(NamedTuple):
 def survey(array: FloatArray) -> Survey:
     """One pass over an array of any shape: its norm, and which entries are not finite.
 
-    The norm is computed in float64; of large float32 arrays its square is a sum of short sums in float32, of which so
-    many leave a relative error below 1e-8.
+    The norm is computed in float64; of large float32 and bfloat16 arrays its square is a sum of short sums in float32,
+    of which so many leave a relative error of 1e-8, and of 1.3e-7 in bfloat16, whose squares round to one side.
     """
     flat = array.ravel(order="K")
     if flat.size >= _LARGE and flat.dtype.name in ("float32", "bfloat16"):
