@@ -94,7 +94,7 @@ def _sum_of_squares(flat: FloatArray) -> float:
         for part in chunks(flat.size, _CACHED_ENTRIES):
             piece = buffer[: part.stop - part.start]
             np.copyto(piece, flat[part])
-            total += float(piece @ piece)
+            total += float(np.einsum("i,i->", piece, piece))  # NumPy's BLAS would wake threads of its own
     return total
 
 

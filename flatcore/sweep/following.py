@@ -20,7 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flatcore._linalg import matmul
 from flatcore.results import Array
+from flatcore.spectral._small import orthonormal_columns, svd
 
 _FARTHEST = 2.0  # times the last distance that is extrapolated
 
@@ -67,8 +69,9 @@ def _extrapolated(history: Sequence[Vectors], name: str, step: int | None) -> Ar
     before, last = history[-2].right.get(name), history[-1].right.get(name)
     if before is None or last is None or before.shape != last.shape:
         return None
-    U, _, Vt = np.linalg.svd(last.astype(float) @ before.astype(float).T)
-    return np.asarray(last + _distance(history, step) * (last - (U @ Vt) @ before), dtype=last.dtype)
+    old, new = before.astype(float), last.astype(float)
+    U, _, Vt = svd(matmul(new, old.T))
+    return np.asarray(new + _distance(history, step) * (new - matmul(matmul(U, Vt), old)), dtype=last.dtype)
 
 
 def _distance(history: Sequence[Vectors], step: int | None) -> float:
@@ -81,6 +84,5 @@ def _distance(history: Sequence[Vectors], step: int | None) -> float:
 
 def _missed(vectors: Array, start: Array) -> float:
     """‖V(1 − P)‖, P the projection on the span of the rows of `start`."""
-    Q = np.linalg.qr(start.astype(float).T)[0]
-    V = vectors.astype(float)
-    return float(np.linalg.norm(V - (V @ Q) @ Q.T))
+    Q, V = orthonormal_columns(start.astype(float).T), vectors.astype(float)
+    return float(np.square(V - matmul(matmul(V, Q), Q.T)).sum()) ** 0.5
