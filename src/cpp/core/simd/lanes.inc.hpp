@@ -95,7 +95,7 @@ struct Read<float> {
     static Float from(const BF16* at) {
 #if FLATCORE_VECTOR_BYTES == 64 && defined(__AVX512F__)
         const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
-        return (Float)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
+        return (Float)_mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, halves), 16);
 #else
         return widened_bf16<Float, Bits>(*reinterpret_cast<const Shorts*>(at));
 #endif
