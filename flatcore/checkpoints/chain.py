@@ -21,7 +21,7 @@ from flatcore.io.parametrized import parametrized_of
 from flatcore.linear import LinearChain
 
 # A chain's analysis decomposes every layer by LAPACK: entries times the smaller side, some ten seconds' work.
-MOST_WORK = 1e11
+MOST_WORK = 2e10
 _OWN_READER = (".npz", ".pt", ".pth")
 
 

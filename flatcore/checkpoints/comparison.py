@@ -39,6 +39,7 @@ from flatcore.io import Checkpoint, natural_key, open_checkpoint
 from flatcore.io.roles import EMBEDDING
 from flatcore.results import CheckpointComparison, FailedTensor, SvdResult, TensorChange, TopSpectrum, read_only
 from flatcore.spectral import top_svd
+from flatcore.spectral._tolerance import checked_tol
 from flatcore.weights import angle_chance
 
 Progress = Callable[[str, float], None]
@@ -97,6 +98,7 @@ def compare_checkpoints(
     """
     check_count("k", k)
     seed = check_count("seed", seed, 0)
+    checked_tol(tol, np.dtype(np.float32))
     with ExitStack() as stack, limit_threads(threads):
         opened = [c if isinstance(c, Checkpoint) else stack.enter_context(open_checkpoint(c)) for c in (a, b)]
         return _Comparison(opened[0], opened[1], k, tol, seed, progress).result()
@@ -181,7 +183,7 @@ class _Comparison:
         tensor, role, began = self.a.checkpoint[name], self.a.structure.roles[name], time.perf_counter()
         try:
             measured = self._measured(name, other)
-        except (ValueError, MemoryError, OSError) as error:
+        except (ValueError, MemoryError, OSError, ArithmeticError) as error:
             return FailedTensor(name, role, tensor.shape, tensor.dtype, str(error) or type(error).__name__)
         before, after, update, turn = measured
         norm = before.frobenius

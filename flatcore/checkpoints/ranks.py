@@ -138,12 +138,13 @@ def noise_edge(values: FloatArray, frobenius: float, shape: tuple[int, int]) -> 
     root = math.sqrt(max(m, n) - 1 or 1) + math.sqrt(min(m, n))
     scale = root * (1.0 / math.sqrt(max(m, n) - 1 or 1) + 1.0 / math.sqrt(min(m, n))) ** (1.0 / 3.0)
     unit = math.sqrt((root**2 + _TRACY_WIDOM_99 * scale) / (m * n))
-    outliers = 0
+    largest = float(values[0]) or 1.0  # so that no square overflows or vanishes
+    sizes, total, outliers = values / largest, frobenius / largest, 0
     while True:
-        edge = unit * math.sqrt(max(frobenius**2 - float((values[:outliers] ** 2).sum()), 0.0))
-        beyond = int((values > edge * (1.0 + 1e-6)).sum())
+        edge = unit * math.sqrt(max(total**2 - float((sizes[:outliers] ** 2).sum()), 0.0))
+        beyond = int((sizes > edge * (1.0 + 1e-6)).sum())
         if beyond <= outliers:
-            return Edge(edge, outliers)
+            return Edge(edge * largest, outliers)
         outliers = beyond
 
 

@@ -17,9 +17,13 @@ from rich.text import Text
 
 from flatcore.cli._failures import one_line
 from flatcore.io import check_target, write_text_atomic
+from flatcore.io.checkpoints import ENDINGS
 from flatcore.results import plain
 
 Lines = Iterable[tuple[str, str]]
+
+
+_CONFIGURATIONS = ("config.json", ".index.json")  # ends of names
 
 
 def result_file(json_file: str | None) -> Path | None:
@@ -38,6 +42,8 @@ def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path | None])
             continue
         if check_target(path) in taken:
             raise ValueError(f"{path} is given twice; results need a file of their own")
+        if path.suffix.lower() in ENDINGS or path.name.endswith(_CONFIGURATIONS):
+            raise ValueError(f"{path} is named as part of a checkpoint; expected another name for results")
         taken.add(path.resolve())
 
 

@@ -221,9 +221,18 @@ _TEMPLATE = """<!doctype html>
 """
 
 
+def _visible(value: object) -> object:
+    """Texts without characters that steer terminals or turn the direction of what follows, as names may hold."""
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in value)
+
+
 def render_page(title: str, lead: Sequence[str], sections: Sequence[Section], footer: str) -> str:
     """The page as text; all strings but the figures' SVG are escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible
+    )
     environment.filters["sortable"] = _value
     environment.filters["wrapped"] = lambda text: Markup(' class="wrap"') if len(text) > _LONG else ""
     script = _SCRIPT if any(table.sortable for section in sections for table in section.tables) else ""

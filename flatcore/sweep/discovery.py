@@ -19,6 +19,7 @@ from pathlib import Path
 from flatcore.io import natural_key
 from flatcore.io.checkpoints.folders import INDEX, find_file
 from flatcore.io.checkpoints.openers import ENDINGS
+from flatcore.sweep.journal import FOLDER
 
 CONFIGURATIONS = ("config.json", "adapter_config.json")
 _USUAL = re.compile(r"(model|pytorch_model|adapter_model|diffusion_pytorch_model)\.(safetensors|bin)(\.index\.json)?")
@@ -100,7 +101,7 @@ def _checkpoints(path: str) -> Iterator[str]:
         yield _whole(path)
         return
     for folder, inner, names in os.walk(path):
-        inner.sort(key=natural_key)
+        inner[:] = sorted((name for name in inner if not name.endswith(FOLDER)), key=natural_key)
         if any(_USUAL.fullmatch(name) for name in names):
             yield folder
         else:

@@ -15,6 +15,7 @@ source  R is the orthogonal Procrustes solution, U Vᵀ of V_1 V_0ᵀ = U S Vᵀ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -85,4 +86,4 @@ def _distance(history: Sequence[Vectors], step: int | None) -> float:
 def _missed(vectors: Array, start: Array) -> float:
     """‖V(1 − P)‖, P the projection on the span of the rows of `start`."""
     Q, V = orthonormal_columns(start.astype(float).T), vectors.astype(float)
-    return float(np.square(V - matmul(matmul(V, Q), Q.T)).sum()) ** 0.5
+    return math.sqrt(float(np.square(V - matmul(matmul(V, Q), Q.T)).sum()))

@@ -5,9 +5,9 @@ from pathlib import Path
 from flatcore._atomic import PathLike
 from flatcore.io.checkpoints.checkpoint import Checkpoint, StoredTensor
 from flatcore.io.checkpoints.folders import INDEX, find_file, open_located
-from flatcore.io.checkpoints.openers import TORCH_ENDINGS, register_opener
+from flatcore.io.checkpoints.openers import ENDINGS, TORCH_ENDINGS, register_opener
 
-__all__ = ["Checkpoint", "StoredTensor", "needs_torch", "open_checkpoint", "register_opener"]
+__all__ = ["ENDINGS", "Checkpoint", "StoredTensor", "needs_torch", "open_checkpoint", "register_opener"]
 
 
 def open_checkpoint(path: PathLike) -> Checkpoint:

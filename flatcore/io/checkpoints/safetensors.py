@@ -92,6 +92,8 @@ def _metadata(path: Path, value: Any) -> Mapping[str, str]:
 def _entry(path: Path, name: str, value: Any, size: int) -> _Entry:
     """One tensor of the header, which fits its span, which lies within the data."""
     where = f"{path}: {shown(name)}"
+    if any("\ud800" <= c <= "\udfff" for c in name):
+        raise ValueError(f"{where} is no Unicode text: half of a surrogate pair")
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{where} is {shown(value)}; expected dtype, shape and data_offsets")
     dtype, shape, span = value["dtype"], value["shape"], value["data_offsets"]
