@@ -618,3 +618,25 @@ def test_rules_that_are_no_file(tmp_path):
     (tmp_path / "latin.toml").write_bytes(b"heads = 3 # \xe9")
     with pytest.raises(ValueError, match="no UTF-8"):
         Rules.read(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e155])
+def test_entries_whose_squares_overflow_or_vanish(tmp_path, rng, size):
+    """Everything of a spectrum but its scale stays, and the other tensors are analysed."""
+    W, V = rng.standard_normal((60, 40)), rng.standard_normal((40, 30))
+    file = save_safetensors(tmp_path / "m.safetensors", {"w": W * size, "v": V})
+    reference = save_safetensors(tmp_path / "r.safetensors", {"w": W, "v": V})
+    found, expected = (analyze_checkpoint(path, k=3) for path in (file, reference))
+    assert not found.failed
+    for a, b in zip(found.tensors, expected.tensors, strict=True):
+        scale = size if a.name == "w" else 1.0
+        np.testing.assert_allclose(a.values / scale, b.values, rtol=1e-10)
+        for field in ("stable_rank", "effective_rank", "tail", "outliers"):
+            assert getattr(a, field) == pytest.approx(getattr(b, field), rel=1e-9)
+        assert a.edge / scale == pytest.approx(b.edge, rel=1e-9)
+
+
+@pytest.mark.parametrize("tol", [-1.0, float("nan"), "1e-3"])
+def test_a_bad_tolerance_is_refused_before_anything_is_read(tmp_path, tol):
+    with pytest.raises(ValueError, match="tol is"):
+        analyze_checkpoint(save_safetensors(tmp_path / "m.safetensors", {"w": np.eye(3)}), tol=tol)

@@ -126,6 +126,11 @@ def test_folders_and_shards_count_once(tmp_path):
     assert [os.path.relpath(item.path, tmp_path) for item in discover(everything)] == folders
 
 
+def test_a_sweep_does_not_find_its_own_journal(tmp_path):
+    touch(tmp_path, "step1.npz", "step2.npz", "results.parquet.sweep/start-1.npz")
+    assert found(tmp_path, ".") == ["step1.npz", "step2.npz"]
+
+
 def test_the_given_order_is_one_trajectory(tmp_path):
     touch(tmp_path, "b.npz", "a.npz")
     items = discover([tmp_path / "b.npz", tmp_path / "a.npz"], "given")
