@@ -71,9 +71,11 @@ def round_seconds(call: Callable[[], Any], most_calls: int | None = None) -> flo
     """
     most, least = (MOST_CALLS, LEAST_SECONDS) if most_calls is None else (most_calls, 0.0)
     times: list[float] = []
+    total = 0.0
     with _undisturbed():
-        while not times or sum(times) < (ROUND_SECONDS if len(times) < most else least):
+        while not times or total < (ROUND_SECONDS if len(times) < most else least):
             times.append(_timed(call)[0])
+            total += times[-1]
     return statistics.median(times)
 
 

@@ -257,6 +257,7 @@ def test_rounds_rotate_and_slow_contenders_are_timed_once(benchmarks, monkeypatc
     from benchmarks import timing
 
     monkeypatch.setattr(timing, "MOST_CALLS", 1)
+    monkeypatch.setattr(timing, "LEAST_SECONDS", 0.0)
     order, times = [], {}
     calls = {name: lambda name=name: order.append(name) for name in "abc"}
     timing.interleaved_rounds(calls, {"a": 0.1, "b": 61.0, "c": 0.1}, 3, times)
@@ -284,6 +285,10 @@ def test_short_calls_are_repeated_within_a_round(benchmarks, monkeypatch):
     monkeypatch.setattr(timing, "MOST_CALLS", 3)
     lengths = iter([5.0, 1.0, 2.0])
     assert timing.round_seconds(call) == 2.0
+    monkeypatch.setattr(timing, "LEAST_SECONDS", 8.5)  # more short calls than MOST_CALLS
+    lengths = iter([2.0, 1.0, 2.0, 1.5, 3.0])
+    assert timing.round_seconds(call) == 2.0
+    assert next(lengths, None) is None
 
 
 def test_a_round_leaves_what_was_there_before_to_no_collector(benchmarks):
@@ -341,6 +346,7 @@ def measured(monkeypatch, contenders, rounds=4, **options):
 
     monkeypatch.setattr(timing, "COPY_ENTRIES", 1024)
     monkeypatch.setattr(timing, "MOST_CALLS", 1)
+    monkeypatch.setattr(timing, "LEAST_SECONDS", 0.0)
     case = runner.Case("case", runner.entries_for(contenders, Echo()), (16,))
     other = runner.Case("other", runner.entries_for([Counter("alone")], Echo()), (16,))
 
