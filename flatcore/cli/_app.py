@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -49,6 +50,10 @@ JsonOption = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Write the results as JSON; - for standard output.")
 ]
 SeedOption = Annotated[int, typer.Option(help="Of all random numbers.")]
+TolOption = Annotated[float | None, typer.Option(help="Relative tolerance of eigenpairs and singular triplets.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="At most so many threads.")]
+ReportOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report as HTML.")]
+ParquetOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a table as Parquet, one row a tensor.")]
 
 
 def _print_version(wanted: bool) -> None:

@@ -23,7 +23,7 @@ from flatcore.checkpoints import (
     recognise,
     tensor_frame,
 )
-from flatcore.cli._app import JsonOption, SeedOption, app
+from flatcore.cli._app import JsonOption, ParquetOption, ReportOption, SeedOption, ThreadsOption, TolOption, app
 from flatcore.cli._checkpoint_text import groups_of
 from flatcore.cli._failures import NOT_CERTIFIED, one_line
 from flatcore.cli._output import (
@@ -35,6 +35,7 @@ from flatcore.cli._output import (
     text_stream,
     write_json,
 )
+from flatcore.cli._rules import HeadsOption, KvHeadsOption, PairOption, RulesOption, rules_of
 from flatcore.io import NotAChainError, needs_torch, open_checkpoint, read_data
 from flatcore.results import Analysis, CheckpointAnalysis
 
@@ -55,23 +56,16 @@ def analyze(
     ],
     data: Annotated[Path | None, typer.Option(metavar="FILE", help="An .npz file: inputs and targets.")] = None,
     k: Annotated[int, typer.Option("-k", help="Singular vectors a layer.")] = 8,
-    rules: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A TOML file: roles, storage, pairs, heads of tensors.")
-    ] = None,
-    pair: Annotated[
-        list[str] | None,
-        typer.Option(metavar="LOWER=UPPER", help="Consecutive layers; * stands for the same text on both sides."),
-    ] = None,
-    heads: Annotated[int | None, typer.Option(help="Attention heads a layer, where no config.json says it.")] = None,
-    kv_heads: Annotated[int | None, typer.Option(help="Heads of keys and values, where they are fewer.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report as HTML.")] = None,
+    rules: RulesOption = None,
+    pair: PairOption = None,
+    heads: HeadsOption = None,
+    kv_heads: KvHeadsOption = None,
+    out: ReportOption = None,
     json_file: JsonOption = None,
-    parquet: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a table as Parquet, one row a tensor.")
-    ] = None,
-    tol: Annotated[float | None, typer.Option(help="Relative tolerance of eigenpairs and singular triplets.")] = None,
+    parquet: ParquetOption = None,
+    tol: TolOption = None,
     seed: SeedOption = 0,
-    threads: Annotated[int | None, typer.Option(help="At most so many threads.")] = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """Spectra of every tensor of a checkpoint, of heads and adapters, coupling and balance of its layers.
 
@@ -79,7 +73,7 @@ def analyze(
     """
     is_target = bool(_TARGET.fullmatch(model)) and not Path(model).exists()
     check_outputs([None if is_target else Path(model), data, rules], [out, result_file(json_file), parquet])
-    said = (Rules() if rules is None else Rules.read(rules)).with_options(pair or (), heads, kv_heads)
+    said = rules_of(rules, pair, heads, kv_heads)
     stream = text_stream(json_file)
     if is_target:
         if said or parquet is not None:

@@ -11,7 +11,7 @@ import typer
 
 import flatcore as fc
 from flatcore.checkpoints import compare_checkpoints
-from flatcore.cli._app import JsonOption, SeedOption, app
+from flatcore.cli._app import JsonOption, ParquetOption, ReportOption, SeedOption, ThreadsOption, TolOption, app
 from flatcore.cli._failures import NOT_CERTIFIED
 from flatcore.cli._output import check_outputs, emit, progress_bar, result_file, show, text_stream, write_json
 from flatcore.io import needs_torch
@@ -22,14 +22,12 @@ def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint: a file, an index of shards, or a folder.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one, of the same model.")],
     k: Annotated[int, typer.Option("-k", help="Singular vectors a tensor.")] = 8,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report as HTML.")] = None,
+    out: ReportOption = None,
     json_file: JsonOption = None,
-    parquet: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a table as Parquet, one row a tensor.")
-    ] = None,
-    tol: Annotated[float | None, typer.Option(help="Relative tolerance of singular triplets.")] = None,
+    parquet: ParquetOption = None,
+    tol: TolOption = None,
     seed: SeedOption = 0,
-    threads: Annotated[int | None, typer.Option(help="At most so many threads.")] = None,
+    threads: ThreadsOption = None,
 ) -> None:
     """What changed from checkpoint A to B: spectra side by side, rotation of singular subspaces, rank of the update."""
     check_outputs([a, b], [out, result_file(json_file), parquet])

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from flatcore.checkpoints import Rules
-from flatcore.cli._app import JsonOption, SeedOption, app
+from flatcore.cli._app import JsonOption, SeedOption, TolOption, app
 from flatcore.cli._failures import NOT_CERTIFIED
 from flatcore.cli._output import check_outputs, emit, progress_bar, result_file, show, text_stream, write_json
+from flatcore.cli._rules import HeadsOption, KvHeadsOption, PairOption, RulesOption, rules_of
 from flatcore.results import SweepPlan
 
 
@@ -29,16 +29,11 @@ def sweep(
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The table: .parquet, .csv or .jsonl.")],
     k: Annotated[int, typer.Option("-k", help="Singular values a tensor.")] = 8,
-    rules: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A TOML file: roles, storage, pairs, heads of tensors.")
-    ] = None,
-    pair: Annotated[
-        list[str] | None,
-        typer.Option(metavar="LOWER=UPPER", help="Consecutive layers; * stands for the same text on both sides."),
-    ] = None,
-    heads: Annotated[int | None, typer.Option(help="Attention heads a layer, where no config.json says it.")] = None,
-    kv_heads: Annotated[int | None, typer.Option(help="Heads of keys and values, where they are fewer.")] = None,
-    tol: Annotated[float | None, typer.Option(help="Relative tolerance of singular triplets.")] = None,
+    rules: RulesOption = None,
+    pair: PairOption = None,
+    heads: HeadsOption = None,
+    kv_heads: KvHeadsOption = None,
+    tol: TolOption = None,
     seed: SeedOption = 0,
     threads: Annotated[int | None, typer.Option(help="Threads of each worker.")] = None,
     workers: Annotated[int | None, typer.Option(help="So many checkpoints at a time, each in a process.")] = None,
@@ -59,7 +54,7 @@ def sweep(
     from flatcore.sweep import sweep as run_sweep
 
     check_outputs([rules], [out, result_file(json_file)])
-    said = (Rules() if rules is None else Rules.read(rules)).with_options(pair or (), heads, kv_heads)
+    said = rules_of(rules, pair, heads, kv_heads)
     stream = text_stream(json_file)
 
     def started(plan: SweepPlan) -> None:

@@ -9,8 +9,7 @@
 //   S'_{ki} = c Σ_μ x g + c² (Σ_μ Γ_{μk}) m_{ki}                   (continuous: Σ_μ Γ damped as g is, at least 0)
 //
 //   The state's precision is T, and that of the outputs of one unit; those of more units and all sums are float64. A
-//   thread makes the outputs of the patterns whose
-//   fields it has just made.
+//   thread makes the outputs of the patterns whose fields it has just made.
 //
 // cost    the two products of core/wfm/patterns.hpp and P·K outputs
 // source  Baldassi, Braunstein, Brunel and Zecchina, PNAS 104, 11079 (2007); docs/wide-flat-minima.md
