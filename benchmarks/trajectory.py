@@ -38,10 +38,11 @@ def train(folder: Path, *, width: int, step_size: float, steps: int, every: int)
     folder.mkdir(parents=True, exist_ok=True)
     inputs, targets, _ = split(*digits_data.load(), SEED, HELD_OUT).tensors()
     network = build("relu", width, (SEED, 12))
-    parameters = list(network.parameters())
+    parameters, partial = list(network.parameters()), folder / "step.partial"
     for step in range(steps + 1):
         if step % every == 0:
-            save_file(dict(network.state_dict()), folder / f"step{step}.safetensors")
+            save_file(dict(network.state_dict()), partial)  # a run that ends here leaves no half of a file
+            partial.replace(folder / f"step{step}.safetensors")
         slopes = torch.autograd.grad(squared_error(network(inputs), targets), parameters)
         with torch.no_grad():
             for p, slope in zip(parameters, slopes, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -182,6 +182,16 @@ def human_bytes(count: float) -> str:
     """A number of bytes with a unit: 18.4 MB."""
     text = human(count)
     return f"{text}B" if " " in text else f"{text} B"
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things."""
+    return f"{count} {what}" + "s" * (count != 1)
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def chunks(total: int, size: int) -> Iterator[slice]:

@@ -137,12 +137,11 @@ class Page:
         root = self.call("DOM.getDocument", depth=-1)["root"]
         return " ".join(node["nodeValue"] for node in _below(root) if node["nodeName"] == "#text")
 
-    def press(self, key, times=1):
-        for _ in range(times):
-            for kind in ("keyDown", "keyUp"):
-                text = {"text": {"Enter": "\r", "Tab": ""}.get(key, key)} if kind == "keyDown" else {}
-                code = KEYS.get(key, 0)
-                self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **text)
+    def press(self, key):
+        for kind in ("keyDown", "keyUp"):
+            text = {"text": {"Enter": "\r", "Tab": ""}.get(key, key)} if kind == "keyDown" else {}
+            code = KEYS.get(key, 0)
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **text)
 
     def complaints(self):
         """Errors, messages and dialogs since the page was opened, and what it asked of the network."""
@@ -159,10 +158,6 @@ class Page:
             ):
                 found.append((method, params["request"]["url"]))
         return found
-
-    def screenshot(self, path, *, whole=False):
-        image = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(image["data"]))
 
     def pdf(self):
         return base64.b64decode(self.call("Page.printToPDF", printBackground=False)["data"])

@@ -216,4 +216,6 @@ def test_paper_shows_whole_tables_and_no_filter(tab, tensors, media):
     tab.call("Emulation.setEmulatedMedia", media=media)
     shown = tab.value("getComputedStyle(document.querySelector('.filter')).display")
     assert (shown == "none") == (media == "print")
+    height = tab.value("getComputedStyle(document.querySelector('.scroll[role=region]')).maxHeight")
+    assert (height == "none") == (media == "print")
     tab.call("Emulation.setEmulatedMedia", media="")

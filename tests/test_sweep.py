@@ -457,11 +457,11 @@ def test_torn_and_damaged_journals(runs, tmp_path):
         (folder_of(out) / "journal.jsonl").write_bytes(content)
         again = sweep(runs, out, **OPTIONS)
         assert again.computed == missing, name
-        cold = [{**row, "warm_from": None, "reads": None, "residual": None} for row in without_times(table(out))]
-        for row, expected in zip(cold, rows, strict=True):
-            for column, value in row.items():
-                if isinstance(value, float):
-                    assert value == pytest.approx(expected[column], rel=1e-5), (name, column)
+        for row, expected in zip(without_times(table(out)), rows, strict=True):
+            for column, value in expected.items():
+                if column not in ("warm_from", "reads", "residual"):  # a search that starts elsewhere ends elsewhere
+                    near = pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+                    assert row[column] == near, (name, column)
     (folder_of(out) / "journal.jsonl").write_bytes(b"0" * 40 + b"\n" + b"".join(lines[1:]))
     with pytest.raises(ValueError, match=r"holds no journal of a sweep; expected one, or --restart"):
         sweep(runs, out, **OPTIONS)
@@ -735,8 +735,9 @@ def test_a_cluster_one_of_whose_workers_is_killed(scheduler, workers, tmp_path):
     assert without_times(table(out)) == expected
 
 
-def test_the_command_line_on_a_cluster(scheduler, workers, runs, tmp_path):
+def test_the_command_line_on_a_cluster(scheduler, workers, runs, tmp_path, monkeypatch):
     expected = without_times(table_of_one_run(runs, tmp_path / "one.parquet"))
+    monkeypatch.setattr(sweeping, "LocalProcesses", None)
     address = json.loads(scheduler.read_text())["address"]
     for number, where in enumerate((scheduler, address)):
         out = tmp_path / f"all{number}.parquet"

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from flatcore._checks import FloatArray, as_float_array
+from flatcore._checks import FloatArray, as_float_array, counted, listed
 from flatcore.checkpoints.config import AdapterConfig
 from flatcore.checkpoints.products import gram, product_spectrum
 from flatcore.io import Checkpoint, StoredTensor, natural_key
@@ -28,7 +28,6 @@ from flatcore.results import ProductSpectrum, read_only
 # The last of these in a name says that it is a B, and what the A beside it is called.
 _PARTNERS = {"lora_B": "lora_A", "lora_up": "lora_down", "lora_embedding_B": "lora_embedding_A"}
 _NO_ALPHA = "no alpha beside it: the scaling is not known, 1 was taken"
-_LISTED = 4
 _T = TypeVar("_T")
 
 
@@ -75,10 +74,9 @@ def find_adapters(
     alone += [name for name, role in roles.items() if role == LORA_A and name not in partners]
     unknown = sum(adapter.note == _NO_ALPHA for adapter in found)
     if unknown:
-        notes.append(f"{unknown} adapter{'s' * (unknown != 1)}: {_NO_ALPHA}")
+        notes.append(f"{counted(unknown, 'adapter')}: {_NO_ALPHA}")
     if alone:
-        more = f" and {len(alone) - _LISTED} more" if len(alone) > _LISTED else ""
-        notes.append(f"LoRA factors without a partner that fits: {', '.join(alone[:_LISTED])}{more}")
+        notes.append(f"LoRA factors without a partner that fits: {listed(alone)}")
     return tuple(found), notes
 
 

@@ -216,12 +216,9 @@ class _Run:
         (matrix,) = kernel_rows(kernel.weight)
         top = top_triplets(matrix[None], self.k, self.tol, self.seed, self._start(name, matrix.shape[1]))
         spectral, values = float(top.svd.s[0]), top.svd.s.astype(float)
-        if spectral > 0.0:
-            rank = effective_rank(matrix, top.svd, self.seed) if self._ranks else Estimate(math.nan, 0.0)
-            edge = noise_edge(values, frobenius, matrix.shape)
-            tail = max(0.0, 1.0 - float(((values / frobenius) ** 2).sum()))
-        else:
-            rank, edge, tail = Estimate(math.nan, 0.0), noise_edge(values, 0.0, matrix.shape), math.nan
+        known, edge = spectral > 0.0, noise_edge(values, frobenius, matrix.shape)
+        rank = effective_rank(matrix, top.svd, self.seed) if known and self._ranks else Estimate(math.nan, 0.0)
+        tail = max(0.0, 1.0 - float(((values / frobenius) ** 2).sum())) if known else math.nan
         self.right[name] = read_only(top.svd.Vt)
         if name in self._waiting:
             self._tops[name] = top
@@ -237,7 +234,7 @@ class _Run:
             status=top.status,
             spectral=spectral,
             frobenius=frobenius,
-            stable_rank=(frobenius / spectral) ** 2 if spectral > 0.0 else math.nan,
+            stable_rank=(frobenius / spectral) ** 2 if known else math.nan,
             effective_rank=rank.value,
             effective_rank_error=rank.error,
             tail=tail,
@@ -249,10 +246,10 @@ class _Run:
         )
 
     def _description(self, name: str, layer: Layer) -> str:
-        if self.structure.roles[name] == EMBEDDING:
-            return "embedding (entries, features)"
         if name in self.structure.in_out:
             return "weight stored (in, out), taken as (out, in)"
+        if self.structure.roles[name] == EMBEDDING:
+            return "embedding (entries, features)"
         return layer.unfolding()
 
     def _start(self, name: str, inputs: int) -> FloatArray | None:

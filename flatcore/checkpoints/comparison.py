@@ -226,19 +226,20 @@ class _Comparison:
     def _measured(self, name: str, other: str) -> tuple[TopSpectrum, TopSpectrum, TopSpectrum, _Turn]:
         """Spectra of A, B and B − A, and the rotation from A to B."""
         A, B = self.a.stored(name), self.b.stored(other)
-        norms = [_norm(label, X) for label, X in (("A", A), ("B", B))]
+        norm_a = _norm("A", A)
         transposed = name in self.a.structure.in_out
         if _identical(A, B):
             k = min(self.k, *A.shape)
-            same = _not_computed(norms[0])
+            same = _not_computed(norm_a)
             return same, same, _zero_spectrum(k), _no_turn(k, self._size(name))
+        norm_b = _norm("B", B)
         first = self._top(A.T if transposed else A)
         second = self._top(B.T if transposed else B, first.Vt.T)
         turn = _turn_between(first, second, self.k)
         update = _update(name, A, B)
         del A, B  # what had to be copied into memory is given back
         norm = _norm("B − A", update)
-        before, after = (self._spectrum(svd, n) for svd, n in zip((first, second), norms, strict=True))
+        before, after = self._spectrum(first, norm_a), self._spectrum(second, norm_b)
         last = self._top(update.T if transposed else update)
         return before, after, self._spectrum(last, norm), turn
 

@@ -14,6 +14,8 @@ from typing import Any
 from flatcore.io.checkpoints.folders import check_inside
 from flatcore.io.checkpoints.strict import check_file, parse_object, shown
 
+MODEL_CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+
 LONGEST_FILE = 10_000_000  # bytes
 _MOST = 1 << 20  # heads or ranks
 _HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
@@ -42,7 +44,7 @@ class AdapterConfig:
 
 def read_model_config(folder: Path) -> tuple[ModelConfig, tuple[str, ...]]:
     """What ``config.json`` says of heads, and notes about what was not used."""
-    content, notes = _content(folder, "config.json")
+    content, notes = _content(folder, MODEL_CONFIG)
     values, more = {}, []
     for name, keys in (("heads", _HEADS), ("kv_heads", _KV_HEADS), ("head_dim", ("head_dim",))):
         key = next((key for key in keys if content.get(key) is not None), None)
@@ -57,7 +59,7 @@ def read_model_config(folder: Path) -> tuple[ModelConfig, tuple[str, ...]]:
 
 def read_adapter_config(folder: Path) -> tuple[AdapterConfig, tuple[str, ...]]:
     """What ``adapter_config.json`` says of ranks and scalings, and notes about what was not used."""
-    content, notes = _content(folder, "adapter_config.json")
+    content, notes = _content(folder, ADAPTER_CONFIG)
     more: list[str] = []
 
     def wanted(key: str, right: bool) -> Any:

@@ -18,10 +18,12 @@ source  Elhage et al. (2021), "A mathematical framework for transformer circuits
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -65,12 +67,12 @@ class Heads:
         """One matrix a head (heads, e, e) of those of keys or values."""
         return np.repeat(grams, self.layer.heads // self.layer.kv_heads, axis=0)
 
-    @property
+    @functools.cached_property
     def qk_norms(self) -> FloatArray:
         """‖W_QᵀW_K‖_F of every head."""
         return _norms(self.query, self.shared(self.key))
 
-    @property
+    @functools.cached_property
     def ov_norms(self) -> FloatArray:
         """‖W_OW_V‖_F of every head."""
         return _norms(self.output, self.shared(self.value))
@@ -111,14 +113,14 @@ def compositions(below: Heads, above: Heads) -> Iterator[HeadComposition]:
     d, e = below.layer.output.rows, above.layer.head_dim
     centre, spread = composition_chance(d, e) if e == below.layer.head_dim else (math.nan, math.nan)
     written = _in_one_type(below.load(below.layer.output))
-    value_roots = below.shared(np.stack([root(G) for G in below.value])).astype(written.dtype)
+    value_roots = below.shared(_roots(below.value, written.dtype))
     kinds = [
-        ("Q", above.layer.query, above.shared(above.key), above.qk_norms),
-        ("K", above.layer.key, above.query, above.qk_norms),
-        ("V", above.layer.value, above.output, above.ov_norms),
+        ("Q", above.layer.query, above.shared(_roots(above.key, written.dtype)), above.qk_norms),
+        ("K", above.layer.key, _roots(above.query, written.dtype), above.qk_norms),
+        ("V", above.layer.value, _roots(above.output, written.dtype), above.ov_norms),
     ]
-    for kind, reader, outer, norms in kinds:
-        squares = _squares(above, reader, outer, written, value_roots)
+    for kind, reader, outer_roots, norms in kinds:
+        squares = _squares(above, reader, outer_roots, written, value_roots)
         size = norms[:, None] * below.ov_norms
         scores = np.divide(np.sqrt(squares), size, out=np.full(size.shape, math.nan), where=size > 0.0)
         high = float(scipy.special.ndtri(0.95 ** (1.0 / scores.size)))
@@ -132,8 +134,10 @@ def compositions(below: Heads, above: Heads) -> Iterator[HeadComposition]:
         )
 
 
-def _squares(above: Heads, reader: Part, outer: FloatArray, written: FloatArray, value_roots: FloatArray) -> FloatArray:
-    """tr(T VVᵀ Tᵀ S) (heads above, heads below), a few reading heads at a time."""
+def _squares(
+    above: Heads, reader: Part, outer_roots: FloatArray, written: FloatArray, value_roots: FloatArray
+) -> FloatArray:
+    """tr(T VVᵀ Tᵀ S) (heads above, heads below) of roots of VVᵀ and S, a few reading heads at a time."""
     e, heads = above.layer.head_dim, above.layer.heads
     rows = above.load(reader)
     sharing = heads * e // len(rows)  # heads above that read with the same rows
@@ -145,9 +149,13 @@ def _squares(above: Heads, reader: Part, outer: FloatArray, written: FloatArray,
             T = np.hstack([matmul(T[:, g * width : (g + 1) * width], R.T) for g, R in enumerate(value_roots)])
             for h in range(part.start * sharing, part.stop * sharing):
                 first = (h // sharing - part.start) * e
-                image = matmul(root(outer[h]).astype(T.dtype), T[first : first + e])
+                image = matmul(outer_roots[h], T[first : first + e])
                 out[h] = np.square(image).reshape(e, len(value_roots), width).sum(axis=(0, 2), dtype=np.float64)
     return out
+
+
+def _roots(grams: FloatArray, dtype: np.dtype[Any]) -> FloatArray:
+    return np.stack([root(G) for G in grams]).astype(dtype)
 
 
 def _grams(rows: FloatArray, e: int) -> FloatArray:

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+from flatcore._checks import listed
 from flatcore.checkpoints.adapters import Adapter, find_adapters
 from flatcore.checkpoints.config import ModelConfig, read_adapter_config, read_model_config
 from flatcore.checkpoints.rules import Rules
@@ -301,7 +302,7 @@ class _Recogniser:
             elif (parts := self._split(kinds)) is not None:
                 yield unit, parts
         if incomplete:
-            self.notes.append(f"attention without one query, key, value and output each: {_listed(incomplete)}")
+            self.notes.append(f"attention without one query, key, value and output each: {listed(incomplete)}")
 
     def _split(self, kinds: dict[str, str]) -> dict[str, Part] | None:
         output = self._whole(kinds[OUTPUT])
@@ -568,7 +569,3 @@ def extents_of(shape: tuple[int, ...], role: str) -> tuple[int, ...]:
     while role == EMBEDDING and len(shape) > 1 and shape[0] == 1:
         shape = shape[1:]
     return shape
-
-
-def _listed(names: list[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

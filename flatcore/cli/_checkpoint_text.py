@@ -47,7 +47,7 @@ def _tensors(result: CheckpointAnalysis) -> Lines:
     rows = []
     for t in result.tensors:
         error = f" ± {number(t.effective_rank_error, 2)}" if t.effective_rank_error > 0.0 else ""
-        status = "" if t.status == "converged" and bool(t.converged.all()) else t.status
+        status = "" if t.certified else t.status
         cells = (
             " × ".join(map(str, t.shape)),
             t.dtype,

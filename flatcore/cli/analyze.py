@@ -36,7 +36,7 @@ from flatcore.cli._output import (
     write_json,
 )
 from flatcore.cli._rules import HeadsOption, KvHeadsOption, PairOption, RulesOption, rules_of
-from flatcore.io import NotAChainError, needs_torch, open_checkpoint, read_data
+from flatcore.io import NotAChainError, load_opener, open_checkpoint, read_data
 from flatcore.results import Analysis, CheckpointAnalysis
 
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -124,8 +124,7 @@ def _read_file(
     path: Path, rules: Rules, needed: str, with_data: bool, stream: TextIO
 ) -> tuple[dict[str, Any], Analyse]:
     """What was read, and the analysis of its chain, or of its tensors where they are none or `needed` says why."""
-    if needs_torch(path):
-        importlib.import_module("flatcore.torch._checkpoints")  # registers the opener
+    load_opener(path)
     with open_checkpoint(path) as checkpoint:
         structure = recognise(checkpoint, rules)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,7 @@ from flatcore.checkpoints import compare_checkpoints
 from flatcore.cli._app import JsonOption, ParquetOption, ReportOption, SeedOption, ThreadsOption, TolOption, app
 from flatcore.cli._failures import NOT_CERTIFIED
 from flatcore.cli._output import check_outputs, emit, progress_bar, result_file, show, text_stream, write_json
-from flatcore.io import needs_torch
+from flatcore.io import load_opener
 
 
 @app.command()
@@ -31,8 +30,7 @@ def compare(
 ) -> None:
     """What changed from checkpoint A to B: spectra side by side, rotation of singular subspaces, rank of the update."""
     check_outputs([a, b], [out, result_file(json_file), parquet])
-    if needs_torch(a) or needs_torch(b):
-        importlib.import_module("flatcore.torch._checkpoints")  # registers the opener
+    load_opener(a, b)
     stream = text_stream(json_file)
     with progress_bar() as progress:
         result = compare_checkpoints(a, b, k, tol=tol, seed=seed, threads=threads, progress=progress)

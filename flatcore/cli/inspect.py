@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ import typer
 
 from flatcore.cli._app import app
 from flatcore.cli._output import emit, show, write_json
-from flatcore.io import inspect_checkpoint, needs_torch, open_checkpoint
+from flatcore.io import inspect_checkpoint, load_opener, open_checkpoint
 
 
 @app.command()
@@ -26,8 +25,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List what a checkpoint holds: each tensor's name, shape, precision and size, and what it is taken for."""
-    if needs_torch(path):
-        importlib.import_module("flatcore.torch._checkpoints")  # registers the opener
+    load_opener(path)
     with open_checkpoint(path) as checkpoint:
         found = inspect_checkpoint(checkpoint)
     if as_json:

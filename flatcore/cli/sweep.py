@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -52,6 +51,7 @@ def sweep(
 ) -> None:
     """Analyse many checkpoints, to one table; killed at any moment and started again it goes on."""
     from flatcore.sweep import sweep as run_sweep
+    from flatcore.sweep.pools import dask_executor
 
     check_outputs([rules], [out, result_file(json_file)])
     said = rules_of(rules, pair, heads, kv_heads)
@@ -60,7 +60,8 @@ def sweep(
     def started(plan: SweepPlan) -> None:
         show(sys.stderr, plan._title(), plan._lines())
 
-    with _executor(scheduler) as executor, progress_bar() as progress:
+    cluster = nullcontext() if scheduler is None else dask_executor(scheduler)
+    with cluster as executor, progress_bar() as progress:
         result = run_sweep(
             paths,
             out,
@@ -96,15 +97,3 @@ def sweep(
             file=sys.stderr,
         )
         raise typer.Exit(NOT_CERTIFIED)
-
-
-@contextmanager
-def _executor(scheduler: str | None) -> Iterator[Any]:
-    """A Dask cluster's, where one is named."""
-    if scheduler is None:
-        yield None
-        return
-    from flatcore.sweep.pools import dask_executor
-
-    with dask_executor(scheduler) as executor:
-        yield executor

@@ -38,7 +38,7 @@ def render_analysis(a: Analysis) -> str:
         pictures.append(_heat_maps(a.coupling))
     tables = [Table(("quantity", "value"), list(part._lines()), title) for title, part in a.sections()]
     sections = [Section("Pictures", figures=pictures), Section("Numbers", tables=tables)]
-    return render_page(f"Analysis of {a.chain}", _lead(a), sections, "Written by flatcore.")
+    return render_page(f"Analysis of {a.chain}", _lead(a), sections)
 
 
 def _lead(a: Analysis) -> list[str]:

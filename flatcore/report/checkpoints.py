@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from flatcore._checks import counted, listed
 from flatcore.io import write_text_atomic
 from flatcore.report.checkpoint_figures import (
     HEAD_KINDS,
@@ -22,10 +23,8 @@ from flatcore.report.figures import Figure
 from flatcore.report.page import Cell, Section, Table, numeric, render_page
 from flatcore.report.pairs import (
     balance_figure,
-    counted,
     coupled_sentence,
     coupling_figure,
-    listed,
     overlaps_figure,
     pairs_table,
 )
@@ -74,8 +73,7 @@ def render_checkpoint_analysis(a: CheckpointAnalysis) -> str:
         Section("Numbers", tables=list(_tables(a))),
         *_left_out(a),
     ]
-    filled = [section for section in sections if section.text or section.figures or section.tables]
-    return render_page(f"Analysis of {a.path}", _lead(a), filled, "Written by flatcore.")
+    return render_page(f"Analysis of {a.path}", _lead(a), sections)
 
 
 def _lead(a: CheckpointAnalysis) -> list[str]:
@@ -91,7 +89,7 @@ def _lead(a: CheckpointAnalysis) -> list[str]:
 def _certificate(tensors: Sequence[TensorSpectrum]) -> str:
     if not tensors:
         return "No tensor was analysed."
-    missed = [t.name for t in tensors if t.status != "converged" or not t.converged.all()]
+    missed = [t.name for t in tensors if not t.certified]
     if not missed:
         return "All singular triplets are certified."
     return f"Not certified: singular triplets of {counted(len(missed), 'tensor')} ({listed(missed)})."

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from flatcore._checks import counted, listed
 from flatcore.io import write_text_atomic
 from flatcore.report.checkpoints import failed_sections
 from flatcore.report.depth import depths, draw_lines, role_legend
 from flatcore.report.figures import COLOURS, Figure, figure, short_names, svg_text
 from flatcore.report.page import Cell, Section, Table, numeric, render_page
-from flatcore.report.pairs import counted, listed
 from flatcore.results import CheckpointComparison, TensorChange, number, numbers
 
 _MOST_SPECTRA = 12  # panels of spectra side by side
@@ -48,8 +48,7 @@ def render_checkpoint_comparison(c: CheckpointComparison) -> str:
         Section("Numbers", tables=list(_tables(c, changed))),
         Section("Notes", text=c.notes),
     ]
-    filled = [section for section in sections if section.text or section.figures or section.tables]
-    return render_page(f"{c.a} and {c.b} compared", _lead(c), filled, "Written by flatcore.")
+    return render_page(f"{c.a} and {c.b} compared", _lead(c), sections)
 
 
 def _lead(c: CheckpointComparison) -> list[str]:

@@ -39,11 +39,6 @@ class Depths:
         """Each role once."""
         return list(dict.fromkeys(line.role for line in self.lines))
 
-    @property
-    def indices(self) -> NDArray[np.int64]:
-        """Those that have a place."""
-        return np.concatenate([line.indices for line in self.lines])
-
 
 def depth_of(name: str) -> int | None:
     """The first number in a name, as ``12`` in ``model.layers.12.mlp.up_proj.weight``."""
@@ -55,13 +50,13 @@ def depths(named: Sequence[tuple[str, str]]) -> Depths:
     """Lines of (name, role) by the first number in each name; by their order where most names have none."""
     found = [_NUMBERED.fullmatch(name) for name, _ in named]
     numbered = sum(match is not None for match in found)
+    by_order = 2 * numbered < len(named)
     lines: dict[tuple[str, ...], list[tuple[int, int]]] = {}
     for index, (match, (_, role)) in enumerate(zip(found, named, strict=True)):
-        if 2 * numbered < len(named):
+        if by_order:
             lines.setdefault((role,), []).append((index + 1, index))
         elif match is not None:
             lines.setdefault((role, match[1], match[3]), []).append((int(match[2]), index))
-    by_order = 2 * numbered < len(named)
     drawn = (Line(role, *np.array(sorted(points), dtype=np.int64).T) for (role, *_), points in lines.items())
     axis = "tensor, counted from 1 in the order of the tables" if by_order else "number of the block"
     return Depths(axis, tuple(drawn), 0 if by_order else len(named) - numbered)

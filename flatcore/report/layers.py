@@ -51,7 +51,7 @@ def render_module_analysis(a: ModuleAnalysis) -> str:
         Section("Overview", tables=overview),
         Section("Numbers", tables=tables),
     ]
-    return render_page(f"Analysis of {a.model}", _lead(a), sections, "Written by flatcore.")
+    return render_page(f"Analysis of {a.model}", _lead(a), sections)
 
 
 def _lead(a: ModuleAnalysis) -> list[str]:

@@ -228,8 +228,10 @@ def _visible(value: object) -> object:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in value)
 
 
-def render_page(title: str, lead: Sequence[str], sections: Sequence[Section], footer: str) -> str:
-    """The page as text; all strings but the figures' SVG are escaped."""
+def render_page(
+    title: str, lead: Sequence[str], sections: Sequence[Section], footer: str = "Written by flatcore."
+) -> str:
+    """The page as text, without sections that hold nothing; all strings but the figures' SVG are escaped."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible
     )
@@ -239,7 +241,7 @@ def render_page(title: str, lead: Sequence[str], sections: Sequence[Section], fo
     page = environment.from_string(_TEMPLATE).render(
         title=title,
         lead=lead,
-        sections=sections,
+        sections=[section for section in sections if section.text or section.figures or section.tables],
         footer=footer,
         style=_STYLE,
         script=script,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from flatcore._checks import listed
 from flatcore.report.analysis import heat_map
 from flatcore.report.figures import COLOURS, Figure, figure, figure_text, short_names, svg_text
 from flatcore.report.page import Table, numeric
@@ -92,16 +93,6 @@ def coupled_sentence(pairs: Sequence[LayerPair]) -> str:
 def by_chance(count: int) -> str:
     """How many of so many exceed a 95 % level without a reason."""
     return f"Chance alone would make {number(0.05 * count, 2)} of them."
-
-
-def counted(count: int, what: str) -> str:
-    """A number of things."""
-    return f"{count} {what}" + "s" * (count != 1)
-
-
-def listed(names: Sequence[str], most: int = 4) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def pairs_table(pairs: Sequence[LayerPair]) -> Table:

@@ -48,6 +48,11 @@ class TensorSpectrum(Record):
     rank_reads: int
     seconds: float
 
+    @property
+    def certified(self) -> bool:
+        """Whether every triplet asked for converged."""
+        return bool(self.converged.all()) and self.status == "converged"
+
     def _title(self) -> str:
         return self.name
 
@@ -71,7 +76,7 @@ class ProductSpectrum(Record):
     """A product of low rank inside a model: W_QᵀW_K or W_OW_V of one head, or an adapter's s·B·A.
 
     ``kind`` is ``"QK"``, ``"OV"`` or ``"LoRA"``; ``head`` the number of the head, -1 for adapters; ``rank`` the inner
-    extent. ``values`` (k,) descending are exact up to rounding, by QR decompositions of the factors. ``gap`` is
+    extent. ``values`` (k,) descending are exact up to rounding, by Gram matrices of the factors. ``gap`` is
     ‖BᵀB − AAᵀ‖_F of the two factors (W_Qᵀ and W_K, W_O and W_V), ``relative_gap`` the same over the hypotenuse of both
     norms: 0 balanced, 1 orthogonal ranges. ``scaling`` is the adapter's s, 1 for heads; ``note`` says where it came
     from, or why it is not known.
@@ -185,8 +190,7 @@ class CheckpointAnalysis(Record):
     @property
     def certified(self) -> bool:
         """Whether no tensor failed and every singular triplet asked for converged."""
-        found = all(bool(t.converged.all()) and t.status == "converged" for t in self.tensors)
-        return found and not self.failed
+        return all(t.certified for t in self.tensors) and not self.failed
 
     def _title(self) -> str:
         return self.path

@@ -178,12 +178,14 @@ class CheckpointComparison(Record):
 
     def groups(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         """Titles and lines of the summary; identical tensors in one group."""
-        compared = [("compared", f"{len(self.tensors)} tensors, {len(self.identical)} of them identical")]
+        identical = self.identical
+        compared = [("compared", f"{len(self.tensors)} tensors, {len(identical)} of them identical")]
+        names = set(identical)
         yield self._title(), compared + [("note", note) for note in self.notes]
         for title, part in self.sections():
-            if title not in self.identical:
+            if title not in names:
                 yield title, list(part._lines())
-        groups = {"Identical": [(name, "") for name in self.identical], "Not compared": list(self.not_compared)}
+        groups = {"Identical": [(name, "") for name in identical], "Not compared": list(self.not_compared)}
         yield from ((title, lines) for title, lines in groups.items() if lines)
 
     def _lines(self) -> Iterator[tuple[str, str]]:
@@ -195,9 +197,10 @@ class CheckpointComparison(Record):
 
     def _frame_of_tensors(self) -> Frame:
         """One row a tensor; the failed ones with their reasons and nothing else known."""
-        rows = [{**self._scalars(), **t._row(), "reason": None} for t in self.tensors]
-        failed = [{**self._scalars(), **f._row()} for f in self.failed]
-        columns = next(iter(rows + failed), None) or (*self._scalars(), "name", "role", "shape", "reason")
+        scalars = self._scalars()
+        rows = [{**scalars, **t._row(), "reason": None} for t in self.tensors]
+        failed = [{**scalars, **f._row()} for f in self.failed]
+        columns = next(iter(rows + failed), None) or (*scalars, "name", "role", "shape", "reason")
         return Frame.of_rows(columns, rows + [{name: row.get(name) for name in columns} for row in failed])
 
     def report(self, path: str) -> None:

@@ -124,8 +124,9 @@ class Record:
 
     def _of_records(self, kind: type[Record], records: tuple[Record, ...]) -> Frame:
         """One row for each of the records, and what holds for all of this result."""
-        rows = [{**self._scalars(), **record._row()} for record in records]
-        return Frame.of_rows([*self._scalars(), *(f.name for f in _shown(kind))], rows)
+        scalars = self._scalars()
+        rows = [{**scalars, **record._row()} for record in records]
+        return Frame.of_rows([*scalars, *(f.name for f in _shown(kind))], rows)
 
     def _scalars(self) -> dict[str, Any]:
         """What holds for the whole result, one value a name; settings are taken apart."""

@@ -16,7 +16,7 @@ How it survives
     lock on it keeps a second sweep out.
 
     A file that cannot be read is a row with its error. A worker process that dies loses the checkpoint it had, which is
-    tried again, three times at most, and then is a row with an error.
+    tried again, three times in all, and then is a row with an error.
 
 Where it runs
     In this process, in local processes that are spawned, or on any `concurrent.futures.Executor`, among them

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from flatcore.checkpoints.config import ADAPTER_CONFIG, MODEL_CONFIG
 from flatcore.io import natural_key
-from flatcore.io.checkpoints.folders import INDEX, find_file
+from flatcore.io.checkpoints.folders import INDEX, USUAL, find_file
 from flatcore.io.checkpoints.openers import ENDINGS
 from flatcore.sweep.journal import FOLDER
 
-CONFIGURATIONS = ("config.json", "adapter_config.json")
-_USUAL = re.compile(r"(model|pytorch_model|adapter_model|diffusion_pytorch_model)\.(safetensors|bin)(\.index\.json)?")
+CONFIGURATIONS = (MODEL_CONFIG, ADAPTER_CONFIG)
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}(?P<ending>\.\w+)")
 _NUMBER = re.compile(
     r"(?i)(?P<word>seed|run|rank|fold|replica|trial|width|depth|lr)?(?P<mark>[-_=]?)(?P<number>[0-9]+)"
@@ -102,7 +102,7 @@ def _checkpoints(path: str) -> Iterator[str]:
         return
     for folder, inner, names in os.walk(path):
         inner[:] = sorted((name for name in inner if not name.endswith(FOLDER)), key=natural_key)
-        if any(_USUAL.fullmatch(name) for name in names):
+        if any(name in USUAL for name in names):
             yield folder
         else:
             yield from (_whole(os.path.join(folder, n)) for n in sorted(names, key=natural_key) if n.endswith(ENDINGS))
@@ -114,7 +114,7 @@ def _whole(file: str) -> str:
     if shard := _SHARD.fullmatch(name):
         index = shard["stem"] + shard["ending"] + INDEX
         name = index if os.path.isfile(os.path.join(folder, index)) else name
-    if name.endswith(INDEX) and _USUAL.fullmatch(name):
+    if name.endswith(INDEX) and name in USUAL:
         return folder or "."
     return os.path.join(folder, name)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import time
@@ -14,7 +13,7 @@ import numpy as np
 
 from flatcore._checks import human_bytes
 from flatcore._memory import available_memory
-from flatcore.io import needs_torch, open_checkpoint
+from flatcore.io import load_opener, open_checkpoint
 from flatcore.results import SweepPlan
 from flatcore.spectral import top_svd
 from flatcore.sweep.discovery import Item, files_of
@@ -138,8 +137,7 @@ def size_of(path: str) -> int:
 def _opened(path: str, nbytes: int) -> Size:
     """By the headers; nothing where they cannot be read."""
     try:
-        if needs_torch(path):
-            importlib.import_module("flatcore.torch._checkpoints")  # registers the opener
+        load_opener(path)
         with open_checkpoint(Path(path)) as checkpoint:
             matrices = [tensor for tensor in checkpoint.values() if len(tensor.shape) > 1]
             in_memory = [max(t.nbytes, 4 * t.entries if t.dtype.startswith("F8") else 0) for t in matrices]

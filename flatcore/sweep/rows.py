@@ -109,7 +109,7 @@ def _tensor(found: TensorSpectrum) -> Row:
         matrix=found.matrix,
         **_copied(found, "spectral frobenius stable_rank effective_rank effective_rank_error tail edge outliers"),
         residual=_relative(found),
-        certified=bool(found.converged.all()) and found.status == "converged",
+        certified=found.certified,
         **_copied(found, "status reads seconds"),
         **_sigmas(found),
     )

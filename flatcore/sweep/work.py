@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 
 import flatcore
 from flatcore.checkpoints import analyze_checkpoint
-from flatcore.io import needs_torch, open_checkpoint
+from flatcore.io import load_opener, open_checkpoint
 from flatcore.results import CheckpointAnalysis
 from flatcore.sweep.discovery import identity
 from flatcore.sweep.following import Vectors, foretold, starts
@@ -86,8 +85,7 @@ def failed(path: str, reason: str, known_identity: str, seconds: float | None = 
 
 
 def _analysis(task: Task, progress: Progress | None) -> tuple[CheckpointAnalysis, int]:
-    if needs_torch(task.path):
-        importlib.import_module("flatcore.torch._checkpoints")  # registers the opener
+    load_opener(task.path)
     with open_checkpoint(Path(task.path)) as checkpoint:
         found = analyze_checkpoint(
             checkpoint, starts=starts(task.history, task.step), progress=progress, **task.options

@@ -1,5 +1,6 @@
 """Checkpoints of any size, from anyone: tables of tensors first, one tensor in memory at a time, no code run."""
 
+import importlib
 from pathlib import Path
 
 from flatcore._atomic import PathLike
@@ -7,7 +8,7 @@ from flatcore.io.checkpoints.checkpoint import Checkpoint, StoredTensor
 from flatcore.io.checkpoints.folders import INDEX, find_file, open_located
 from flatcore.io.checkpoints.openers import ENDINGS, TORCH_ENDINGS, register_opener
 
-__all__ = ["ENDINGS", "Checkpoint", "StoredTensor", "needs_torch", "open_checkpoint", "register_opener"]
+__all__ = ["ENDINGS", "Checkpoint", "StoredTensor", "load_opener", "open_checkpoint", "register_opener"]
 
 
 def open_checkpoint(path: PathLike) -> Checkpoint:
@@ -45,13 +46,16 @@ def open_checkpoint(path: PathLike) -> Checkpoint:
     return open_located(Path(path))
 
 
-def needs_torch(path: PathLike) -> bool:
-    """Whether what the path stands for is a PyTorch file, which ``import flatcore.torch`` reads.
+def load_opener(*paths: PathLike) -> None:
+    """Import what reads PyTorch files, where one of the paths stands for such a file.
 
     Raises
     ------
     FileNotFoundError, ValueError
         As :func:`open_checkpoint`.
+    ModuleNotFoundError
+        There is no PyTorch.
 
     """
-    return find_file(Path(path))[0].name.removesuffix(INDEX).lower().endswith(TORCH_ENDINGS)
+    if any(find_file(Path(path))[0].name.removesuffix(INDEX).lower().endswith(TORCH_ENDINGS) for path in paths):
+        importlib.import_module("flatcore.torch._checkpoints")  # registers the opener

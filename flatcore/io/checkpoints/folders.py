@@ -15,7 +15,7 @@ from flatcore.io.checkpoints.strict import check_file, parse_object, shown
 INDEX = ".index.json"
 LONGEST_INDEX = 100_000_000  # bytes
 # What transformers, diffusers and PEFT call the files of a model; the first that is there is read.
-_USUAL = tuple(
+USUAL = tuple(
     name + ending + index
     for ending in (".safetensors", ".bin")
     for name in ("model", "pytorch_model", "adapter_model", "diffusion_pytorch_model")
@@ -39,7 +39,7 @@ def find_file(path: Path) -> tuple[Path, tuple[str, ...]]:
         return path, ()
     there = sorted(item.name for item in path.iterdir())
     models = [name for name in there if name.endswith((*ENDINGS, *(ending + INDEX for ending in ENDINGS)))]
-    usual = [name for name in _USUAL if name in models]
+    usual = [name for name in USUAL if name in models]
     if not usual and len(models) != 1:
         raise ValueError(
             f"{path} holds {_listed(models or there)}; expected model.safetensors, its index, or one file "
