@@ -274,7 +274,8 @@ def test_what_index_and_shards_disagree_about_is_told(tmp_path, rng):
     )
     with opened(folder) as checkpoint:
         assert set(checkpoint) == {"a", "b", "extra"}
-        assert checkpoint.others == {
+        assert checkpoint.others == {}
+        assert checkpoint.missing == {
             "missing": f"the index has it in {first!r}, which does not hold it",
             "c": f"the index has it in {second!r}, which does not hold it",
         }

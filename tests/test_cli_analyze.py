@@ -206,3 +206,37 @@ def test_ctrl_c_ends_it_at_once(tmp_path, what):
     took = time.perf_counter() - began
     assert b"KeyboardInterrupt" in errors
     assert took < 2.0  # 0.2 s in kernels, and the end of the process on a busy machine
+
+
+@pytest.fixture
+def lacking(tmp_path, rng):
+    """Shards of a chain, whose index has a layer more."""
+    shard = {f"layers.{i}.weight": rng.standard_normal((5, 5)) for i in (0, 2)}
+    return save_shards(tmp_path / "m", {"1.safetensors": shard}, **{"layers.1.weight": "1.safetensors"})
+
+
+def test_a_tensor_that_its_shard_lacks_has_failed(lacking, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    files = {ending: tmp_path / f"all.{ending}" for ending in ("json", "parquet", "html")}
+    for arguments in ([], ["--json", files["json"], "--parquet", files["parquet"], "--out", files["html"]]):
+        result = run(lacking, *arguments)
+        assert result.exit_code == 3
+        assert "\nFailed\n  layers.1.weight  the index has it in '1.safetensors'" in result.stdout
+        assert "layers.1.weight: the index has it in '1.safetensors', which does not hold it" in result.stderr
+    analysis = parsed(files["json"].read_text())["analysis"]
+    assert [(part["name"], part["role"], part["shape"]) for part in analysis["failed"]] == [
+        ("layers.1.weight", "missing", [])
+    ]
+    assert analysis["pairs"] == []  # nothing is known of what lies between
+    assert parquet.read_table(files["parquet"]).to_pylist()[-1]["reason"].endswith("which does not hold it")
+    assert files["html"].read_text().index("1 tensor could not be analysed") < files["html"].read_text().index("Numb")
+
+
+def test_a_bias_that_its_shard_lacks_leaves_no_balance(tmp_path, rng):
+    shard = {f"layers.{i}.weight": rng.standard_normal((5, 5)) for i in range(2)}
+    save_shards(tmp_path / "m", {"1.safetensors": shard}, **{"layers.0.bias": "1.safetensors"})
+    result = run(tmp_path / "m", "--json", "-")
+    assert result.exit_code == 3
+    analysis = parsed(result.stdout)["analysis"]
+    assert analysis["pairs"] == []
+    assert "no pair, as layers.0.bias failed" in " ".join(analysis["notes"])

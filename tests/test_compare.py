@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pyarrow.parquet
 import pytest
-from checkpoint_files import save_safetensors
+from checkpoint_files import save_safetensors, save_shards
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
@@ -397,3 +397,16 @@ def test_a_page_says_what_failed_and_where_cuts_moved(tmp_path, rng):
     assert "too close, where subspaces were to end: &lt;script&gt;, tied; see the table." in page
     assert page.count("<script") == 1
     assert "&lt;script&gt;" in page
+
+
+def test_what_an_index_promises_in_vain_has_failed(tmp_path, rng):
+    W = {f"W{i}": rng.standard_normal((4, 3)) for i in range(2)}
+    for name, shard in (("a", W), ("b", {"W0": W["W0"]})):
+        save_shards(tmp_path / name, {"1.safetensors": shard}, W1="1.safetensors")
+    result = run(tmp_path / "a", tmp_path / "b", "--json", "-")
+    assert result.exit_code == 3
+    found = json.loads(result.stdout)["comparison"]
+    assert [(part["name"], part["reason"]) for part in found["failed"]] == [
+        ("W1", "B: the index has it in '1.safetensors', which does not hold it")
+    ]
+    assert found["not_compared"] == []

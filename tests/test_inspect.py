@@ -198,7 +198,7 @@ def test_the_table_tells_all_of_a_model(tmp_path):
     assert "  model.layers.0.self_attn.k_proj.weight          2 × 4   F16  16 B  attention key" in lines
     sections = result.stdout.split("\n\n")
     assert [section.splitlines()[0] for section in sections[1:]] == [
-        "Tensors", "Taken for", "Not recognised by name", "Not read", "Notes",
+        "Tensors", "Taken for", "Not recognised by name", "Missing", "Notes",
     ]  # fmt: skip
     assert sections[3].splitlines()[1:] == ["  extra.scale  2 × 2"]
     assert sections[4].splitlines()[1:] == ["  gone  the index has it in 'model-1.safetensors', which does not hold it"]

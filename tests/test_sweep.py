@@ -348,6 +348,19 @@ def test_broken_files_and_tensors_are_rows(runs, tmp_path):
     assert sweep(tmp_path / "runs", out, **OPTIONS, retry_failed=True).computed == 3
 
 
+def test_tensors_that_their_shard_lacks_are_rows(tmp_path, rng):
+    shard = {f"layers.{i}.weight": rng.standard_normal((5, 5)) for i in (0, 2)}
+    save_shards(tmp_path / "step1", {"1.safetensors": shard}, **{"layers.1.weight": "1.safetensors"})
+    result = run_cli(tmp_path / "step*", "--out", tmp_path / "all.parquet")
+    assert result.exit_code == 3
+    assert "0 checkpoints could not be analysed, 1 are not certified" in result.stderr
+    rows = table(tmp_path / "all.parquet")
+    assert (rows[0]["status"], rows[0]["certified"]) == ("done", False)
+    (lacking,) = [row for row in rows if row["error"]]
+    assert (lacking["name"], lacking["status"], lacking["certified"]) == ("layers.1.weight", "failed", False)
+    assert lacking["error"] == "the index has it in '1.safetensors', which does not hold it"
+
+
 def test_a_file_that_changes_while_it_is_read_is_no_result(runs, tmp_path, monkeypatch):
     real = work._analysis
 

@@ -16,7 +16,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 
@@ -83,7 +82,8 @@ def analyze_checkpoint(
     Returns
     -------
     CheckpointAnalysis
-        Tensors that are not finite or cannot be read are ``failed``; the rest goes on.
+        Tensors that are not finite, cannot be read, or are missing from the shard that an index has them in, are
+        ``failed``; the rest goes on.
 
     Raises
     ------
@@ -109,15 +109,16 @@ def analyze_checkpoint(
     with opened as found, limit_threads(threads):
         structure = recognise(found, rules)
         if not structure.analysed:
-            raise ValueError(_nothing_to_analyse(found.path, structure))
+            raise ValueError(_nothing_to_analyse(found, structure))
         if spectra_only:
             structure = dataclasses.replace(structure, consecutive=(), attentions=())
         return _Run(found, structure, k, tol, seed, starts or {}, not spectra_only, progress).result()
 
 
-def _nothing_to_analyse(path: Path, structure: Structure) -> str:
-    why = "; ".join(f"{name}: {reason}" for name, reason in structure.not_analysed[:4]) or "it is empty"
-    return f"{path} holds no matrix that can be analysed ({why}); expected at least one"
+def _nothing_to_analyse(checkpoint: Checkpoint, structure: Structure) -> str:
+    reasons = [*checkpoint.missing.items(), *structure.not_analysed]
+    why = "; ".join(f"{name}: {reason}" for name, reason in reasons[:4]) or "it is empty"
+    return f"{checkpoint.path} holds no matrix that can be analysed ({why}); expected at least one"
 
 
 class _Run:
@@ -137,7 +138,7 @@ class _Run:
         self.checkpoint, self.structure = checkpoint, structure
         self.k, self.tol, self.seed, self.starts, self._progress = k, tol, seed, starts, progress
         self._ranks = ranks
-        self.failed: dict[str, FailedTensor] = {}
+        self.failed = {name: FailedTensor.missing(name, reason) for name, reason in checkpoint.missing.items()}
         self.notes = [*checkpoint.notes, *structure.notes]
         self.right: dict[str, FloatArray] = {}
         self._tops: dict[str, Triplets] = {}
@@ -318,7 +319,8 @@ class _Run:
                     self._tops.pop(used, None)
 
     def _pair(self, pair: Consecutive) -> Iterator[LayerPair]:
-        unread = [part.tensor for part in (pair.lower, pair.upper) if part.tensor in self.failed]
+        used = (pair.lower.tensor, pair.upper.tensor, bias_name(pair.lower.tensor))
+        unread = [name for name in used if name in self.failed]
         if unread:
             self.notes.append(f"{pair.lower.name} → {pair.upper.name}: no pair, as {', '.join(unread)} failed")
             return

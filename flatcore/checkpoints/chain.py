@@ -26,7 +26,7 @@ _OWN_READER = (".npz", ".pt", ".pth")
 
 
 class BrokenChainError(NotAChainError):
-    """Layers of one chain, some of which hold NaN or Inf or cannot be read."""
+    """Layers of one chain, some of which hold NaN or Inf, cannot be read or are not there."""
 
 
 def chain_of(checkpoint: Checkpoint, structure: Structure, any_size: bool = False) -> tuple[ModelFile, LinearChain]:
@@ -46,13 +46,15 @@ def chain_of(checkpoint: Checkpoint, structure: Structure, any_size: bool = Fals
     NotAChainError
         Names of another family, widths that do not match, too much work.
     BrokenChainError
-        NaN or Inf, tensors that cannot be read.
+        NaN or Inf, tensors that cannot be read, or that an index promises in vain.
     ValueError
         As :class:`flatcore.LinearChain`.
 
     """
     if not structure.is_plain:
         raise NotAChainError(f"{checkpoint.path}: its names are those of {structure.family}")
+    for name, reason in checkpoint.missing.items():
+        raise BrokenChainError(f"{checkpoint.path}: {name}: {reason}")
     shapes = [checkpoint[name].shape for name in structure.analysed]
     work = sum(rows * cols * min(rows, cols) for rows, cols in (shape for shape in shapes if len(shape) == 2))
     if work > MOST_WORK and not any_size:

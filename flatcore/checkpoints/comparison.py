@@ -75,8 +75,8 @@ def compare_checkpoints(
     -------
     CheckpointComparison
         Of all matrices and kernels that both hold in the same shape, by name; where wrappers renamed them
-        (``model.``, ``module.``), past the one prefix that fits most. Tensors that are not finite or cannot be read
-        are ``failed``; the rest goes on.
+        (``model.``, ``module.``), past the one prefix that fits most. Tensors that are not finite, cannot be read or
+        are missing from the shard that an index has them in, are ``failed``; the rest goes on.
 
     Raises
     ------
@@ -138,7 +138,7 @@ class _Comparison:
             why = "; ".join(f"{name}: {reason}" for name, reason in list(self.not_compared.items())[:4])
             raise ValueError(f"{a.path} and {b.path} share no matrix ({why}); expected the same names and shapes")
         changes: list[TensorChange] = []
-        failed: list[FailedTensor] = []
+        failed = list(self._missing())
         done = 0
         total = sum(a[name].nbytes for name, _ in self.pairs)
         for name, other in self.pairs:
@@ -163,6 +163,13 @@ class _Comparison:
             notes=tuple(dict.fromkeys(note for note in (self.matching.note, *a.notes, *b.notes) if note)),
             seconds=time.perf_counter() - began,
         )
+
+    def _missing(self) -> Iterator[FailedTensor]:
+        """What the index of either promises in vain."""
+        for side in (self.a, self.b):
+            for name, reason in side.checkpoint.missing.items():
+                self.not_compared.pop(name, None)
+                yield FailedTensor.missing(name, f"{side.label}: {reason}")
 
     def _matrices(self) -> Iterator[tuple[str, str]]:
         """Matched names of matrices and kernels of one shape; of the others, why they are not compared."""

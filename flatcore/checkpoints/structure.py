@@ -29,6 +29,7 @@ from flatcore.checkpoints.rules import Rules
 from flatcore.io import Checkpoint, StoredTensor, bias_name, natural_key
 from flatcore.io.parametrized import parametrized_of, why_set_aside
 from flatcore.io.roles import (
+    BIAS,
     BUFFER,
     DOWN,
     EMBEDDING,
@@ -44,6 +45,7 @@ from flatcore.io.roles import (
     UNKNOWN,
     UP,
     VALUE,
+    role_of,
     roles_of,
 )
 
@@ -441,9 +443,10 @@ class _Recogniser:
     def _chain_pairs(self) -> Iterator[Consecutive]:
         """One layer and the next in natural order; none across a weight that is not analysed."""
         layers = [name for name in self.analysed if self.roles[name] != EMBEDDING]
-        apart = []
+        missing = (name for name in self.checkpoint.missing if role_of(name, (1,)) not in (BIAS, NORM))
+        apart, unseen = [], [*self.parametrized, *missing]
         for lower, upper in pairwise(layers):
-            between = [n for n in self.parametrized if natural_key(lower) < natural_key(n) < natural_key(upper)]
+            between = [n for n in unseen if natural_key(lower) < natural_key(n) < natural_key(upper)]
             below, above = self._whole(lower), self._whole(upper)
             if between:
                 apart.append(f"{lower} → {upper}: {', '.join(between)} between, not analysed")

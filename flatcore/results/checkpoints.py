@@ -146,13 +146,21 @@ class HeadComposition(Record):
 
 @dataclass(frozen=True, repr=False)
 class FailedTensor(Record):
-    """A tensor that could not be analysed, and why: entries that are not finite, a damaged file."""
+    """A tensor that could not be analysed, and why: entries that are not finite, a damaged file, a shard without it.
+
+    Of a tensor that is missing from its file ``role`` is ``"missing"``, ``shape`` empty and ``dtype`` ``""``.
+    """
 
     name: str
     role: str
     shape: tuple[int, ...]
     dtype: str
     reason: str
+
+    @classmethod
+    def missing(cls, name: str, reason: str) -> FailedTensor:
+        """A tensor of which nothing but the name is known."""
+        return cls(name, "missing", (), "", reason)
 
     def _title(self) -> str:
         return self.name

@@ -144,8 +144,9 @@ class CheckpointComparison(Record):
     """Two checkpoints, tensor by tensor.
 
     ``a`` and ``b`` are their paths; ``tensors`` in natural order of A's names. ``failed`` tensors hold entries that are
-    not finite, or could not be read, in either. ``not_compared`` are (name, reason) of what is in one alone, has
-    another shape, or is no matrix. ``notes`` say what else there is, prefixes without which names match among it.
+    not finite, could not be read, or are missing from their shard, in either. ``not_compared`` are (name, reason) of
+    what is in one alone, has another shape, or is no matrix. ``notes`` say what else there is, prefixes without which
+    names match among it.
     """
 
     a: str

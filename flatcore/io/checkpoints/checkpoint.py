@@ -93,6 +93,8 @@ class Checkpoint(Mapping[str, StoredTensor]):
         Names of matrices that are the same memory as one before, with its name, where the format tells.
     metadata
         Texts that the file holds beside its tensors.
+    missing
+        Tensors that an index has in a shard which does not hold them, by name, with the reason.
 
     """
 
@@ -104,6 +106,7 @@ class Checkpoint(Mapping[str, StoredTensor]):
     notes: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
     _close: Callable[[], None] = field(default=_nothing, repr=False)
 
     def __getitem__(self, name: str) -> StoredTensor:

@@ -90,9 +90,11 @@ def _merged(index: Path, shard_of: Mapping[str, str], parts: Mapping[str, Checkp
             else:
                 surplus.append(f"{name} in {shard}")
                 tensors.setdefault(name, tensor)
-    for name, shard in shard_of.items():
-        if name not in tensors and name not in others:
-            others[name] = f"the index has it in {shown(shard)}, which does not hold it"
+    missing = {
+        name: f"the index has it in {shown(shard)}, which does not hold it"
+        for name, shard in shard_of.items()
+        if name not in tensors and name not in others
+    }
     notes = dict.fromkeys(note for part in parts.values() for note in part.notes)
     if surplus:
         notes[f"tensors where the index does not have them: {_listed(surplus)}"] = None
@@ -104,6 +106,7 @@ def _merged(index: Path, shard_of: Mapping[str, str], parts: Mapping[str, Checkp
         tensors,
         others,
         tuple(notes),
+        missing=missing,
         tied={name: other for part in parts.values() for name, other in part.tied.items()},
         metadata={key: text for part in parts.values() for key, text in part.metadata.items()},
     )
