@@ -1,12 +1,7 @@
 r"""Two checkpoints, tensor by tensor: spectra side by side, rotation of singular subspaces, the spectrum of the update.
 
-The first r left singular vectors of A span U_A. Angles between U_A and U_B mean something where σ_r and σ_{r+1} are
-apart in both: with residuals ρ_i the spans computed differ from the true ones by at most
-
-    sin θ ≤ √(2 Σ_{i≤r} ρ_i²)/(σ_r − σ_{r+1}),
-
-so one triplet more than asked for is computed, and the cut moves down to the largest r ≤ k where the sum of both bounds
-is small. A bound that is met only by chance in a gap of rounding's size never is.
+Subspaces are compared as `rotation.py` says; adapters by what they add to a matrix, s·B·A (`adapter_triplets.py`), and
+then by their factors.
 
 The update B − A is written out once, panel by panel, in float32 (float64 beside float64): differences of bfloat16
 numbers are no bfloat16 numbers, and top_svd's 30 to 100 reads would otherwise convert both matrices each time.
@@ -14,7 +9,6 @@ numbers are no bfloat16 numbers, and top_svd's 30 to 100 reads would otherwise c
 cost    three decompositions a tensor, none where both are the same, and five reads.
 memory  the update, at most twice the bytes of a layer stored with 2 or 4 bytes an entry; what formats force to be
         converted (float8, compressed archives) comes to it for both.
-source  Wedin (1972); Björck & Golub (1973) for the angles.
 """
 
 from __future__ import annotations
@@ -22,30 +16,38 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.linalg
 
 from flatcore._atomic import PathLike
 from flatcore._checks import FloatArray, as_float_array, check_count, chunks
 from flatcore._memory import check_memory
 from flatcore._threads import limit_threads
+from flatcore.checkpoints.adapter_triplets import Factors, adapter_triplets
+from flatcore.checkpoints.adapters import Adapter
 from flatcore.checkpoints.matching import match_names
 from flatcore.checkpoints.ranks import noise_edge, survey
+from flatcore.checkpoints.rotation import Found, Turn, no_turn, overlap, turn_between
 from flatcore.checkpoints.structure import Structure, extents_of, recognise
 from flatcore.io import Checkpoint, natural_key, open_checkpoint
 from flatcore.io.roles import EMBEDDING
-from flatcore.results import CheckpointComparison, FailedTensor, SvdResult, TensorChange, TopSpectrum, read_only
+from flatcore.results import (
+    CheckpointComparison,
+    FailedTensor,
+    ProductChange,
+    SvdResult,
+    TensorChange,
+    TopSpectrum,
+    read_only,
+)
 from flatcore.spectral import top_svd
 from flatcore.spectral._tolerance import checked_tol
-from flatcore.weights import angle_chance
 
 Progress = Callable[[str, float], None]
 _PANEL_ENTRIES = 1 << 20
-_LARGEST_ERROR = 0.3  # sine of the angle by which residuals may turn both spans together
-_ROUNDING = 1e-14  # of a full decomposition in float64, in units of σ_1
+LORA_UPDATE = "LoRA s·B·A"  # the role of a product
 
 
 def compare_checkpoints(
@@ -74,7 +76,8 @@ def compare_checkpoints(
     Returns
     -------
     CheckpointComparison
-        Of all matrices and kernels that both hold in the same shape, by name; where wrappers renamed them
+        Of the updates s·B·A of all adapters that both hold, and
+        of all matrices and kernels that both hold in the same shape, by name; where wrappers renamed them
         (``model.``, ``module.``), past the one prefix that fits most. Tensors that are not finite, cannot be read or
         are missing from the shard that an index has them in, are ``failed``; the rest goes on.
 
@@ -111,12 +114,49 @@ class _Side(NamedTuple):
     checkpoint: Checkpoint
     structure: Structure
 
+    def adapters(self) -> dict[str, Adapter]:
+        """Its adapters by the module they belong to."""
+        return {adapter.name: adapter for adapter in self.structure.adapters}
+
+    def product_shape(self, adapter: Adapter) -> tuple[int, int]:
+        """The extents of B·A."""
+        return self.checkpoint[adapter.B].shape[0], math.prod(self.checkpoint[adapter.A].shape[1:])
+
     def stored(self, name: str) -> FloatArray:
         """A tensor as a matrix, rows as stored."""
         tensor = self.checkpoint[name]
         array = as_float_array(name, tensor.load(), len(tensor.shape), keep_half=True)
         extents = extents_of(tensor.shape, self.structure.roles[name])
         return array.reshape(extents[0], math.prod(extents[1:]))
+
+
+class _Measured(NamedTuple):
+    """Spectra of A, B and B − A, and the rotation from A to B."""
+
+    before: TopSpectrum
+    after: TopSpectrum
+    update: TopSpectrum
+    turn: Turn
+
+    def fields(self) -> dict[str, Any]:
+        """Those of a change."""
+        before, after, update, turn = self
+        norm = before.frobenius
+        return {
+            "before": before,
+            "after": after,
+            "update": update,
+            "relative_change": update.frobenius / norm if norm > 0.0 else math.nan,
+            "rank": turn.rank,
+            "left_angles": read_only(turn.left),
+            "right_angles": read_only(turn.right),
+            "left_overlap": overlap(turn.left),
+            "right_overlap": overlap(turn.right),
+            "left_chance": turn.left_chance,
+            "right_chance": turn.right_chance,
+            "angle_error": turn.error,
+            "status": turn.status,
+        }
 
 
 class _Comparison:
@@ -131,45 +171,99 @@ class _Comparison:
         self.matching = match_names(shapes[0], shapes[1])
         self.not_compared = dict(self.matching.only)
         self.pairs = sorted(self._matrices(), key=lambda pair: natural_key(pair[0]))
+        sides = [{n: side.product_shape(x) for n, x in side.adapters().items()} for side in (self.a, self.b)]
+        self.modules = match_names(sides[0], sides[1])
+        self.failed: list[FailedTensor] = []
 
     def result(self) -> CheckpointComparison:
         began, (a, b) = time.perf_counter(), (self.a.checkpoint, self.b.checkpoint)
-        if not self.pairs:
+        products = tuple(self._products())
+        if not (self.pairs or products):
             why = "; ".join(f"{name}: {reason}" for name, reason in list(self.not_compared.items())[:4])
             raise ValueError(f"{a.path} and {b.path} share no matrix ({why}); expected the same names and shapes")
-        changes: list[TensorChange] = []
-        failed = list(self._missing())
-        done = 0
-        total = sum(a[name].nbytes for name, _ in self.pairs)
-        for name, other in self.pairs:
-            if self.progress is not None:
-                self.progress(name, done / total)
-            found = self._compared(name, other)
-            if isinstance(found, TensorChange):
-                changes.append(found)
-            else:
-                failed.append(found)
-            done += a[name].nbytes
+        tensors = tuple(self._tensors())
+        self._missing()
         if self.progress is not None:
             self.progress("done", 1.0)
+        notes = (self.matching.note, self.modules.note, *a.notes, *b.notes)
         return CheckpointComparison(
             a=str(a.path),
             b=str(b.path),
             k=self.k,
             seed=self.seed,
-            tensors=tuple(changes),
-            failed=tuple(failed),
+            products=products,
+            tensors=tensors,
+            failed=tuple(self.failed),
             not_compared=tuple(self.not_compared.items()),
-            notes=tuple(dict.fromkeys(note for note in (self.matching.note, *a.notes, *b.notes) if note)),
+            notes=tuple(dict.fromkeys(note for note in notes if note)),
             seconds=time.perf_counter() - began,
         )
 
-    def _missing(self) -> Iterator[FailedTensor]:
-        """What the index of either promises in vain."""
+    def _missing(self) -> None:
+        """What the index of either promises in vain has failed."""
         for side in (self.a, self.b):
             for name, reason in side.checkpoint.missing.items():
                 self.not_compared.pop(name, None)
-                yield FailedTensor.missing(name, f"{side.label}: {reason}")
+                self.failed.append(FailedTensor.missing(name, f"{side.label}: {reason}"))
+
+    @contextmanager
+    def _or_failed(self, name: str, role: str, shape: tuple[int, ...], dtype: str) -> Iterator[None]:
+        """What cannot be measured has failed, and the rest goes on."""
+        try:
+            yield
+        except (ValueError, MemoryError, OSError, ArithmeticError) as error:
+            self.failed.append(FailedTensor(name, role, shape, dtype, str(error) or type(error).__name__))
+
+    # -- adapters ----------------------------------------------------------------------------------------------------
+
+    def _products(self) -> Iterator[ProductChange]:
+        """The updates s·B·A of all adapters that both hold."""
+        first, second = self.a.adapters(), self.b.adapters()
+        for name, other in sorted(self.modules.pairs, key=lambda pair: natural_key(pair[0])):
+            adapters = first[name], second[other]
+            shapes = self.a.product_shape(adapters[0]), self.b.product_shape(adapters[1])
+            if shapes[0] != shapes[1]:
+                sizes = [" × ".join(map(str, shape)) for shape in shapes]
+                self.not_compared[name] = f"{LORA_UPDATE} of {sizes[0]} in A, {sizes[1]} in B"
+                continue
+            if self.progress is not None:
+                self.progress(name, 0.0)
+            with self._or_failed(name, LORA_UPDATE, shapes[0], self.a.checkpoint[adapters[0].B].dtype):
+                yield self._product(name, other, adapters, shapes[0])
+
+    def _product(self, name: str, other: str, both: tuple[Adapter, Adapter], size: tuple[int, int]) -> ProductChange:
+        began, sides = time.perf_counter(), (self.a, self.b)
+        dtypes = (self.a.checkpoint[both[0].B].dtype, self.b.checkpoint[both[1].B].dtype)
+        factors = [Factors.of(adapter, side.checkpoint) for adapter, side in zip(both, sides, strict=True)]
+        k = min(self.k, *size, sum(adapter.rank for adapter in both))
+        tol = checked_tol(self.tol, np.dtype(np.float64))[0]
+        first, second, update = adapter_triplets(factors[0], factors[1], self.k + 1, tol)
+        shared = min(k, both[0].rank, both[1].rank)
+        if factors[0].same_as(factors[1]):
+            same = _not_computed(first.frobenius)
+            measured = _Measured(same, same, _zero_spectrum(k), no_turn(shared, size))
+        else:
+            before, after, change = (self._spectrum(found, found.frobenius) for found in (first, second, update))
+            measured = _Measured(before, after, change, turn_between(first, second, shared))
+        texts = [f"{adapter.scaling:.5g}·B·A of rank {adapter.rank}" for adapter in both]
+        sources = dict.fromkeys(adapter.note for adapter in both if adapter.note)
+        return ProductChange(
+            name=name,
+            other=other,
+            role=LORA_UPDATE,
+            shape=size,
+            dtypes=dtypes,
+            matrix=texts[0] if texts[0] == texts[1] else f"{texts[0]} in A, {texts[1]} in B",
+            size=size,
+            **measured.fields(),
+            seconds=time.perf_counter() - began,
+            factors=(both[0].B, both[0].A),
+            ranks=(both[0].rank, both[1].rank),
+            scalings=(both[0].scaling, both[1].scaling),
+            note="; in B ".join(sources),
+        )
+
+    # -- tensors -----------------------------------------------------------------------------------------------------
 
     def _matrices(self) -> Iterator[tuple[str, str]]:
         """Matched names of matrices and kernels of one shape; of the others, why they are not compared."""
@@ -186,35 +280,27 @@ class _Comparison:
             else:
                 yield name, other
 
-    def _compared(self, name: str, other: str) -> TensorChange | FailedTensor:
-        tensor, role, began = self.a.checkpoint[name], self.a.structure.roles[name], time.perf_counter()
-        try:
-            measured = self._measured(name, other)
-        except (ValueError, MemoryError, OSError, ArithmeticError) as error:
-            return FailedTensor(name, role, tensor.shape, tensor.dtype, str(error) or type(error).__name__)
-        before, after, update, turn = measured
-        norm = before.frobenius
+    def _tensors(self) -> Iterator[TensorChange]:
+        a, done = self.a.checkpoint, 0
+        total = sum(a[name].nbytes for name, _ in self.pairs)
+        for name, other in self.pairs:
+            if self.progress is not None:
+                self.progress(name, done / total)
+            with self._or_failed(name, self.a.structure.roles[name], a[name].shape, a[name].dtype):
+                yield self._compared(name, other)
+            done += a[name].nbytes
+
+    def _compared(self, name: str, other: str) -> TensorChange:
+        tensor, began = self.a.checkpoint[name], time.perf_counter()
         return TensorChange(
             name=name,
             other=other,
-            role=role,
+            role=self.a.structure.roles[name],
             shape=tensor.shape,
             dtypes=(tensor.dtype, self.b.checkpoint[other].dtype),
             matrix=self._matrix_text(name),
             size=self._size(name),
-            before=before,
-            after=after,
-            update=update,
-            relative_change=update.frobenius / norm if norm > 0.0 else math.nan,
-            rank=turn.rank,
-            left_angles=read_only(turn.left),
-            right_angles=read_only(turn.right),
-            left_overlap=_overlap(turn.left),
-            right_overlap=_overlap(turn.right),
-            left_chance=turn.left_chance,
-            right_chance=turn.right_chance,
-            angle_error=turn.error,
-            status=turn.status,
+            **self._measured(name, other).fields(),
             seconds=time.perf_counter() - began,
         )
 
@@ -230,25 +316,24 @@ class _Comparison:
             return "embedding (entries, features)"
         return "weight (out, in)" if len(self.a.checkpoint[name].shape) == 2 else "kernel reshaped (out, in·offsets)"
 
-    def _measured(self, name: str, other: str) -> tuple[TopSpectrum, TopSpectrum, TopSpectrum, _Turn]:
-        """Spectra of A, B and B − A, and the rotation from A to B."""
+    def _measured(self, name: str, other: str) -> _Measured:
         A, B = self.a.stored(name), self.b.stored(other)
         norm_a = _norm("A", A)
         transposed = name in self.a.structure.in_out
         if _identical(A, B):
             k = min(self.k, *A.shape)
             same = _not_computed(norm_a)
-            return same, same, _zero_spectrum(k), _no_turn(k, self._size(name))
+            return _Measured(same, same, _zero_spectrum(k), no_turn(k, self._size(name)))
         norm_b = _norm("B", B)
         first = self._top(A.T if transposed else A)
         second = self._top(B.T if transposed else B, first.Vt.T)
-        turn = _turn_between(first, second, self.k)
+        turn = turn_between(first, second, self.k)
         update = _update(name, A, B)
         del A, B  # what had to be copied into memory is given back
         norm = _norm("B − A", update)
         before, after = self._spectrum(first, norm_a), self._spectrum(second, norm_b)
         last = self._top(update.T if transposed else update)
-        return before, after, self._spectrum(last, norm), turn
+        return _Measured(before, after, self._spectrum(last, norm), turn)
 
     def _top(self, matrix: FloatArray, start: FloatArray | None = None) -> SvdResult:
         """One triplet more than asked for, which tells whether the last span ends in a gap."""
@@ -256,7 +341,7 @@ class _Comparison:
         assert isinstance(svd, SvdResult)
         return svd
 
-    def _spectrum(self, svd: SvdResult, frobenius: float) -> TopSpectrum:
+    def _spectrum(self, svd: Found, frobenius: float) -> TopSpectrum:
         values = svd.s[: self.k].astype(float)
         edge = noise_edge(values, frobenius, (svd.U.shape[0], svd.Vt.shape[1]))
         known = values[0] > 0.0
@@ -317,70 +402,3 @@ def _not_computed(frobenius: float) -> TopSpectrum:
 def _zero_spectrum(k: int) -> TopSpectrum:
     zeros = read_only(np.zeros(k))
     return TopSpectrum(zeros, zeros, read_only(np.ones(k, bool)), "identical", 0.0, math.nan, math.nan, 0.0, 0)
-
-
-# -- rotation --------------------------------------------------------------------------------------------------------
-
-
-class _Turn(NamedTuple):
-    """Principal angles of the spans of the first `rank` singular vectors, ascending, and a bound of their error."""
-
-    rank: int
-    left: FloatArray
-    right: FloatArray
-    left_chance: float
-    right_chance: float
-    error: float
-    status: str
-
-
-def _no_turn(k: int, shape: tuple[int, int]) -> _Turn:
-    zeros = np.zeros(k)
-    status = "identical in both: nothing was decomposed"
-    return _Turn(k, zeros, zeros, _chance(shape[0], k), _chance(shape[1], k), 0.0, status)
-
-
-def _turn_between(first: SvdResult, second: SvdResult, k: int) -> _Turn:
-    """The rotation of the largest subspaces that both determine."""
-    most = min(k, len(first.s))
-    sines = [_cut_errors(svd)[:most] for svd in (first, second)]
-    good = np.flatnonzero(sines[0] + sines[1] <= _LARGEST_ERROR)
-    if not good.size:
-        none = np.zeros(0)
-        return _Turn(0, none, none, math.nan, math.nan, math.nan, _why_not(first, second, sines, most, 0))
-    rank = int(good[-1]) + 1
-    left, right = (
-        scipy.linalg.subspace_angles(x[:, :rank].astype(float), y[:, :rank].astype(float))[::-1]
-        for x, y in ((first.U, second.U), (first.Vt.T, second.Vt.T))
-    )
-    status = "computed" if rank == most else _why_not(first, second, sines, most, rank)
-    error = math.asin(min(1.0, float(sines[0][rank - 1] + sines[1][rank - 1])))
-    chances = (_chance(len(first.U), rank), _chance(first.Vt.shape[1], rank))
-    return _Turn(rank, left, right, *chances, error, status)
-
-
-def _cut_errors(svd: SvdResult) -> FloatArray:
-    """How far the spans of the first r = 1, 2, … vectors may be from the true ones: sines by Wedin's theorem."""
-    s = np.append(svd.s.astype(float), 0.0)  # beyond all of a matrix's singular values
-    residuals = np.hypot(svd.residuals.astype(float), _ROUNDING * s[0])
-    gaps = s[:-1] - s[1:]
-    reach = np.sqrt(2.0 * np.cumsum(residuals**2))
-    return np.asarray(np.divide(reach, gaps, out=np.full(len(gaps), np.inf), where=gaps > 0.0))
-
-
-def _why_not(first: SvdResult, second: SvdResult, sines: list[FloatArray], most: int, rank: int) -> str:
-    zero = [label for label, svd in (("A", first), ("B", second)) if svd.s[0] == 0.0]
-    if zero:
-        return f"zero in {' and '.join(zero)}: no singular subspaces"
-    where = [label for label, sine in zip("AB", sines, strict=True) if sine[most - 1] > _LARGEST_ERROR / 2]
-    kept = f"the first {rank} vectors are compared" if rank else "no subspace is compared"
-    return f"σ_{most} and the next are tied, or too close to be told apart, in {' and '.join(where)}: {kept}"
-
-
-def _chance(dimension: int, rank: int) -> float:
-    """The typical first angle of random subspaces."""
-    return math.acos(angle_chance(dimension, rank))
-
-
-def _overlap(angles: FloatArray) -> float:
-    return float(np.mean(np.cos(angles) ** 2)) if len(angles) else math.nan

@@ -40,44 +40,57 @@ def write_checkpoint_comparison(comparison: CheckpointComparison, path: str) -> 
 
 def render_checkpoint_comparison(c: CheckpointComparison) -> str:
     """The page as text."""
-    changed = [t for t in c.tensors if t.update.status != "identical"]
+    where = ("", " in the factors, tensor by tensor")[bool(c.products)]
+    left_out = Table(("tensor", "reason"), c.not_compared, "Not compared", sortable=True)
     sections = [
         *failed_sections(c.failed, "compared"),
-        Section("What stands out", text=list(_findings(c, changed))),
-        Section("Pictures", figures=list(_pictures(c, changed))),
-        Section("Numbers", tables=list(_tables(c, changed))),
+        *_sections(c.products, " in the updates s·B·A", "update", "updates-"),
+        *_sections(c.tensors, where, "tensor", ""),
+        Section("Left out", tables=[left_out] if c.not_compared else []),
         Section("Notes", text=c.notes),
     ]
     return render_page(f"{c.a} and {c.b} compared", _lead(c), sections)
 
 
+def _sections(changes: Sequence[TensorChange], where: str, what: str, prefix: str) -> Iterator[Section]:
+    """What is to be said of tensors, or of updates of adapters; `prefix` tells the names of their pictures apart."""
+    if not changes:
+        return
+    changed = [t for t in changes if not t.unchanged]
+    yield Section(f"What stands out{where}", text=list(_findings(changes, changed, what)))
+    yield Section(f"Pictures{where and f' of what changed{where}'}", figures=list(_pictures(changes, changed, prefix)))
+    yield Section(f"Numbers{where and f' of what changed{where}'}", tables=list(_tables(changes, changed, what)))
+
+
 def _lead(c: CheckpointComparison) -> list[str]:
-    missed = [t.name for t in c.tensors if not t.certified]
+    missed = [t.name for t in c.changes if not t.certified]
+    unchanged = sum(t.unchanged for t in c.changes)
+    updates = f"{counted(len(c.products), 'update')} of adapters and " if c.products else ""
     certified = f"Not certified: {listed(missed)}." if missed else "All singular triplets are certified."
     return [
         f"A is {c.a}, B is {c.b}.",
-        f"{counted(len(c.tensors), 'tensor')} compared, {len(c.identical)} of them identical; top {c.k} singular "
+        f"{updates}{counted(len(c.tensors), 'tensor')} compared, {unchanged} of them identical; top {c.k} singular "
         f"vectors, seed {c.seed}, {number(c.seconds, 3)} s. {certified}",
     ]
 
 
-def _findings(c: CheckpointComparison, changed: Sequence[TensorChange]) -> Iterator[str]:
-    if not changed and c.tensors:
-        yield "All tensors compared are identical."
+def _findings(changes: Sequence[TensorChange], changed: Sequence[TensorChange], what: str) -> Iterator[str]:
+    if not changed and changes:
+        yield f"All {what}s compared are identical."
     known = [t for t in changed if np.isfinite(t.relative_change)]
     if known:
         most = max(known, key=lambda t: t.relative_change)
         middle = float(np.median([t.relative_change for t in known]))
         yield (
             f"{most.name} changed most: ‖B − A‖_F is {number(most.relative_change, 3)} of ‖A‖_F; the median of "
-            f"{counted(len(known), 'changed tensor')} is {number(middle, 3)}."
+            f"{counted(len(known), f'changed {what}')} is {number(middle, 3)}."
         )
     turned = [t for t in changed if t.rank]
     if turned:
         most = min(turned, key=_kept)
         yield f"The top singular subspaces turned most in {most.name}: {_turned_words(most)}."
     low = [t for t in changed if t.update.tail <= _FEW]
-    yield from _low_rank_words(low, changed)
+    yield from _low_rank_words(low, changed, what)
     moved = [t.name for t in changed if t.status != "computed"]
     if moved:
         yield f"Singular values are tied, or too close, where subspaces were to end: {listed(moved)}; see the table."
@@ -96,10 +109,10 @@ def _turned_words(t: TensorChange) -> str:
     )
 
 
-def _low_rank_words(low: Sequence[TensorChange], changed: Sequence[TensorChange]) -> Iterator[str]:
+def _low_rank_words(low: Sequence[TensorChange], changed: Sequence[TensorChange], what: str) -> Iterator[str]:
     if not changed:
         return
-    head = f"In {len(low)} of {counted(len(changed), 'changed tensor')} the top singular values hold at least "
+    head = f"In {len(low)} of {counted(len(changed), f'changed {what}')} the top singular values hold at least "
     if low:
         least = min(low, key=lambda t: t.update.stable_rank)
         yield (
@@ -113,17 +126,16 @@ def _low_rank_words(low: Sequence[TensorChange], changed: Sequence[TensorChange]
 # -- pictures --------------------------------------------------------------------------------------------------------
 
 
-def _pictures(c: CheckpointComparison, changed: Sequence[TensorChange]) -> Iterator[Figure]:
-    if c.tensors:
-        yield _rotation(c.tensors)
-        yield _change(c.tensors)
+def _pictures(changes: Sequence[TensorChange], changed: Sequence[TensorChange], prefix: str) -> Iterator[Figure]:
+    yield _rotation(changes, f"{prefix}rotation")
+    yield _change(changes, f"{prefix}change")
     if changed:
-        yield _spectra(changed)
+        yield _spectra(changed, f"{prefix}spectra")
 
 
-def _rotation(tensors: Sequence[TensorChange]) -> Figure:
+def _rotation(tensors: Sequence[TensorChange], name: str) -> Figure:
     where = depths([(t.name, t.role) for t in tensors])
-    with figure("rotation", 2, 2, (9.0, 6.0)) as (canvas, axes):
+    with figure(name, 2, 2, (9.0, 6.0)) as (canvas, axes):
         for row, side in zip(axes, ("left", "right"), strict=True):
             overlaps = [getattr(t, f"{side}_overlap") for t in tensors]
             largest = [_degrees(getattr(t, f"{side}_angles")) for t in tensors]
@@ -133,7 +145,7 @@ def _rotation(tensors: Sequence[TensorChange]) -> Figure:
             ax.set_xlabel(where.axis)
         role_legend(canvas, axes[0, 0])
         svg = svg_text(canvas)
-    return Figure("rotation", "Rotation of the top singular subspaces", svg, tuple(_rotation_words(tensors)))
+    return Figure(name, "Rotation of the top singular subspaces", svg, tuple(_rotation_words(tensors)))
 
 
 def _degrees(angles: Any) -> float:
@@ -142,7 +154,7 @@ def _degrees(angles: Any) -> float:
 
 def _rotation_words(tensors: Sequence[TensorChange]) -> Iterator[str]:
     yield "A cosine of 1, an angle of 0: the same subspace. Random subspaces of wide layers are near 0 and 90 degrees."
-    known = [t for t in tensors if t.rank and t.update.status != "identical"]
+    known = [t for t in tensors if t.rank and not t.unchanged]
     if known:
         most = min(known, key=_kept)
         side = "left" if most.left_overlap <= most.right_overlap else "right"
@@ -160,7 +172,7 @@ def _rotation_words(tensors: Sequence[TensorChange]) -> Iterator[str]:
         yield f"No subspace to compare, for ties: {listed(without)}."
 
 
-def _change(tensors: Sequence[TensorChange]) -> Figure:
+def _change(tensors: Sequence[TensorChange], name: str) -> Figure:
     where = depths([(t.name, t.role) for t in tensors])
     panels = (
         ("‖B − A‖_F/‖A‖_F", [t.relative_change for t in tensors]),
@@ -168,7 +180,7 @@ def _change(tensors: Sequence[TensorChange]) -> Figure:
         ("Share of ‖B − A‖_F² beyond the top k", [t.update.tail for t in tensors]),
         ("Change of the stable rank, B − A", [t.stable_rank_change for t in tensors]),
     )
-    with figure("change", 2, 2, (9.0, 6.0)) as (canvas, axes):
+    with figure(name, 2, 2, (9.0, 6.0)) as (canvas, axes):
         for ax, (title, values) in zip(axes.ravel(), panels, strict=True):
             draw_lines(ax, where, values, title)
         axes[0, 0].set_ylim(bottom=0.0)
@@ -185,16 +197,16 @@ def _change(tensors: Sequence[TensorChange]) -> Figure:
             f"Stable ranks of the updates go from {number(low.update.stable_rank, 4)} ({low.name}) to "
             f"{number(high.update.stable_rank, 4)} ({high.name})."
         ]
-    return Figure("change", "Size and rank of the change", svg, tuple(lines))
+    return Figure(name, "Size and rank of the change", svg, tuple(lines))
 
 
-def _spectra(changed: Sequence[TensorChange]) -> Figure:
+def _spectra(changed: Sequence[TensorChange], name: str) -> Figure:
     """A, B and B − A of the tensors that changed most."""
     most = sorted(changed, key=lambda t: -np.nan_to_num(t.relative_change, nan=np.inf))[:_MOST_SPECTRA]
     names = short_names([t.name for t in most])
     cols = min(len(most), 3)
     rows = -(-len(most) // cols)
-    with figure("spectra", rows, cols, (3.0 * cols + 0.6, 2.4 * rows + 0.4)) as (canvas, axes):
+    with figure(name, rows, cols, (3.0 * cols + 0.6, 2.4 * rows + 0.4)) as (canvas, axes):
         for ax in axes.ravel()[len(most) :]:
             ax.set_visible(False)
         for ax, t in zip(axes.ravel(), most, strict=False):
@@ -213,7 +225,7 @@ def _spectra(changed: Sequence[TensorChange]) -> Figure:
     if ratios:
         (low, lowest), (high, highest) = min(ratios), max(ratios)
         lines.append(f"σ_1 of B over that of A: from {number(low, 4)} ({lowest}) to {number(high, 4)} ({highest}).")
-    return Figure("spectra", "Spectra side by side", svg, tuple(lines))
+    return Figure(name, "Spectra side by side", svg, tuple(lines))
 
 
 def _largest(t: TensorChange) -> float:
@@ -223,19 +235,17 @@ def _largest(t: TensorChange) -> float:
 # -- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _tables(c: CheckpointComparison, changed: Sequence[TensorChange]) -> Iterator[Table]:
+def _tables(changes: Sequence[TensorChange], changed: Sequence[TensorChange], what: str) -> Iterator[Table]:
     if changed:
-        yield _changes_table(changed)
-        yield _values_table(changed)
-    if c.identical:
-        yield Table(("tensor",), [(name,) for name in c.identical], "Identical in both", sortable=True)
-    if c.not_compared:
-        yield Table(("tensor", "reason"), c.not_compared, "Not compared", sortable=True)
+        yield _changes_table(changed, what)
+        yield _values_table(changed, what)
+    if identical := [(t.name,) for t in changes if t.unchanged]:
+        yield Table((what,), identical, "Identical in both", sortable=True)
 
 
-def _changes_table(changed: Sequence[TensorChange]) -> Table:
+def _changes_table(changed: Sequence[TensorChange], what: str) -> Table:
     header = (
-        "tensor", "taken for", "shape", "dtypes", "‖B − A‖/‖A‖", "stable rank A", "stable rank B", "change",
+        what, "taken for", "shape", "dtypes", "‖B − A‖/‖A‖", "stable rank A", "stable rank B", "change",
         "update's stable rank", "update's tail", "above noise", "dimensions", "left overlap", "left largest °",
         "right overlap", "right largest °", "± at most °", "name in B", "status",
     )  # fmt: skip
@@ -250,12 +260,12 @@ def _changes_table(changed: Sequence[TensorChange]) -> Table:
         )
         for t in changed
     ]  # fmt: skip
-    return Table(header, rows, "Changed tensors", sortable=True)
+    return Table(header, rows, f"Changed {what}s", sortable=True)
 
 
-def _values_table(changed: Sequence[TensorChange]) -> Table:
+def _values_table(changed: Sequence[TensorChange], what: str) -> Table:
     firsts = ("σ_1 of A", "σ_1 of B", "B over A", "σ_1 of B − A")
-    header = ("tensor", *firsts, "values of A", "values of B", "ratios", "values of B − A")
+    header = (what, *firsts, "values of A", "values of B", "ratios", "values of B − A")
     rows: list[tuple[str | Cell, ...]] = []
     for t in changed:
         a, b = t.before.values, t.after.values

@@ -8,7 +8,7 @@ from flatcore.results.checkpoints import (
     ProductSpectrum,
     TensorSpectrum,
 )
-from flatcore.results.comparison import CheckpointComparison, TensorChange, TopSpectrum
+from flatcore.results.comparison import CheckpointComparison, ProductChange, TensorChange, TopSpectrum
 from flatcore.results.estimates import DiagonalEstimate, SpectralDensity, TraceEstimate
 from flatcore.results.frame import Frame, Rows
 from flatcore.results.layers import JacobianPath, LayerPair, LayerSpectrum, ModuleAnalysis
@@ -35,6 +35,7 @@ __all__ = [
     "LayerSpectrum",
     "ManyAnalyses",
     "ModuleAnalysis",
+    "ProductChange",
     "ProductSpectrum",
     "Record",
     "Rows",

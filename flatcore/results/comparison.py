@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from flatcore._checks import counted
 from flatcore.results.checkpoints import FailedTensor
 from flatcore.results.frame import Frame, Rows
 from flatcore.results.record import Array, Record, number, numbers
@@ -96,6 +97,11 @@ class TensorChange(Record):
         return self.before.certified and self.after.certified and self.update.certified
 
     @property
+    def unchanged(self) -> bool:
+        """Whether it is the same in both."""
+        return self.update.status == "identical"
+
+    @property
     def stable_rank_change(self) -> float:
         """Stable rank in B minus that in A."""
         return self.after.stable_rank - self.before.stable_rank
@@ -111,7 +117,7 @@ class TensorChange(Record):
     def _lines(self) -> Iterator[tuple[str, str]]:
         size, dtypes = " × ".join(str(d) for d in self.shape), " and ".join(dict.fromkeys(self.dtypes))
         yield "tensor", f"{self.role}, {size} {dtypes}; {self.matrix}"
-        if self.update.status == "identical":
+        if self.unchanged:
             yield "change", self.status
             return
         yield "in A", f"{numbers(self.before.values, 5)} ({self.before.status})"
@@ -140,19 +146,41 @@ class TensorChange(Record):
 
 
 @dataclass(frozen=True, repr=False)
-class CheckpointComparison(Record):
-    """Two checkpoints, tensor by tensor.
+class ProductChange(TensorChange):
+    """How an adapter's update s·B·A of a matrix changed from checkpoint A to checkpoint B.
 
-    ``a`` and ``b`` are their paths; ``tensors`` in natural order of A's names. ``failed`` tensors hold entries that are
-    not finite, could not be read, or are missing from their shard, in either. ``not_compared`` are (name, reason) of
-    what is in one alone, has another shape, or is no matrix. ``notes`` say what else there is, prefixes without which
-    names match among it.
+    As :class:`TensorChange`, of the products (out, in): ``name`` is the module, ``dtypes`` those of the factors B,
+    ``factors`` the names of B and A in checkpoint A, ``ranks`` their inner extents and ``scalings`` s in A and in B;
+    ``note`` says where these came from. Values are those of LAPACK in float64 in reduced coordinates; ``converged``
+    are also those whose residual is the rounding of the products themselves, 1e-14·|s|·‖B‖_F·‖A‖_F.
+    """
+
+    factors: tuple[str, str]
+    ranks: tuple[int, int]
+    scalings: tuple[float, float]
+    note: str
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        yield from super()._lines()
+        if self.note:
+            yield "note", self.note
+
+
+@dataclass(frozen=True, repr=False)
+class CheckpointComparison(Record):
+    """Two checkpoints, tensor by tensor, and where they hold adapters, update by update.
+
+    ``a`` and ``b`` are their paths; ``products`` are updates s·B·A of adapters, ``tensors`` matrices, both in natural
+    order of A's names. ``failed`` tensors hold entries that are not finite, could not be read, or are missing from
+    their shard, in either. ``not_compared`` are (name, reason) of what is in one alone, has another shape, or is no
+    matrix. ``notes`` say what else there is, prefixes without which names match among it.
     """
 
     a: str
     b: str
     k: int
     seed: int
+    products: tuple[ProductChange, ...]
     tensors: tuple[TensorChange, ...]
     failed: tuple[FailedTensor, ...]
     not_compared: tuple[tuple[str, str], ...]
@@ -162,31 +190,37 @@ class CheckpointComparison(Record):
     @property
     def certified(self) -> bool:
         """Whether no tensor failed and every singular triplet asked for converged."""
-        return not self.failed and all(t.certified for t in self.tensors)
+        return not self.failed and all(change.certified for change in self.changes)
+
+    @property
+    def changes(self) -> tuple[TensorChange, ...]:
+        """Products and tensors."""
+        return (*self.products, *self.tensors)
 
     def _title(self) -> str:
         return f"{self.a} and {self.b}"
 
     def sections(self) -> Iterator[tuple[str, Record]]:
         """Titled parts, for reports."""
-        for part in (*self.tensors, *self.failed):
+        for part in (*self.changes, *self.failed):
             yield part._title(), part
 
     @property
     def identical(self) -> tuple[str, ...]:
         """Names of the tensors that did not change."""
-        return tuple(t.name for t in self.tensors if t.update.status == "identical")
+        return tuple(t.name for t in self.tensors if t.unchanged)
 
     def groups(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         """Titles and lines of the summary; identical tensors in one group."""
-        identical = self.identical
-        compared = [("compared", f"{len(self.tensors)} tensors, {len(identical)} of them identical")]
-        names = set(identical)
+        identical = [change for change in self.changes if change.unchanged]
+        counts = [counted(len(self.products), "update") + " s·B·A"] * bool(self.products)
+        counts.append(counted(len(self.tensors), "tensor"))
+        compared = [("compared", f"{' and '.join(counts)}, {len(identical)} of them identical")]
         yield self._title(), compared + [("note", note) for note in self.notes]
         for title, part in self.sections():
-            if title not in names:
+            if not (isinstance(part, TensorChange) and part.unchanged):
                 yield title, list(part._lines())
-        groups = {"Identical": [(name, "") for name in identical], "Not compared": list(self.not_compared)}
+        groups = {"Identical": [(change._title(), "") for change in identical], "Not compared": list(self.not_compared)}
         yield from ((title, lines) for title, lines in groups.items() if lines)
 
     def _lines(self) -> Iterator[tuple[str, str]]:
@@ -194,15 +228,15 @@ class CheckpointComparison(Record):
             yield from (lines if title == self._title() else ((f"{title}: {label}", text) for label, text in lines))
 
     def _tables(self) -> dict[str, Callable[[], Frame]]:
-        return {**super()._tables(), "tensors": self._frame_of_tensors}
+        return {"changes": self._frame_of_changes, **super()._tables()}
 
-    def _frame_of_tensors(self) -> Frame:
-        """One row a tensor; the failed ones with their reasons and nothing else known."""
+    def _frame_of_changes(self) -> Frame:
+        """One row an update of adapters, then one a tensor; the failed ones with reasons and nothing else known."""
         scalars = self._scalars()
-        rows = [{**scalars, **t._row(), "reason": None} for t in self.tensors]
-        failed = [{**scalars, **f._row()} for f in self.failed]
-        columns = next(iter(rows + failed), None) or (*scalars, "name", "role", "shape", "reason")
-        return Frame.of_rows(columns, rows + [{name: row.get(name) for name in columns} for row in failed])
+        rows = [{**scalars, **change._row(), "reason": None} for change in self.changes]
+        rows += [{**scalars, **f._row()} for f in self.failed]
+        columns = next(iter(rows), None) or (*scalars, "name", "role", "shape", "reason")
+        return Frame.of_rows(columns, [{name: row.get(name) for name in columns} for row in rows])
 
     def report(self, path: str) -> None:
         """Write a self-contained HTML page (needs the extra ``cli``)."""
