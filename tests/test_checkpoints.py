@@ -298,6 +298,7 @@ def test_a_tensor_in_two_shards_is_that_of_the_index(tmp_path):
     [
         (["model.safetensors", "pytorch_model.bin", "config.json"], "model.safetensors", "'pytorch_model.bin'"),
         (["adapter_model.safetensors", "training_args.bin"], "adapter_model.safetensors", "'training_args.bin'"),
+        (["weights.npz", "optimizer.pt"], "weights.npz", "'optimizer.pt'"),
         (["weights.npz", "notes.txt"], "weights.npz", None),
     ],
 )

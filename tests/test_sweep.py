@@ -1,6 +1,7 @@
 """Sweeps: order, rows, and that nothing ends them for good: kills, torn journals, broken files, dead workers."""
 
 import csv
+import errno
 import functools
 import json
 import multiprocessing
@@ -84,13 +85,13 @@ def touch(folder, *names):
 
 
 def found(folder, pattern):
-    return [os.path.relpath(item.path, folder) for item in discover(str(folder / pattern))]
+    return [os.path.relpath(item.path, folder) for item in discover(str(folder / pattern)).items]
 
 
 def test_steps_come_in_natural_order_run_by_run(tmp_path):
     touch(tmp_path, "b/step10.npz", "b/step9.npz", "a/step100.npz", "a/step20.npz", "a/log.txt")
     assert found(tmp_path, "*/step*") == ["a/step20.npz", "a/step100.npz", "b/step9.npz", "b/step10.npz"]
-    assert [item.step for item in discover(str(tmp_path / "*/*"))] == [20, 100, 9, 10]
+    assert [item.step for item in discover(str(tmp_path / "*/*")).items] == [20, 100, 9, 10]
     assert found(tmp_path, ".") == found(tmp_path, "*/step*")  # a folder is searched
 
 
@@ -107,7 +108,7 @@ def test_steps_come_in_natural_order_run_by_run(tmp_path):
 )
 def test_files_that_differ_in_numbers_alone_are_a_trajectory(tmp_path, names, trajectories):
     touch(tmp_path, *names)
-    seen = dict.fromkeys(os.path.relpath(item.trajectory, tmp_path) for item in discover(tmp_path))
+    seen = dict.fromkeys(os.path.relpath(item.trajectory, tmp_path) for item in discover(tmp_path).items)
     assert list(seen) == trajectories
 
 
@@ -123,7 +124,7 @@ def test_folders_and_shards_count_once(tmp_path):
     for pattern in (".", "checkpoint-*", "*/*.safetensors", "*/model*"):
         assert found(tmp_path, pattern) == folders, pattern
     everything = [tmp_path / "checkpoint-5", tmp_path / "*/*.safetensors"]
-    assert [os.path.relpath(item.path, tmp_path) for item in discover(everything)] == folders
+    assert [os.path.relpath(item.path, tmp_path) for item in discover(everything).items] == folders
 
 
 def test_a_sweep_does_not_find_its_own_journal(tmp_path):
@@ -133,7 +134,7 @@ def test_a_sweep_does_not_find_its_own_journal(tmp_path):
 
 def test_the_given_order_is_one_trajectory(tmp_path):
     touch(tmp_path, "b.npz", "a.npz")
-    items = discover([tmp_path / "b.npz", tmp_path / "a.npz"], "given")
+    items = discover([tmp_path / "b.npz", tmp_path / "a.npz"], "given").items
     assert [Path(item.path).name for item in items] == ["b.npz", "a.npz"]
     assert len({item.trajectory for item in items}) == 1
 
@@ -154,7 +155,7 @@ def test_patterns_that_match_nothing_are_refused(tmp_path):
 )
 def test_trajectories_are_cut_for_idle_workers(tmp_path, workers, lengths):
     touch(tmp_path, *(f"a/{i}.npz" for i in range(6)), *(f"b/{i}.npz" for i in range(3)))
-    items = discover(tmp_path)
+    items = discover(tmp_path).items
     parts = segments(items, workers, True)
     assert [len(part) for part in parts] == lengths
     assert [item for part in parts for item in part] == items
@@ -346,6 +347,93 @@ def test_broken_files_and_tensors_are_rows(runs, tmp_path):
     again = sweep(tmp_path / "runs", out, **OPTIONS)
     assert (again.computed, again.failed, again.uncertified) == (1, 2, 1)
     assert sweep(tmp_path / "runs", out, **OPTIONS, retry_failed=True).computed == 3
+
+
+@pytest.fixture
+def links(tmp_path):
+    """Two runs, a folder behind a link, links that lead nowhere or back."""
+    touch(tmp_path, "runs/a/step1.npz", "runs/b/step1.npz", "elsewhere/step7.npz")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "runs/c")
+    os.symlink("loop.npz", tmp_path / "runs/b/loop.npz")
+    os.symlink("nowhere", tmp_path / "runs/dead")
+    os.symlink("..", tmp_path / "runs/a/back")
+    return tmp_path / "runs"
+
+
+def test_links_are_followed_once_and_told_where_they_lead_nowhere(links, tmp_path):
+    everything = ["a/step1.npz", "b/loop.npz", "b/step1.npz", "c/step7.npz", "dead"]
+    for pattern in (".", "*", "**", "**/*", "[a-d]*"):
+        assert sorted(found(links, pattern)) == everything
+    assert sorted(found(links, "*/*.npz")) == everything
+    for step in ("a/step1.npz", "b/step1.npz", "c/step7.npz"):
+        np.savez(links / step, W1=np.eye(3))
+    out = tmp_path / "all.parquet"
+    result = run_cli(links, "--out", out, "--threads", 1)
+    assert result.exit_code == 3
+    errors = {Path(row["path"]).name: row["error"] for row in table(out) if row["error"]}
+    assert list(errors) == ["loop.npz", "dead"]
+    assert "is a link to 'loop.npz', which leads back to it; expected" in errors["loop.npz"]
+    assert "is a link to 'nowhere', which does not exist; expected" in errors["dead"]
+
+
+def test_folders_that_cannot_be_read_are_rows(runs, tmp_path, monkeypatch):
+    touch(tmp_path, "runs/run1/closed/step3.npz", "runs/run3/step1.npz")
+    locked = [str(tmp_path / name) for name in ("runs/run1/closed", "runs/run3")]
+
+    def refusing(call):
+        def listed(path="."):
+            if os.fspath(path) in locked:
+                raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+            return call(path)
+
+        return listed
+
+    for name in ("scandir", "listdir"):  # root may read everything
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    out = tmp_path / "all.parquet"
+    for pattern, closed in (("runs", locked), ("runs/*/step*.npz", locked[1:])):
+        result = run_cli(tmp_path / pattern, "--out", out, "-k", 3, "--threads", 1, "--restart")
+        assert result.exit_code == 3
+        rows = [row for row in table(out) if row["error"]]
+        assert sorted(row["path"] for row in rows) == sorted(closed)
+        assert all("Permission denied" in row["error"] for row in rows)
+        assert len({row["path"] for row in table(out)}) == 10 + len(closed)
+
+
+TRAINER = (
+    "optimizer.pt", "scheduler.pt", "training_args.bin", "rng_state.pth", "rng_state_1.pth", "scaler.pt",
+    "global_step5/zero_pp_rank_0_mp_rank_00_optim_states.pt",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", ["run", "run/*/*", "run/checkpoint-*", "run/**"])
+def test_the_state_of_a_training_is_left_aside_and_named(tmp_path, rng, pattern):
+    for step in (500, 1000):
+        touch(tmp_path, *(f"run/checkpoint-{step}/{name}" for name in TRAINER))
+        save_safetensors(tmp_path / f"run/checkpoint-{step}/model.safetensors", {"W1": rng.standard_normal((4, 4))})
+    touch(tmp_path, "run/training_args.bin")
+    assert [item.step for item in discover(str(tmp_path / pattern)).items] == [500, 1000]
+    for arguments in (["--dry-run"], [], []):
+        result = run_cli(tmp_path / pattern, "--out", tmp_path / "all.csv", *arguments)
+        assert result.exit_code == 0
+        if pattern != "run/checkpoint-*":  # folders that are models: what else is in them is told of each
+            assert "with the state of a training and no model: " in result.stdout
+            assert "training_args.bin" in result.stdout
+
+
+def test_single_files_beside_the_state_of_a_training(tmp_path):
+    touch(tmp_path, "run/1/step1.pt", "run/1/optimizer.pt", "run/2/rng_state.pth")
+    assert found(tmp_path, "run/*/*.pt") == ["run/1/step1.pt"]
+    assert discover(str(tmp_path / "run")).left_aside == (
+        str(tmp_path / "run/1/optimizer.pt"),
+        str(tmp_path / "run/2/rng_state.pth"),
+    )
+    named = tmp_path / "run/1/optimizer.pt"
+    assert [item.path for item in discover(named).items] == [str(named)]  # asked for in full
+    with pytest.raises(
+        ValueError, match=r"stands for no checkpoint \(1 file with the state of a training and no model"
+    ):
+        discover(str(tmp_path / "run/2/*"))
 
 
 def test_tensors_that_their_shard_lacks_are_rows(tmp_path, rng):
@@ -833,7 +921,7 @@ def test_workers_that_do_not_fit_are_left_out(runs, tmp_path, monkeypatch):
 
 def test_rates_are_measured(runs, monkeypatch):
     monkeypatch.undo()
-    items = discover(runs)
+    items = discover(runs).items
     read_rate, product_rate = planning._rates(items, 3, 1)
     assert 1e5 < read_rate < 1e12
     assert 1e6 < product_rate < 1e12

@@ -36,15 +36,16 @@ def text_stream(json_file: str | None) -> TextIO:
 
 def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path | None]) -> None:
     """Refuse, before anything is computed, results that would have no place or would overwrite something read."""
-    taken = {path.resolve() for path in inputs if path is not None}
+    taken = {Path(os.path.realpath(path)) for path in inputs if path is not None}  # which loops of links do not stop
     for path in outputs:
         if path is None:
             continue
-        if check_target(path) in taken:
+        place = check_target(path)
+        if place in taken:
             raise ValueError(f"{path} is given twice; results need a file of their own")
         if path.suffix.lower() in ENDINGS or path.name.endswith(_CONFIGURATIONS):
             raise ValueError(f"{path} is named as part of a checkpoint; expected another name for results")
-        taken.add(path.resolve())
+        taken.add(place)
 
 
 def write_json(file: str, content: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from flatcore.cli._app import JsonOption, SeedOption, TolOption, app
-from flatcore.cli._failures import NOT_CERTIFIED
+from flatcore.cli._failures import NOT_CERTIFIED, one_line
 from flatcore.cli._output import check_outputs, emit, progress_bar, result_file, show, text_stream, write_json
 from flatcore.cli._rules import HeadsOption, KvHeadsOption, PairOption, RulesOption, rules_of
 from flatcore.results import SweepPlan
@@ -86,6 +86,8 @@ def sweep(
             emit(stream, path)
     elif not result.computed:
         emit(stream, f"{out}: everything is done: {result.files} checkpoints, {result.rows} rows")
+        for label, text in result.plan._left_aside_lines():
+            emit(stream, one_line(f"{label}: {text}"))
     else:
         show(stream, result._title(), result._lines())
     if json_file is not None:

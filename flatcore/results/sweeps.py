@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from flatcore._checks import human, human_bytes
+from flatcore._checks import counted, human, human_bytes, listed
 from flatcore.results.record import Record, number
 
 _SHOWN = 12  # trajectories in a summary
@@ -24,7 +26,8 @@ class SweepPlan(Record):
     random matrix, and ``reads``, what a search is expected to take, cold for the first file of a segment and warm for
     the others; NaN where nothing is to be done. ``memory`` is what one worker needs beyond mapped files, twice the
     largest tensor and 300 MB; ``available`` what is free now, 0 where the system does not tell. ``workers`` were
-    reduced to what fits where ``note`` says so.
+    reduced to what fits where ``note`` says so. ``left_aside`` are files that patterns or folders held and that were
+    not taken for checkpoints: states of optimizers, schedulers and generators, arguments of a training.
     """
 
     out: str
@@ -43,6 +46,7 @@ class SweepPlan(Record):
     product_rate: float
     seconds: float
     note: str = ""
+    left_aside: tuple[str, ...] = ()
 
     def _title(self) -> str:
         return f"sweep to {self.out}"
@@ -51,6 +55,7 @@ class SweepPlan(Record):
         ready = f", {self.done} done already" if self.done else ""
         count = len(self.trajectories)
         yield "to do", f"{len(self.paths)} checkpoint{'s' * (len(self.paths) != 1)}, {human_bytes(self.nbytes)}{ready}"
+        yield from self._left_aside_lines()
         if not self.paths:
             return
         yield "trajectories", f"{count}, in {self.segments} segment{'s' * (self.segments != 1)}"
@@ -70,6 +75,10 @@ class SweepPlan(Record):
         )
         if self.note:
             yield "note", self.note
+
+    def _left_aside_lines(self) -> Iterator[tuple[str, str]]:
+        if self.left_aside:
+            yield "left aside", left_aside_text(self.left_aside)
 
     def __repr__(self) -> str:
         return f"SweepPlan({len(self.paths)} checkpoints, {self.nbytes} bytes, {self.workers} workers)"
@@ -115,6 +124,7 @@ class SweepResult(Record):
                 "errors",
                 f"{self.failed} could not be analysed, {self.uncertified} are not certified",
             )
+        yield from self.plan._left_aside_lines()
         yield "rows", str(self.rows)
         if self.computed:
             rate = f"{number(self.rate / 1e9, 3)} GB/s"
@@ -122,6 +132,13 @@ class SweepResult(Record):
 
     def __repr__(self) -> str:
         return f"SweepResult({self.out!r}, {self.files} files, {self.failed} failed, {self.rows} rows)"
+
+
+def left_aside_text(files: tuple[str, ...]) -> str:
+    """Files that hold the state of a training and no model, in words: their names, and how often each is there."""
+    names = Counter(os.path.basename(file) for file in files)
+    texts = [f"{count} × {name}" if count > 1 else name for name, count in names.items()]
+    return f"{counted(len(files), 'file')} with the state of a training and no model: {listed(texts, 12)}"
 
 
 def duration(seconds: float) -> str:

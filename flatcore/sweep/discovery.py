@@ -7,23 +7,23 @@ such as seed or run tell runs apart and stay.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from flatcore.checkpoints.config import ADAPTER_CONFIG, MODEL_CONFIG
 from flatcore.io import natural_key
-from flatcore.io.checkpoints.folders import INDEX, USUAL, find_file
+from flatcore.io.checkpoints.folders import INDEX, find_file
 from flatcore.io.checkpoints.openers import ENDINGS
-from flatcore.sweep.journal import FOLDER
+from flatcore.results.sweeps import left_aside_text
+from flatcore.sweep.searching import Search
 
 CONFIGURATIONS = (MODEL_CONFIG, ADAPTER_CONFIG)
-_SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}(?P<ending>\.\w+)")
 _NUMBER = re.compile(
     r"(?i)(?P<word>seed|run|rank|fold|replica|trial|width|depth|lr)?(?P<mark>[-_=]?)(?P<number>[0-9]+)"
 )
@@ -43,7 +43,14 @@ class Item:
     step: int | None
 
 
-def discover(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], order: str = "natural") -> list[Item]:
+class Found(NamedTuple):
+    """Checkpoints, trajectories one after the other, and files that hold the state of a training and no model."""
+
+    items: list[Item]
+    left_aside: tuple[str, ...]
+
+
+def discover(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], order: str = "natural") -> Found:
     """The checkpoints that paths and patterns stand for, each once.
 
     Parameters
@@ -51,14 +58,15 @@ def discover(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], o
     paths
         Files, folders and patterns (``*``, ``?``, ``[…]``, ``**``). A folder with a model under one of the usual names
         (``model.safetensors``, its index …) is one checkpoint; other folders are searched for checkpoints, whatever
-        their depth. Shards stand for their index.
+        their depth, links to folders followed. Shards stand for their index. Folders that cannot be read and links
+        that lead nowhere are among the checkpoints. What holds the state of a training (``optimizer.pt``,
+        ``training_args.bin`` …) is left aside unless it is named in full.
     order
         ``"natural"``, or ``"given"``: as they come, all of them one trajectory.
 
     Returns
     -------
-    list of Item
-        Trajectories one after the other.
+    Found
 
     Raises
     ------
@@ -70,65 +78,43 @@ def discover(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], o
     if not given:
         raise ValueError("no path is given; expected files, folders or patterns of checkpoints")
     found: dict[str, None] = {}
+    search = Search()
     for path in [os.fspath(path) for path in given]:
-        matches = [os.path.abspath(place) for place in _expanded(path)]
+        matches = [os.path.abspath(place) for place in search.expanded(path)]
         if not matches:
-            raise ValueError(f"{path!r} stands for no checkpoint; expected files or folders with {', '.join(ENDINGS)}")
+            aside = f" ({left_aside_text(tuple(search.left_aside))})" if search.left_aside else ""
+            raise ValueError(
+                f"{path!r} stands for no checkpoint{aside}; expected files or folders with {', '.join(ENDINGS)}"
+            )
         found.update(dict.fromkeys(matches))
+    left_aside = tuple(path for path in search.left_aside if path not in found)
     if order == "given":
-        return [Item(path, "as given", number) for number, path in enumerate(_each_once(found))]
+        return Found([Item(path, "as given", place) for place, path in enumerate(_each_once(found))], left_aside)
     ordered = sorted(_each_once(found), key=natural_key)
     items = [Item(path, *_trajectory(path)) for path in ordered]
     groups: dict[str, list[Item]] = {}
     for item in items:
         groups.setdefault(item.trajectory, []).append(item)
-    return [item for group in groups.values() for item in group]
-
-
-def _expanded(path: str) -> Iterator[str]:
-    """A file or folder of that name, else what the pattern matches."""
-    if os.path.lexists(path):
-        yield from _checkpoints(path)
-        return
-    for match in sorted(glob.glob(path, recursive=True), key=natural_key):
-        if os.path.isdir(match) or match.endswith((*ENDINGS, INDEX)):
-            yield from _checkpoints(match)
-
-
-def _checkpoints(path: str) -> Iterator[str]:
-    """The path as one checkpoint, or those in its folders."""
-    if not os.path.isdir(path):
-        yield _whole(path)
-        return
-    for folder, inner, names in os.walk(path):
-        inner[:] = sorted((name for name in inner if not name.endswith(FOLDER)), key=natural_key)
-        if any(name in USUAL for name in names):
-            yield folder
-        else:
-            yield from (_whole(os.path.join(folder, n)) for n in sorted(names, key=natural_key) if n.endswith(ENDINGS))
-
-
-def _whole(file: str) -> str:
-    """The index that a shard belongs to, and the folder that an index is the model of; else the file itself."""
-    folder, name = os.path.split(file)
-    if shard := _SHARD.fullmatch(name):
-        index = shard["stem"] + shard["ending"] + INDEX
-        name = index if os.path.isfile(os.path.join(folder, index)) else name
-    if name.endswith(INDEX) and name in USUAL:
-        return folder or "."
-    return os.path.join(folder, name)
+    return Found([item for group in groups.values() for item in group], left_aside)
 
 
 def _each_once(paths: Iterable[str]) -> list[str]:
-    """Without those that open the same file as one before, such as a folder and the file in it."""
+    """Each file that is opened once: of a folder and the file in it the first, of ways through links the shortest."""
     kept: dict[str, str] = {}
     for path in paths:
         try:
-            opened = os.path.realpath(find_file(Path(path))[0])
-        except (OSError, ValueError):
-            opened = path  # its row will say what is wrong
-        kept.setdefault(opened, path)
+            opened = os.path.realpath(find_file(Path(os.path.realpath(path)))[0])
+        except (OSError, ValueError):  # its row will say what is wrong
+            opened = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        if opened not in kept or _detour(path) < _detour(kept[opened]):
+            kept[opened] = path
     return list(kept.values())
+
+
+def _detour(path: str) -> int:
+    """How many folders a path goes through where links are among them, 0 where none are."""
+    folder = os.path.dirname(path)
+    return 0 if os.path.realpath(folder) == folder else folder.count(os.sep)
 
 
 def _trajectory(path: str) -> tuple[str, int | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections import deque
@@ -122,10 +123,10 @@ def sweep(
     place = _checked(out, k, tol, seed, workers, order)
     asked = {"k": k, "tol": tol, "seed": seed, "spectra_only": spectra_only}
     settings = {"flatcore": flatcore.__version__, **asked, "rules": None if rules is None else repr(rules)}
-    items = discover(paths, order)
+    items, left_aside = discover(paths, order)
     options = {**asked, "rules": rules, "threads": threads}
     count = workers or (1 if executor is None else Given(executor, None).slots)
-    job = _Job(place, items, k, count, executor, warm, retry_failed, options, started, progress)
+    job = _Job(place, items, left_aside, k, count, executor, warm, retry_failed, options, started, progress)
     if dry_run:
         done = {} if restart else peek(place, settings)
         foreseen = job.plan(job.segments(done, lambda path: False))
@@ -153,6 +154,7 @@ class _Job:
 
     out: Path
     items: list[Item]
+    left_aside: tuple[str, ...]
     k: int
     workers: int
     executor: Executor | None
@@ -180,7 +182,8 @@ class _Job:
         """What it will cost."""
         done = len(self.items) - sum(len(part.todo) for part in parts)
         options = {name: self.options[name] for name in ("k", "threads", "spectra_only")}
-        return plan(self.out, parts, done, workers=self.workers, shared=self.executor is None, **options)
+        foreseen = plan(self.out, parts, done, workers=self.workers, shared=self.executor is None, **options)
+        return dataclasses.replace(foreseen, left_aside=self.left_aside)
 
     def run(self, journal: Journal) -> SweepResult:
         """Do it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,23 @@ USUAL = tuple(
     for name in ("model", "pytorch_model", "adapter_model", "diffusion_pytorch_model")
     for index in (INDEX, "")
 )
+# What transformers, accelerate and DeepSpeed write beside a model to go on training it, and no model.
+_TRAINING_STATE = re.compile(
+    r"(optimizer|scheduler|scaler|sampler|dl_state_dict|rng_state)(_\d+)*\.(pt|pth|bin)|training_args\.bin|"
+    r"\w*_optim_states\.pt"
+)
+
+
+def is_training_state(name: str) -> bool:
+    """Whether a file of this name holds an optimizer's, a scheduler's or a generator's state, or arguments.
+
+    Examples
+    --------
+    >>> [is_training_state(name) for name in ("optimizer.pt", "rng_state_0.pth", "pytorch_model.bin")]
+    [True, True, False]
+
+    """
+    return _TRAINING_STATE.fullmatch(name) is not None
 
 
 def find_file(path: Path) -> tuple[Path, tuple[str, ...]]:
@@ -40,12 +58,13 @@ def find_file(path: Path) -> tuple[Path, tuple[str, ...]]:
     there = sorted(item.name for item in path.iterdir())
     models = [name for name in there if name.endswith((*ENDINGS, *(ending + INDEX for ending in ENDINGS)))]
     usual = [name for name in USUAL if name in models]
-    if not usual and len(models) != 1:
+    likely = [name for name in models if not is_training_state(name)] or models
+    if not usual and len(likely) != 1:
         raise ValueError(
             f"{path} holds {_listed(models or there)}; expected model.safetensors, its index, or one file "
             f"({', '.join(ENDINGS)})"
         )
-    chosen = (usual or models)[0]
+    chosen = (usual or likely)[0]
     check_inside(path, chosen)
     return path / chosen, tuple(name for name in models if name != chosen)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import reprlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -59,6 +61,17 @@ def check_file(path: Path, expected: str) -> None:
 
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected {expected}")
+        raise FileNotFoundError(f"{path} {_why_absent(path)}; expected {expected}")
     if not path.is_file():
         raise ValueError(f"{path} is {'a directory' if path.is_dir() else 'no regular file'}; expected {expected}")
+
+
+def _why_absent(path: Path) -> str:
+    """What is wrong with a path that leads to nothing."""
+    if not path.is_symlink():
+        return "does not exist"
+    try:
+        path.stat()
+    except OSError as error:
+        back = error.errno == errno.ELOOP
+    return f"is a link to {shown(os.readlink(path))}, which {'leads back to it' if back else 'does not exist'}"
