@@ -184,6 +184,11 @@ def human_bytes(count: float) -> str:
     return f"{text}B" if " " in text else f"{text} B"
 
 
+def one_line(text: str) -> str:
+    """The text, in which names that files give cannot break lines or steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def counted(count: int, what: str) -> str:
     """A number of things."""
     return f"{count} {what}" + "s" * (count != 1)

@@ -284,6 +284,28 @@ def test_rules_reach_the_analysis_and_belong_to_the_settings(tmp_path, rng):
     assert "was begun with rules" in result.stderr
 
 
+def test_names_from_strangers_neither_break_a_csv_nor_run_in_it(tmp_path):
+    evil = ("=HYPERLINK(1)", "+1", "@SUM(1)", "-1.weight", "a\n\x1b[31m\r\0b", "\tq", "a=b")
+    save_safetensors(tmp_path / "step1.safetensors", {name: np.diag([-1e-9, 2.0]) for name in evil})
+    sweep(tmp_path / "step1.safetensors", tmp_path / "all.csv", **OPTIONS)
+    text = (tmp_path / "all.csv").read_bytes().decode()
+    assert all(c.isprintable() or c == "\n" for c in text)
+    with open(tmp_path / "all.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == text.count("\n") - 1
+    names = {row["name"] for row in rows if row["part"] == "tensor"}
+    written = {"'=HYPERLINK(1)", "'+1", "'@SUM(1)", "'-1.weight", r"a\n\x1b[31m\r\x00b", r"\tq", "a=b"}
+    assert names == written
+    assert not any(cell.startswith(("=", "@", "+", "-")) for row in rows for cell in row.values() if not number(cell))
+
+
+def number(cell):
+    try:
+        return float(cell) is not None
+    except ValueError:
+        return False
+
+
 def test_csv_and_lines_say_the_same(runs, tmp_path):
     for name in ("all.parquet", "all.csv", "all.jsonl"):
         sweep(runs, tmp_path / name, **OPTIONS)

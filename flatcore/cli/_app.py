@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 import flatcore as fc
-from flatcore.cli._failures import BAD_INPUT, INTERNAL_ERROR, failure, one_line
+from flatcore._checks import one_line
+from flatcore.cli._failures import BAD_INPUT, INTERNAL_ERROR, failure
 from flatcore.cli._output import emit
 
 

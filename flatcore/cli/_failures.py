@@ -32,8 +32,3 @@ def failure(error: BaseException) -> tuple[int, str]:
     if isinstance(error, ValueError) and not isinstance(error, np.linalg.LinAlgError):
         return BAD_INPUT, str(error)
     return INTERNAL_ERROR, f"internal error: {type(error).__name__}: {error} (flatcore --debug … shows where)"
-
-
-def one_line(message: str) -> str:
-    """The message, in which names that files give cannot break lines or steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)

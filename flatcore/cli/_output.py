@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from flatcore.cli._failures import one_line
+from flatcore._checks import one_line
 from flatcore.io import check_target, write_text_atomic
 from flatcore.io.checkpoints import ENDINGS
 from flatcore.results import plain

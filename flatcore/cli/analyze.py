@@ -15,6 +15,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 import flatcore as fc
+from flatcore._checks import one_line
 from flatcore.checkpoints import (
     BrokenChainError,
     Rules,
@@ -25,7 +26,7 @@ from flatcore.checkpoints import (
 )
 from flatcore.cli._app import JsonOption, ParquetOption, ReportOption, SeedOption, ThreadsOption, TolOption, app
 from flatcore.cli._checkpoint_text import groups_of
-from flatcore.cli._failures import NOT_CERTIFIED, one_line
+from flatcore.cli._failures import NOT_CERTIFIED
 from flatcore.cli._output import (
     check_outputs,
     emit,

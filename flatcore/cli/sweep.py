@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from flatcore._checks import one_line
 from flatcore.cli._app import JsonOption, SeedOption, TolOption, app
-from flatcore.cli._failures import NOT_CERTIFIED, one_line
+from flatcore.cli._failures import NOT_CERTIFIED
 from flatcore.cli._output import check_outputs, emit, progress_bar, result_file, show, text_stream, write_json
 from flatcore.cli._rules import HeadsOption, KvHeadsOption, PairOption, RulesOption, rules_of
 from flatcore.results import SweepPlan

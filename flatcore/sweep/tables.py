@@ -10,10 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
+from flatcore._checks import one_line
 from flatcore.io import atomic_file
 from flatcore.sweep.rows import Column, Row
 
 _TOGETHER = 1 << 14  # rows of a row group
+_FORMULAS = ("=", "+", "-", "@")  # what spreadsheets take for their beginnings
 
 
 def check_ending(out: Path) -> None:
@@ -34,12 +36,13 @@ def check_ending(out: Path) -> None:
 
 
 def write_table(out: Path, rows: Iterable[Row], columns: tuple[Column, ...]) -> int:
-    """Write rows and say how many there are.
+    r"""Write rows and say how many there are.
 
     Parameters
     ----------
     out
-        ``.parquet``, ``.csv`` (empty cells for null) or ``.jsonl`` (null left out).
+        ``.parquet``, ``.csv`` (empty cells for null) or ``.jsonl`` (null left out). In CSV control characters of texts
+        are written as ``\n`` or ``\x1b``, and what a spreadsheet would take for a formula begins with an apostrophe.
     rows
         Values by column; missing ones are null.
     columns
@@ -68,13 +71,19 @@ def _write_csv(handle: IO[bytes], rows: Iterator[Row], columns: tuple[Column, ..
     text = io.TextIOWrapper(handle, encoding="utf-8", newline="")
     writer = csv.DictWriter(text, [column.name for column in columns], lineterminator="\n")
     writer.writeheader()
+    texts = [column.name for column in columns if column.type == "text"]
     count = 0
     for row in rows:
-        writer.writerow(row)
+        writer.writerow({**row, **{name: _inert(row[name]) for name in texts if name in row}})
         count += 1
     text.flush()
     text.detach()
     return count
+
+
+def _inert(text: str) -> str:
+    """A text that neither breaks lines nor runs where a spreadsheet opens it."""
+    return one_line(f"'{text}" if text.startswith(_FORMULAS) else text)
 
 
 def _write_lines(handle: IO[bytes], rows: Iterator[Row], columns: tuple[Column, ...]) -> int:
