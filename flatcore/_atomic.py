@@ -31,15 +31,23 @@ def check_target(path: PathLike) -> Path:
 
     Raises
     ------
-    IsADirectoryError, FileNotFoundError
-        The path is a directory, or its directory does not exist.
+    IsADirectoryError, NotADirectoryError, FileNotFoundError
+        The path is a directory, or its directory is a file or does not exist.
+    PermissionError
+        Nothing may be written to its directory.
 
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"{path} is a directory; expected the name of a file to write")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{path} cannot be written: the directory {target.parent} does not exist")
+    folder = target.parent
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{path} cannot be written: {folder} is no directory")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: the directory {folder} does not exist")
+    special = target.exists() and not target.is_file()  # devices and pipes, which are written to directly
+    if not special and not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path} cannot be written: nothing may be written to the directory {folder}")
     return target
 
 

@@ -677,3 +677,50 @@ def test_progress_appears_on_a_terminal_and_goes_away(files, tmp_path):
     assert process.returncode == 0
     bar = shown.index("━".encode())
     assert shown.index(b"\x1b[2K", bar) < shown.index(b"Balance", bar)  # erased before the results
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("analyze", "m.npz", "--out", "ro/x.html"),
+        ("analyze", "m.npz", "--json", "ro/x.json"),
+        ("analyze", "m.npz", "--parquet", "ro/x.parquet"),
+        ("compare", "m.npz", "n.npz", "--out", "ro/x.html"),
+        ("sweep", "m.npz", "--out", "ro/x.csv"),
+        ("sweep", "m.npz", "--out", "ro/x.csv", "--dry-run"),
+        ("sweep", "m.npz", "--out", "x.csv", "--json", "ro/x.json"),
+        ("study", "digits", "--out", "study", "--json", "ro/x.json"),
+    ],
+)
+def test_a_folder_that_nothing_may_be_written_to_is_noticed_first(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    for name in ("m.npz", "n.npz"):
+        np.savez(name, W1=np.eye(3))
+    os.mkdir("ro")
+    access = os.access  # root may write everywhere
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place).name != "ro" and access(place, mode))
+    for refused in ("analyze_checkpoint", "compare_checkpoints", "chain_of"):
+        for module in ("analyze", "compare"):
+            monkeypatch.setattr(f"flatcore.cli.{module}.{refused}", None, raising=False)
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 2
+    assert "ro/x." in result.stderr
+    assert "cannot be written: nothing may be written to the directory" in result.stderr
+    assert result.stdout == ""
+    assert sorted(os.listdir()) == ["m.npz", "n.npz", "ro"]
+
+
+def test_outputs_inside_a_file_are_noticed_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("m.npz", W1=np.eye(3))
+    for name in ("file", "x.csv.sweep"):
+        (tmp_path / name).touch()
+    for arguments, message in (
+        (("analyze", "m.npz", "--out", "file/x.html"), "file is no directory"),
+        (("sweep", "m.npz", "--out", "file/x.csv", "--dry-run"), "file is no directory"),
+        (("sweep", "m.npz", "--out", "x.csv", "--dry-run"), "x.csv.sweep is a file; expected the folder of a sweep"),
+        (("sweep", "m.npz", "--out", "x.csv"), "x.csv.sweep is a file; expected the folder of a sweep"),
+    ):
+        result = CliRunner().invoke(cli.app, arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert message in result.stderr

@@ -183,6 +183,21 @@ def folder_of(out: Path) -> Path:
     return out.with_name(out.name + FOLDER)
 
 
+def check_folder(out: Path) -> None:
+    """Refuse a place for the journal that is a file, or a folder that nothing may be written to.
+
+    Raises
+    ------
+    NotADirectoryError, PermissionError
+
+    """
+    folder = folder_of(out)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; expected the folder of a sweep's journal, or another --out")
+    if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder}, the journal of the sweep, may not be written to")
+
+
 def peek(out: Path, settings: Mapping[str, Any]) -> dict[str, Entry]:
     """What is done, without a lock and without changing anything."""
     place = folder_of(out) / "journal.jsonl"

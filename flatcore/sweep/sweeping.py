@@ -25,7 +25,7 @@ from flatcore.results import SweepPlan, SweepResult
 from flatcore.results.sweeps import duration
 from flatcore.spectral._tolerance import checked_tol
 from flatcore.sweep.discovery import Item, discover, identity, segments
-from flatcore.sweep.journal import Entry, Journal, peek
+from flatcore.sweep.journal import Entry, Journal, check_folder, peek
 from flatcore.sweep.planning import plan, size_of
 from flatcore.sweep.pools import Given, Here, LocalProcesses, Pool
 from flatcore.sweep.rows import Row, columns, writable
@@ -139,6 +139,7 @@ def _checked(out: PathLike, k: int, tol: float | None, seed: int, workers: int |
     """Where the table goes, links followed; everything else checked as well."""
     place = check_target(out)
     check_ending(place)
+    check_folder(place)
     check_count("k", k)
     checked_tol(tol, np.dtype(np.float64))
     check_count("seed", seed, 0)
