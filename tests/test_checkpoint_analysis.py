@@ -640,3 +640,81 @@ def test_entries_whose_squares_overflow_or_vanish(tmp_path, rng, size):
 def test_a_bad_tolerance_is_refused_before_anything_is_read(tmp_path, tol):
     with pytest.raises(ValueError, match="tol is"):
         analyze_checkpoint(save_safetensors(tmp_path / "m.safetensors", {"w": np.eye(3)}), tol=tol)
+
+
+def scaled(tensors, power):
+    """Every matrix times a power of two, exactly, in float64."""
+    return {
+        name: np.ldexp(W.astype(float), power) if W.ndim > 1 and W.dtype.kind == "f" else W
+        for name, W in tensors.items()
+    }
+
+
+@pytest.mark.parametrize("power", [-100, 240, 480, -480, -600, 600])
+def test_pairs_scale_exactly_and_say_where_they_leave_float64(tmp_path, rng, power):
+    layers = {f"layers.{i}.weight": rng.standard_normal((6, 5 + i)) for i in range(2)}
+    layers["layers.1.weight"] = rng.standard_normal((4, 6))
+    (near,) = analyze_checkpoint(save_safetensors(tmp_path / "a.safetensors", layers), 3).pairs
+    (far,) = analyze_checkpoint(save_safetensors(tmp_path / "b.safetensors", scaled(layers, power)), 3).pairs
+    assert near.status == "computed"
+    np.testing.assert_allclose(far.relative_gap, near.relative_gap, rtol=1e-13)
+    np.testing.assert_allclose(far.overlaps, near.overlaps, atol=1e-9)
+    if abs(power) < 500:
+        assert far.status == "computed"
+        np.testing.assert_allclose(far.gap, np.ldexp(near.gap, 2 * power), rtol=1e-13)
+    else:
+        assert np.isnan(far.gap)
+        assert far.status == "the gap is beyond float64; its ratio to the norms is not"
+
+
+@pytest.mark.parametrize("power", [-480, 480, -600, 600])
+def test_estimated_gaps_and_kernels_scale_as_well(tmp_path, rng, power, monkeypatch):
+    monkeypatch.setattr("flatcore.checkpoints.analysis._BALANCE_FLOPS", 0.0)
+    layers = {"a.0.weight": rng.standard_normal((6, 5)), "a.1.weight": rng.standard_normal((4, 6))}
+    layers |= {"b.0.weight": rng.standard_normal((6, 5, 3)), "b.1.weight": rng.standard_normal((4, 6, 3))}
+    found = [
+        analyze_checkpoint(save_safetensors(tmp_path / f"{p}.safetensors", scaled(layers, p)), 3).pairs
+        for p in (0, power)
+    ]
+    assert len(found[0]) == 2
+    for near, far in zip(*found, strict=True):
+        np.testing.assert_allclose(far.relative_gap, near.relative_gap, rtol=1e-12)
+        assert (far.status == near.status) == (abs(power) < 500)
+
+
+@pytest.mark.parametrize("power", [-500, -300, 300, 480, 505, 600])
+def test_products_of_heads_scale_exactly_or_fail(tmp_path, power):
+    tensors = models.llama(layers=2)
+    rules = Rules(heads=4, kv_heads=2)
+    near = analyze_checkpoint(save_safetensors(tmp_path / "a.safetensors", scaled(tensors, 0)), 2, rules=rules)
+    far = analyze_checkpoint(save_safetensors(tmp_path / "b.safetensors", scaled(tensors, power)), 2, rules=rules)
+    if power == 600:
+        assert [(f.name, f.role) for f in far.failed] == [(f"model.layers.{i}.self_attn", "heads") for i in range(2)]
+        assert all("are beyond float64" in f.reason for f in far.failed)
+        assert not far.products
+        assert not far.certified
+    else:
+        for a, b in zip(near.products, far.products, strict=True):
+            np.testing.assert_allclose(b.values, np.ldexp(a.values, 2 * power), rtol=1e-12)
+            np.testing.assert_allclose(b.frobenius, np.ldexp(a.frobenius, 2 * power), rtol=1e-12)
+            np.testing.assert_allclose((b.stable_rank, b.relative_gap), (a.stable_rank, a.relative_gap), rtol=1e-12)
+    for a, b in zip(near.compositions, far.compositions, strict=True):
+        np.testing.assert_allclose(b.scores, a.scores, rtol=1e-9)
+
+
+def test_adapters_of_far_factors_scale_exactly_or_fail(tmp_path, rng):
+    B, A = rng.standard_normal((7, 3)), rng.standard_normal((3, 9))
+
+    def product(b, a):
+        tensors = {"m.lora_B.weight": np.ldexp(B, b), "m.lora_A.weight": np.ldexp(A, a)}
+        return analyze_checkpoint(save_safetensors(tmp_path / "a.safetensors", tensors), 3)
+
+    s = np.linalg.svd(B @ A, compute_uv=False)[:3]
+    for powers in ((0, 0), (600, -600), (-700, 300), (480, 480)):
+        (found,) = product(*powers).products
+        np.testing.assert_allclose(found.values, np.ldexp(s, sum(powers)), rtol=1e-9)
+        assert ("gap is beyond float64" in found.note) == (max(powers) > 505)
+    for powers in ((600, 600), (-600, -600)):
+        failed = product(*powers)
+        assert [(f.name, f.role) for f in failed.failed] == [("m", "LoRA s·B·A")]
+        assert not failed.certified

@@ -240,3 +240,15 @@ def test_a_bias_that_its_shard_lacks_leaves_no_balance(tmp_path, rng):
     analysis = parsed(result.stdout)["analysis"]
     assert analysis["pairs"] == []
     assert "no pair, as layers.0.bias failed" in " ".join(analysis["notes"])
+
+
+@pytest.mark.parametrize(("dtype", "power"), [(float, 500), (float, -500), (np.float32, 60), (np.float32, -60)])
+def test_a_chain_of_far_entries_goes_tensor_by_tensor(tmp_path, rng, dtype, power):
+    layers = {f"layers.{i}.weight": np.ldexp(rng.standard_normal((6, 6)), power).astype(dtype) for i in range(2)}
+    result = run(save_safetensors(tmp_path / "m.safetensors", layers), "--json", "-")
+    assert result.exit_code == 0
+    assert "not as one chain" in result.stderr
+    assert "expected their squares, and the product of all layers, between 2^−" in result.stderr
+    (pair,) = parsed(result.stdout)["analysis"]["pairs"]
+    assert pair["status"] == "computed"
+    assert pair["gap"] > 0.0

@@ -356,3 +356,8 @@ def test_chance_in_small_dimensions():
     assert angle_chance(4, 2) == 1.0  # two planes in R⁴ are half the space
     assert angle_chance(3, 2) == 1.0  # they must meet
     assert overlap_chance(3, 1) == pytest.approx(0.5)  # |cos| is uniform on the sphere in R³
+
+
+def test_gaps_beyond_float64_are_not_called_computed(rng):
+    layers = [1e150 * rng.standard_normal((4, 4)) for _ in range(2)]
+    assert fc.analyze(fc.LinearChain(layers)).balance.status == "gaps are beyond float64"

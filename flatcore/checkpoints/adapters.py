@@ -20,7 +20,7 @@ import numpy as np
 
 from flatcore._checks import FloatArray, as_float_array, counted, listed
 from flatcore.checkpoints.config import AdapterConfig
-from flatcore.checkpoints.products import gram, product_spectrum
+from flatcore.checkpoints.products import product_spectrum, scaled_gram
 from flatcore.io import Checkpoint, StoredTensor, natural_key
 from flatcore.io.roles import LORA_A, LORA_B
 from flatcore.results import ProductSpectrum, read_only
@@ -87,10 +87,14 @@ def analyze_adapter(adapter: Adapter, checkpoint: Checkpoint, k: int) -> Product
     ------
     ValueError
         A damaged file.
+    ArithmeticError
+        Singular values beyond float64.
 
     """
     B, A = factors_of(adapter, checkpoint)
-    found, s = product_spectrum(gram(B.T), gram(A)), abs(adapter.scaling)
+    found, s = product_spectrum(scaled_gram(B.T), scaled_gram(A)), abs(adapter.scaling)
+    if not math.isfinite(s * found.frobenius):
+        raise ArithmeticError(f"singular values near {s:.3g} · {found.frobenius:.3g} are beyond float64")
     return ProductSpectrum(
         name=adapter.name,
         kind="LoRA",
@@ -106,7 +110,7 @@ def analyze_adapter(adapter: Adapter, checkpoint: Checkpoint, k: int) -> Product
         gap=found.gap,
         relative_gap=found.relative_gap,
         scaling=adapter.scaling,
-        note=adapter.note,
+        note="; ".join(text for text in (adapter.note, found.note) if text),
     )
 
 

@@ -15,7 +15,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
@@ -353,7 +353,8 @@ class _Run:
             self._tell(f"heads of {attention.name}", _HEADS_SHARE * self._bytes_of(attention))
             here = self._heads_of(attention)
             if here is not None:
-                products += head_products(here, self.k)
+                with self._or_failed(attention.name, "heads", attention.query.tensor):
+                    products += list(head_products(here, self.k))
                 if before is not None and self._follows(before.layer, attention):
                     composed += compositions(before, here)
             before = here
@@ -380,5 +381,15 @@ class _Run:
             if unread:
                 self.notes.append(f"{adapter.name}: no product, as {', '.join(unread)} failed")
             else:
-                products.append(analyze_adapter(adapter, self.checkpoint, self.k))
+                with self._or_failed(adapter.name, "LoRA s·B·A", adapter.B):
+                    products.append(analyze_adapter(adapter, self.checkpoint, self.k))
         return products
+
+    @contextmanager
+    def _or_failed(self, name: str, role: str, factor: str) -> Iterator[None]:
+        """A product beyond float64 has failed, and the rest goes on."""
+        try:
+            yield
+        except ArithmeticError as error:
+            tensor = self.checkpoint[factor]
+            self.failed[name] = FailedTensor(name, role, tensor.shape, tensor.dtype, str(error))

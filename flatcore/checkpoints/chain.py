@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-from flatcore._checks import FloatArray, human
+import numpy as np
+
+from flatcore._checks import FloatArray, human, listed
 from flatcore.checkpoints.ranks import survey
 from flatcore.checkpoints.structure import Structure
 from flatcore.io import (
@@ -22,6 +25,7 @@ from flatcore.linear import LinearChain
 
 # A chain's analysis decomposes every layer by LAPACK: entries times the smaller side, some ten seconds' work.
 MOST_WORK = 2e10
+_MOST_POWER: dict[type, int] = {np.float64: 500, np.float32: 60}  # of two, of what is squared again
 _OWN_READER = (".npz", ".pt", ".pth")
 
 
@@ -44,7 +48,7 @@ def chain_of(checkpoint: Checkpoint, structure: Structure, any_size: bool = Fals
     Raises
     ------
     NotAChainError
-        Names of another family, widths that do not match, too much work.
+        Names of another family, widths that do not match, too much work, entries whose products leave float64.
     BrokenChainError
         NaN or Inf, tensors that cannot be read, or that an index promises in vain.
     ValueError
@@ -67,7 +71,21 @@ def chain_of(checkpoint: Checkpoint, structure: Structure, any_size: bool = Fals
     fault = next(_faults(model), None)
     if fault is not None:
         raise BrokenChainError(f"{path}: {fault}")
+    _check_sizes(model)
     return model, model.chain()
+
+
+def _check_sizes(model: ModelFile) -> None:
+    """Refuse layers whose squares, or whose products, would overflow or vanish in the precision of the chain."""
+    most = _MOST_POWER[np.float64 if any(W.dtype == np.float64 for W in model.weights) else np.float32]
+    typical = [survey(W).frobenius / math.sqrt(min(W.shape)) for W in model.weights]
+    powers = [math.log2(size) for size in typical if size > 0.0]
+    if max(map(abs, [*(2.0 * power for power in powers), sum(powers)]), default=0.0) > most:
+        texts = dict.fromkeys(f"2^{power:.0f}" for power in powers)
+        raise NotAChainError(
+            f"{model.path}: singular values near {listed(list(texts))}; expected their squares, and the product of all "
+            f"layers, between 2^−{most} and 2^{most}"
+        )
 
 
 def _arrays_of(checkpoint: Checkpoint) -> NamedArrays:

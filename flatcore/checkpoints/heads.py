@@ -23,16 +23,17 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
 import scipy.special
+from numpy.typing import NDArray
 
 from flatcore._checks import FloatArray, chunks
-from flatcore._linalg import matmul
+from flatcore._linalg import divided, matmul
 from flatcore._threads import limit_threads
-from flatcore.checkpoints.products import gram, norm, product_spectrum, root
+from flatcore.checkpoints.products import Gram, norm, product_spectrum, root, scaled_gram
 from flatcore.checkpoints.structure import Attention, Part
 from flatcore.results import HeadComposition, ProductSpectrum, read_only
 
@@ -42,20 +43,31 @@ _DRAWS = 200
 Load = Callable[[Part], FloatArray]
 
 
+class Grams(NamedTuple):
+    """Gram matrices 4^exponents · matrices (heads, e, e), one exponent (heads,) each."""
+
+    matrices: FloatArray
+    exponents: NDArray[np.int64]
+
+    def each(self) -> Iterator[Gram]:
+        """One by one."""
+        return (Gram(matrix, int(exponent)) for matrix, exponent in zip(*self, strict=True))
+
+
 @dataclass(frozen=True)
 class Heads:
     """A layer's matrices, which are loaded when they are needed, and the Gram matrices of its heads.
 
-    ``load`` gives the matrix (out, in) of a part. ``query`` and ``output`` (heads, e, e), ``key`` and ``value``
-    (kv_heads, e, e).
+    ``load`` gives the matrix (out, in) of a part. ``query`` and ``output`` are those of so many heads, ``key`` and
+    ``value`` of kv_heads; each may be divided by a power of four.
     """
 
     layer: Attention
     load: Load
-    query: FloatArray
-    key: FloatArray
-    value: FloatArray
-    output: FloatArray
+    query: Grams
+    key: Grams
+    value: Grams
+    output: Grams
 
     @classmethod
     def of(cls, layer: Attention, load: Load) -> Heads:
@@ -63,23 +75,44 @@ class Heads:
         q, k, v = (_grams(load(part), layer.head_dim) for part in (layer.query, layer.key, layer.value))
         return cls(layer, load, q, k, v, _grams(load(layer.output).T, layer.head_dim))
 
-    def shared(self, grams: FloatArray) -> FloatArray:
-        """One matrix a head (heads, e, e) of those of keys or values."""
-        return np.repeat(grams, self.layer.heads // self.layer.kv_heads, axis=0)
+    def shared(self, of_keys: FloatArray) -> FloatArray:
+        """One matrix or number a head of those of keys or values."""
+        return np.repeat(of_keys, self.layer.heads // self.layer.kv_heads, axis=0)
+
+    def rows(self, part: Part, grams: Grams) -> FloatArray:
+        """The matrix (out, in) of a part, its rows divided by the powers of two of these Gram matrices' heads."""
+        matrix = self.load(part)
+        if not grams.exponents.any():
+            return matrix
+        return divided(matrix, np.repeat(grams.exponents, self.layer.head_dim)[:, None])
+
+    def written(self) -> FloatArray:
+        """The output's matrix (out, in), its columns divided by the powers of two of their heads."""
+        matrix = self.load(self.layer.output)
+        if not self.output.exponents.any():
+            return matrix
+        return divided(matrix, np.repeat(self.output.exponents, self.layer.head_dim))
 
     @functools.cached_property
     def qk_norms(self) -> FloatArray:
-        """‖W_QᵀW_K‖_F of every head."""
-        return _norms(self.query, self.shared(self.key))
+        """‖W_QᵀW_K‖_F of every head, of the matrices divided by powers of two."""
+        return _norms(self.query.matrices, self.shared(self.key.matrices))
 
     @functools.cached_property
     def ov_norms(self) -> FloatArray:
-        """‖W_OW_V‖_F of every head."""
-        return _norms(self.output, self.shared(self.value))
+        """‖W_OW_V‖_F of every head, of the matrices divided by powers of two."""
+        return _norms(self.output.matrices, self.shared(self.value.matrices))
 
 
 def head_products(heads: Heads, k: int) -> Iterator[ProductSpectrum]:
-    """W_QᵀW_K and W_OW_V of every head."""
+    """W_QᵀW_K and W_OW_V of every head.
+
+    Raises
+    ------
+    ArithmeticError
+        Singular values beyond float64.
+
+    """
     layer = heads.layer
     kinds = [
         ("QK", (layer.query, layer.key), (layer.query.inputs, layer.key.inputs), heads.query, heads.key),
@@ -87,7 +120,8 @@ def head_products(heads: Heads, k: int) -> Iterator[ProductSpectrum]:
     ]
     note = f"{layer.heads // layer.kv_heads} heads share a key and value" if layer.kv_heads < layer.heads else ""
     for kind, factors, shape, left, right in kinds:
-        for h, (S, T) in enumerate(zip(left, heads.shared(right), strict=True)):
+        both = Grams(heads.shared(right.matrices), heads.shared(right.exponents))
+        for h, (S, T) in enumerate(zip(left.each(), both.each(), strict=True)):
             found = product_spectrum(S, T)
             yield ProductSpectrum(
                 name=layer.name,
@@ -104,7 +138,7 @@ def head_products(heads: Heads, k: int) -> Iterator[ProductSpectrum]:
                 gap=found.gap,
                 relative_gap=found.relative_gap,
                 scaling=1.0,
-                note=note,
+                note="; ".join(text for text in (note, found.note) if text),
             )
 
 
@@ -112,15 +146,16 @@ def compositions(below: Heads, above: Heads) -> Iterator[HeadComposition]:
     """Scores of every head above with every head below, for queries, keys and values."""
     d, e = below.layer.output.rows, above.layer.head_dim
     centre, spread = composition_chance(d, e) if e == below.layer.head_dim else (math.nan, math.nan)
-    written = _in_one_type(below.load(below.layer.output))
+    written = _in_one_type(below.written())
     value_roots = below.shared(_roots(below.value, written.dtype))
+    layer = above.layer
     kinds = [
-        ("Q", above.layer.query, above.shared(_roots(above.key, written.dtype)), above.qk_norms),
-        ("K", above.layer.key, _roots(above.query, written.dtype), above.qk_norms),
-        ("V", above.layer.value, _roots(above.output, written.dtype), above.ov_norms),
+        ("Q", layer.query, above.query, above.shared(_roots(above.key, written.dtype)), above.qk_norms),
+        ("K", layer.key, above.key, _roots(above.query, written.dtype), above.qk_norms),
+        ("V", layer.value, above.value, _roots(above.output, written.dtype), above.ov_norms),
     ]
-    for kind, reader, outer_roots, norms in kinds:
-        squares = _squares(above, reader, outer_roots, written, value_roots)
+    for kind, reader, grams, outer_roots, norms in kinds:
+        squares = _squares(above, above.rows(reader, grams), outer_roots, written, value_roots)
         size = norms[:, None] * below.ov_norms
         scores = np.divide(np.sqrt(squares), size, out=np.full(size.shape, math.nan), where=size > 0.0)
         high = float(scipy.special.ndtri(0.95 ** (1.0 / scores.size)))
@@ -135,11 +170,10 @@ def compositions(below: Heads, above: Heads) -> Iterator[HeadComposition]:
 
 
 def _squares(
-    above: Heads, reader: Part, outer_roots: FloatArray, written: FloatArray, value_roots: FloatArray
+    above: Heads, rows: FloatArray, outer_roots: FloatArray, written: FloatArray, value_roots: FloatArray
 ) -> FloatArray:
     """tr(T VVᵀ Tᵀ S) (heads above, heads below) of roots of VVᵀ and S, a few reading heads at a time."""
     e, heads = above.layer.head_dim, above.layer.heads
-    rows = above.load(reader)
     sharing = heads * e // len(rows)  # heads above that read with the same rows
     width = value_roots.shape[1]
     out = np.empty((heads, len(value_roots)))
@@ -154,13 +188,14 @@ def _squares(
     return out
 
 
-def _roots(grams: FloatArray, dtype: np.dtype[Any]) -> FloatArray:
-    return np.stack([root(G) for G in grams]).astype(dtype)
+def _roots(grams: Grams, dtype: np.dtype[Any]) -> FloatArray:
+    return np.stack([root(G) for G in grams.matrices]).astype(dtype)
 
 
-def _grams(rows: FloatArray, e: int) -> FloatArray:
-    """Gram matrices (heads, e, e) of every head's rows."""
-    return np.stack([gram(rows[part]) for part in chunks(len(rows), e)])
+def _grams(rows: FloatArray, e: int) -> Grams:
+    """Gram matrices of every head's rows."""
+    found = [scaled_gram(rows[part]) for part in chunks(len(rows), e)]
+    return Grams(np.stack([g.matrix for g in found]), np.array([g.exponent for g in found]))
 
 
 def _in_one_type(output: FloatArray) -> FloatArray:

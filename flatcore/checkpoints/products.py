@@ -2,7 +2,8 @@ r"""Products of two thin factors, B·A with B (m, r) and A (r, n), from the r ×
 
 With S = BᵀB and T = AAᵀ the squares of the singular values of B·A are the eigenvalues of S T, and of the symmetric
 S^{1/2} T S^{1/2}; ‖B·A‖_F² = tr S T. Nothing of extent m × n is formed. Gram matrices are summed in float64: values are
-exact to about 1e-8 of the largest, which is below the rounding of weights stored in float32 or less.
+exact to about 1e-8 of the largest, which is below the rounding of weights stored in float32 or less. Factors whose
+squares would overflow or vanish are divided by powers of two.
 
 cost    2·r²·(m + n) flops for the Gram matrices, some 10·r³ for the values, on one thread: with more, waking them
         takes longer than products of this size.
@@ -17,15 +18,24 @@ import numpy as np
 import scipy.linalg
 
 from flatcore._checks import FloatArray, chunks
-from flatcore._linalg import matmul
+from flatcore._linalg import divided, exponent_of, matmul, multiplied
 from flatcore._threads import limit_threads
 from flatcore.spectral._small import eigh
+from flatcore.weights.pairs import GAP_BEYOND
 
 _PANEL_ENTRIES = 1 << 21  # converted to float64 together
+_SMALL, _LARGE = 1e-9, 1e9  # of squared norms whose products of four stay within float32
+
+
+class Gram(NamedTuple):
+    """A Gram matrix 4^exponent · matrix (r, r)."""
+
+    matrix: FloatArray
+    exponent: int = 0
 
 
 class Spectrum(NamedTuple):
-    """Singular values (r,) descending of a product, its norms and ranks, and the gap of its factors."""
+    """Singular values (r,) descending of a product, its norms and ranks, the gap of its factors, and a remark."""
 
     values: FloatArray
     frobenius: float
@@ -33,6 +43,17 @@ class Spectrum(NamedTuple):
     effective_rank: float
     gap: float
     relative_gap: float
+    note: str = ""
+
+
+def scaled_gram(rows: FloatArray) -> Gram:
+    """A Aᵀ, of rows divided by a power of two where its entries would be far from 1: squares overflow and vanish."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        G = gram(rows)
+    if _SMALL < float(np.diag(G).max()) < _LARGE:
+        return Gram(G)
+    exponent = exponent_of(rows)
+    return Gram(gram(divided(rows, exponent)), exponent) if exponent else Gram(G)
 
 
 def gram(rows: FloatArray) -> FloatArray:
@@ -53,22 +74,36 @@ def root(G: FloatArray) -> FloatArray:
     return scaled
 
 
-def product_spectrum(S: FloatArray, T: FloatArray) -> Spectrum:
-    """The spectrum of B·A from S = BᵀB and T = AAᵀ."""
+def product_spectrum(left: Gram, right: Gram) -> Spectrum:
+    """The spectrum of B·A from S = BᵀB and T = AAᵀ.
+
+    Raises
+    ------
+    ArithmeticError
+        Singular values beyond float64, or too small for it.
+
+    """
+    (S, s), (T, t) = left, right
     with limit_threads(1):
         R = root(S)
         squares = scipy.linalg.eigvalsh(matmul(matmul(R, T), R.T), check_finite=False)[::-1]
     values = np.sqrt(np.maximum(squares, 0.0))
     frobenius = math.sqrt(max(float((S * T).sum()), 0.0))
-    gap, size = norm(S - T), math.hypot(norm(S), norm(T))
+    common = max((g.exponent for g in (left, right) if g.matrix.any()), default=0)
+    near = [G * 4.0 ** (e - common) if G.any() else G for G, e in (left, right)]
+    gap, size = norm(near[0] - near[1]), math.hypot(norm(near[0]), norm(near[1]))
     top = float(values[0])
+    if math.isnan(multiplied(top, s + t)) or math.isnan(multiplied(frobenius, s + t)):
+        raise ArithmeticError(f"singular values near 2^{math.frexp(top)[1] + s + t} are beyond float64")
+    whole_gap = multiplied(gap, 2 * common)
     return Spectrum(
-        values,
-        frobenius,
+        np.ldexp(values, s + t),
+        multiplied(frobenius, s + t),
         (frobenius / top) ** 2 if top > 0.0 else math.nan,
         effective_rank_of(values),
-        gap,
+        whole_gap,
         gap / size if size > 0.0 else 0.0,
+        GAP_BEYOND * math.isnan(whole_gap),
     )
 
 

@@ -78,8 +78,8 @@ class ProductSpectrum(Record):
     ``kind`` is ``"QK"``, ``"OV"`` or ``"LoRA"``; ``head`` the number of the head, -1 for adapters; ``rank`` the inner
     extent. ``values`` (k,) descending are exact up to rounding, by Gram matrices of the factors. ``gap`` is
     ‖BᵀB − AAᵀ‖_F of the two factors (W_Qᵀ and W_K, W_O and W_V), ``relative_gap`` the same over the hypotenuse of both
-    norms: 0 balanced, 1 orthogonal ranges. ``scaling`` is the adapter's s, 1 for heads; ``note`` says where it came
-    from, or why it is not known.
+    norms: 0 balanced, 1 orthogonal ranges; ``gap`` is NaN where it is beyond float64. ``scaling`` is the adapter's s, 1
+    for heads; ``note`` says where it came from, or why it is not known.
     """
 
     _ROWS = (Rows("values", "value", 0, ("values",)),)

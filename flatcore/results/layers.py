@@ -63,7 +63,8 @@ class LayerPair(Record):
     same ``width`` units or channels. ``between`` names what is registered between the layers. ``gap`` and
     ``relative_gap`` as in :class:`BalanceResult`, ``overlaps`` to ``angle_chance`` as in :class:`CouplingResult`.
     ``gap_error`` is the standard error of ``gap``, 0 where it was computed; both are NaN where training keeps no
-    difference of Gram matrices. ``status`` names tied or vanishing singular values, whose single vectors mean nothing.
+    difference of Gram matrices, or with its ratio known where they are beyond float64, as ``status`` says. It also
+    names tied or vanishing singular values, whose single vectors mean nothing.
     """
 
     lower: str

@@ -19,4 +19,6 @@ def balance_of(chain: _core.Chain) -> BalanceResult:
     else:
         spectral = np.full(depth, np.nan)
         status = "the end-to-end matrix is zero: normalised quantities are undefined"
+    if not (np.isfinite(gap).all() and np.isfinite(relative).all()):
+        status = "gaps are beyond float64"
     return BalanceResult(read_only(gap), read_only(relative), read_only(spectral), status)

@@ -24,6 +24,7 @@ import scipy.linalg
 
 from flatcore import _core
 from flatcore._checks import FloatArray, chunks, is_half, with_unit_stride
+from flatcore._linalg import divided, multiplied
 from flatcore._memory import check_memory
 from flatcore.results import LayerPair, SvdResult, read_only
 from flatcore.spectral import top_svd
@@ -33,6 +34,8 @@ from flatcore.weights.spectra import Svd
 
 _PANEL_ENTRIES = 1 << 22  # converted to float64 together
 _PROBES = 32
+_USUAL = 30  # powers of two between which layers are taken as they are
+GAP_BEYOND = "the gap is beyond float64; its ratio to the norms is not"
 
 
 class Triplets(NamedTuple):
@@ -54,7 +57,10 @@ class Member(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """‖X − Y‖_F, the same over the hypotenuse of both norms, and the first one's standard error."""
+    """‖X − Y‖_F, the same over the hypotenuse of both norms, and the first one's standard error.
+
+    Both norms are NaN where they are beyond float64, which the ratio is not.
+    """
 
     gap: float
     relative: float
@@ -163,7 +169,8 @@ def layer_pair(
     columns = kernel_columns(weight)
     if weight.shape[-1] > 1:
         right = top_triplets(columns, k, tol, seed)
-    gap = _gap(kernel, columns, most_flops, seed) if balanced else NOT_BALANCED
+    largest_value = max(float(left.svd.s[0]), float(right.svd.s[0]))
+    gap = _scaled_gap(kernel, columns, largest_value, most_flops, seed) if balanced else NOT_BALANCED
     U, Vt = left.svd.U.astype(float), right.svd.Vt.astype(float)
     overlaps = np.minimum(np.abs(Vt @ U).T, 1.0)  # rounding may carry it beyond 1
     d, largest = lower.outputs, float(overlaps.max())
@@ -183,19 +190,37 @@ def layer_pair(
         ratio=largest / chance,
         angles=read_only(principal_cosines(left.svd, right.svd)),
         angle_chance=angle_chance(d, min(overlaps.shape)),
-        status=_status(left, right),
+        status=_status(left, right, gap),
         gap_error=gap.error,
     )
 
 
-def _status(left: Triplets, right: Triplets) -> str:
+def _status(left: Triplets, right: Triplets, gap: Gap) -> str:
+    beyond = math.isnan(gap.gap) and not math.isnan(gap.relative)
+    texts = [text for text in (_vectors_status(left, right), GAP_BEYOND * beyond) if text]
+    return "; ".join(texts) or "computed"
+
+
+def _vectors_status(left: Triplets, right: Triplets) -> str:
     if min(left.svd.s[0], right.svd.s[0]) <= 0.0:
         return "a layer is zero: its singular vectors mean nothing"
     if any(np.count_nonzero(usable_values(t.svd)) < len(t.svd.s) for t in (left, right)):
         return "some singular values are tied or vanish: look at the angles"
     if not (left.converged.all() and right.converged.all()):
         return "some singular vectors did not converge"
-    return "computed"
+    return ""
+
+
+def _scaled_gap(lower: Kernel, columns: FloatArray, size: float, most_flops: float, seed: int) -> Gap:
+    """The gap, of layers divided by a power of two where squares of their entries would overflow or vanish."""
+    size = max(size, 0.0 if lower.bias is None else float(np.abs(lower.bias).max(initial=0.0)))
+    exponent = math.frexp(size)[1]
+    if abs(exponent) <= _USUAL:
+        return _gap(lower, columns, most_flops, seed)
+    bias = None if lower.bias is None else divided(lower.bias, exponent)
+    found = _gap(Kernel(divided(lower.weight, exponent), bias), divided(columns, exponent), most_flops, seed)
+    gap = multiplied(found.gap, 2 * exponent)
+    return Gap(gap, found.relative, multiplied(found.error, 2 * exponent) if gap == gap else math.nan)
 
 
 def _gap(lower: Kernel, columns: FloatArray, most_flops: float, seed: int) -> Gap:
