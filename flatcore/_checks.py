@@ -160,6 +160,19 @@ def check_callback(callback: Any, state: str = "SolverState") -> None:
         raise ValueError(f"callback is {callback!r}; expected a function of a {state}, or None")
 
 
+def check_progress(progress: Any) -> None:
+    """Refuse what cannot hear how far the work is."""
+    if progress is not None and not callable(progress):
+        raise ValueError(f"progress is {progress!r}; expected a function of a text and a fraction, or None")
+
+
+def check_flags(**flags: Any) -> None:
+    """Refuse what is neither True nor False."""
+    for name, value in flags.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name} is {value!r}; expected True or False")
+
+
 def asks_to_stop(answer: Any) -> bool:
     """Whether a callback returned True, Python's or NumPy's; anything else it may return means nothing."""
     return isinstance(answer, (bool, np.bool_)) and bool(answer)

@@ -1,6 +1,7 @@
 """Analyses of checkpoints in real naming, against dense decompositions of explicitly formed products."""
 
 import json
+import re
 
 import checkpoint_models as models
 import ml_dtypes
@@ -718,3 +719,41 @@ def test_adapters_of_far_factors_scale_exactly_or_fail(tmp_path, rng):
         failed = product(*powers)
         assert [(f.name, f.role) for f in failed.failed] == [("m", "LoRA s·B·A")]
         assert not failed.certified
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rules": "heads = 3"}, "rules is 'heads = 3'; expected Rules(…), Rules.read(file) or None"),
+        ({"rules": {"heads": 3}}, "rules is {'heads': 3}; expected Rules"),
+        ({"starts": [1]}, "starts is a list; expected a mapping of names to vectors (b, n)"),
+        ({"starts": {"W1": "x"}}, "starts['W1'] has shape (); expected 2 dimensions"),
+        ({"starts": {"W1": np.ones(4)}}, "starts['W1'] has shape (4,); expected 2 dimensions"),
+        ({"starts": {"W1": np.full((1, 4), np.nan)}}, "starts['W1'] contains nan at index (0, 0)"),
+        ({"progress": 3}, "progress is 3; expected a function of a text and a fraction"),
+        ({"spectra_only": "no"}, "spectra_only is 'no'; expected True or False"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_by_name(tmp_path, arguments, message):
+    np.savez(tmp_path / "m.npz", W1=np.eye(5, 4))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        analyze_checkpoint(tmp_path / "m.npz", **arguments)
+
+
+def test_starts_that_do_not_fit_are_told(tmp_path):
+    np.savez(tmp_path / "m.npz", W1=np.eye(5, 4))
+    found = analyze_checkpoint(tmp_path / "m.npz", 2, starts={"W1": np.ones((1, 9))})
+    assert "W1: start vectors of shape (1, 9) are left out; expected (b, 4)" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"roles": "x"}, "roles is 'x'; expected a tuple of pairs of a glob and a role"),
+        ({"storage": (("a", 1),)}, "storage is (('a', 1),); expected a tuple of pairs"),
+        ({"pairs": ("a=b",)}, "pairs is ('a=b',); expected a tuple of PairRule"),
+    ],
+)
+def test_rules_of_other_kinds_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Rules(**arguments)

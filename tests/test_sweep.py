@@ -985,3 +985,26 @@ def test_the_documented_costs_are_those_of_the_formula():
 def test_the_documented_columns_are_those_of_the_table():
     documented = re.findall(r"^\| `(\w+)` \| (\w+) \| (.+) \|$", DOCS, re.MULTILINE)
     assert documented == [tuple(column) for column in columns(1)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rules": "heads = 3"}, r"rules is 'heads = 3'; expected Rules"),
+        ({"executor": 3}, "executor is 3; expected a concurrent.futures.Executor"),
+        ({"executor": ThreadPoolExecutor}, "executor is <class"),
+        ({"started": 3}, "started is 3; expected a function of the plan"),
+        ({"progress": 3}, "progress is 3; expected a function"),
+        ({"warm": "no"}, "warm is 'no'; expected True or False"),
+        ({"dry_run": 1}, "dry_run is 1; expected True or False"),
+        ({"paths": 3}, "a path is 3; expected paths and patterns"),
+        ({"paths": None}, "a path is None; expected paths"),
+        ({"paths": [3]}, "a path is 3; expected paths"),
+        ({"paths": b"m.npz"}, "a path is b'm.npz'; expected paths"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_by_name(tmp_path, arguments, message):
+    np.savez(tmp_path / "m.npz", W1=np.eye(3))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sweep(**{"paths": tmp_path / "m.npz", "out": tmp_path / "all.csv", **arguments})
+    assert os.listdir(tmp_path) == ["m.npz"]

@@ -16,11 +16,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 
 from flatcore._atomic import PathLike
-from flatcore._checks import FloatArray, as_float_array, check_count
+from flatcore._checks import FloatArray, as_float_array, check_count, check_finite, check_flags, check_progress
 from flatcore._threads import limit_threads
 from flatcore.checkpoints.adapters import analyze_adapter
 from flatcore.checkpoints.heads import Heads, compositions, head_products
@@ -73,7 +74,7 @@ def analyze_checkpoint(
         As in :func:`flatcore.top_svd`.
     starts
         Right singular vectors (b, n) by name, such as ``right`` of a nearby checkpoint's analysis, to start with. What
-        has another shape by now is left out.
+        has another shape by now is left out, and a note says so.
     spectra_only
         Leave out what takes as long as the searches or longer: effective ranks (NaN), heads and pairs.
     progress
@@ -105,6 +106,10 @@ def analyze_checkpoint(
     check_count("k", k)
     seed = check_count("seed", seed, 0)
     checked_tol(tol, np.dtype(np.float32))
+    Rules.check(rules)
+    check_flags(spectra_only=spectra_only)
+    check_progress(progress)
+    vectors = _checked_starts(starts)
     opened = nullcontext(checkpoint) if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
     with opened as found, limit_threads(threads):
         structure = recognise(found, rules)
@@ -112,7 +117,17 @@ def analyze_checkpoint(
             raise ValueError(_nothing_to_analyse(found, structure))
         if spectra_only:
             structure = dataclasses.replace(structure, consecutive=(), attentions=())
-        return _Run(found, structure, k, tol, seed, starts or {}, not spectra_only, progress).result()
+        return _Run(found, structure, k, tol, seed, vectors, not spectra_only, progress).result()
+
+
+def _checked_starts(starts: Any) -> dict[str, FloatArray]:
+    """Two-dimensional arrays of finite numbers by name."""
+    if not isinstance(starts, Mapping | None):
+        raise ValueError(f"starts is a {type(starts).__name__}; expected a mapping of names to vectors (b, n), or None")
+    found = {name: as_float_array(f"starts[{name!r}]", rows, 2) for name, rows in (starts or {}).items()}
+    for name, rows in found.items():
+        check_finite(f"starts[{name!r}]", rows)
+    return found
 
 
 def _nothing_to_analyse(checkpoint: Checkpoint, structure: Structure) -> str:
@@ -255,7 +270,10 @@ class _Run:
 
     def _start(self, name: str, inputs: int) -> FloatArray | None:
         start = self.starts.get(name)
-        if start is None or start.ndim != 2 or start.shape[1] != inputs or len(start) == 0:
+        if start is None or len(start) == 0:
+            return None
+        if start.shape[1] != inputs:
+            self.notes.append(f"{name}: start vectors of shape {start.shape} are left out; expected (b, {inputs})")
             return None
         return start.T
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flatcore._atomic import PathLike
-from flatcore._checks import FloatArray, as_float_array, check_count, chunks
+from flatcore._checks import FloatArray, as_float_array, check_count, check_progress, chunks
 from flatcore._memory import check_memory
 from flatcore._threads import limit_threads
 from flatcore.checkpoints.adapter_triplets import Factors, adapter_triplets
@@ -102,6 +102,7 @@ def compare_checkpoints(
     check_count("k", k)
     seed = check_count("seed", seed, 0)
     checked_tol(tol, np.dtype(np.float32))
+    check_progress(progress)
     with ExitStack() as stack, limit_threads(threads):
         opened = [c if isinstance(c, Checkpoint) else stack.enter_context(open_checkpoint(c)) for c in (a, b)]
         return _Comparison(opened[0], opened[1], k, tol, seed, progress).result()

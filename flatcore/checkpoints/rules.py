@@ -115,6 +115,12 @@ class Rules:
     pairs: tuple[PairRule, ...] = ()
 
     def __post_init__(self) -> None:
+        for name, what in (("roles", "role"), ("storage", "storage")):
+            entries = getattr(self, name)
+            if not isinstance(entries, tuple) or not all(_are_two_texts(entry) for entry in entries):
+                raise ValueError(f"{name} is {shown(entries)}; expected a tuple of pairs of a glob and a {what}")
+        if not isinstance(self.pairs, tuple) or not all(isinstance(pair, PairRule) for pair in self.pairs):
+            raise ValueError(f"pairs is {shown(self.pairs)}; expected a tuple of PairRule")
         for name in ("heads", "kv_heads"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
@@ -179,6 +185,18 @@ class Rules:
             kept, kv_heads=kept.kv_heads if kv_heads is None else kv_heads, pairs=(*self.pairs, *more)
         )
 
+    @staticmethod
+    def check(rules: Any) -> None:
+        """Refuse what are no rules, such as a file's name or text.
+
+        Raises
+        ------
+        ValueError
+
+        """
+        if rules is not None and not isinstance(rules, Rules):
+            raise ValueError(f"rules is {shown(rules)}; expected Rules(…), Rules.read(file) or None")
+
     def __bool__(self) -> bool:
         return self != Rules()
 
@@ -234,6 +252,10 @@ def texts_of(glob: str, name: str) -> tuple[str, ...] | None:
     if end < place or not name.endswith(pieces[-1]):
         return None
     return (*texts, name[place:end])
+
+
+def _are_two_texts(entry: Any) -> bool:
+    return isinstance(entry, tuple) and len(entry) == 2 and all(isinstance(text, str) for text in entry)
 
 
 def _filled(glob: str, texts: tuple[str, ...]) -> str:

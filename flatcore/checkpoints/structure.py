@@ -178,9 +178,10 @@ def recognise(checkpoint: Checkpoint, rules: Rules | None = None) -> Structure:
     Raises
     ------
     ValueError
-        Rules that no tensor fits, or that the shapes do not bear out.
+        Rules that are none, that no tensor fits, or that the shapes do not bear out.
 
     """
+    Rules.check(rules)
     rules = rules or Rules()
     rules.check_used(checkpoint)
     return _Recogniser(checkpoint, rules).structure()

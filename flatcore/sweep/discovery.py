@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flatcore.checkpoints.config import ADAPTER_CONFIG, MODEL_CONFIG
 from flatcore.io import natural_key
@@ -71,10 +71,14 @@ def discover(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], o
     Raises
     ------
     ValueError
-        A path or pattern that stands for nothing.
+        What is no path, a path or pattern that stands for nothing.
 
     """
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    single = isinstance(paths, (str, bytes, os.PathLike)) or not isinstance(paths, Iterable)
+    given: list[Any] = [paths] if single else list(paths)
+    for path in given:
+        if not isinstance(path, (str, os.PathLike)):
+            raise ValueError(f"a path is {path!r}; expected paths and patterns as texts, or pathlib.Path")
     if not given:
         raise ValueError("no path is given; expected files, folders or patterns of checkpoints")
     found: dict[str, None] = {}

@@ -18,7 +18,7 @@ import numpy as np
 import flatcore
 from flatcore import _core
 from flatcore._atomic import PathLike, check_target
-from flatcore._checks import check_choice, check_count
+from flatcore._checks import check_choice, check_count, check_flags, check_progress
 from flatcore.checkpoints import Rules
 from flatcore.io import natural_key
 from flatcore.results import SweepPlan, SweepResult
@@ -121,6 +121,10 @@ def sweep(
 
     """
     place = _checked(out, k, tol, seed, workers, order)
+    Rules.check(rules)
+    check_flags(warm=warm, spectra_only=spectra_only, restart=restart, retry_failed=retry_failed, dry_run=dry_run)
+    check_progress(progress)
+    _check_calls(executor, started)
     asked = {"k": k, "tol": tol, "seed": seed, "spectra_only": spectra_only}
     settings = {"flatcore": flatcore.__version__, **asked, "rules": None if rules is None else repr(rules)}
     items, left_aside = discover(paths, order)
@@ -147,6 +151,13 @@ def _checked(out: PathLike, k: int, tol: float | None, seed: int, workers: int |
         check_count("workers", workers)
     check_choice("order", order, ("natural", "given"))
     return place
+
+
+def _check_calls(executor: Any, started: Any) -> None:
+    if executor is not None and (isinstance(executor, type) or not callable(getattr(executor, "submit", None))):
+        raise ValueError(f"executor is {executor!r}; expected a concurrent.futures.Executor, or None")
+    if started is not None and not callable(started):
+        raise ValueError(f"started is {started!r}; expected a function of the plan, or None")
 
 
 @dataclass
