@@ -757,3 +757,63 @@ def test_starts_that_do_not_fit_are_told(tmp_path):
 def test_rules_of_other_kinds_are_refused(arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Rules(**arguments)
+
+
+def llava(prefix, seed=3):
+    """A language model behind a prefix, and a vision tower of another number of heads."""
+    new = models.Maker(seed)
+    tensors = {name.replace("model.", prefix, 1): W for name, W in models.llama().items()}
+    for i in range(2):
+        block = f"vision_tower.vision_model.encoder.layers.{i}"
+        for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            tensors |= new.linear(f"{block}.self_attn.{projection}", 48, 48)
+        tensors |= new.linear(f"{block}.mlp.fc1", 96, 48) | new.linear(f"{block}.mlp.fc2", 48, 96)
+    return tensors | new.linear("multi_modal_projector.linear_1", 64, 48)
+
+
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+def test_models_of_texts_and_images_have_heads_each(tmp_path, prefix):
+    path = save_safetensors(tmp_path / "model.safetensors", llava(prefix))
+    text = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    (tmp_path / "config.json").write_text(
+        json.dumps({"text_config": text, "vision_config": {"num_attention_heads": 3}})
+    )
+    with open_checkpoint(tmp_path) as checkpoint:
+        found = recognise(checkpoint)
+    assert found.family == "Llama or Mistral"
+    assert {(a.name, a.heads, a.kv_heads) for a in found.attentions} == {
+        *((f"{prefix}layers.{i}.self_attn", 4, 2) for i in range(2)),
+        *((f"vision_tower.vision_model.encoder.layers.{i}.self_attn", 3, 3) for i in range(2)),
+    }
+    names = {(pair.lower.tensor, pair.upper.tensor) for pair in found.consecutive}
+    assert (f"{prefix}layers.0.mlp.up_proj.weight", f"{prefix}layers.0.mlp.down_proj.weight") in names
+    assert not any(lower.startswith("vision") != upper.startswith("vision") for lower, upper in names)
+    assert len(analyze_checkpoint(path, 2).compositions) == 6
+
+
+@pytest.mark.parametrize(
+    ("config", "heads", "note"),
+    [
+        ({"num_attention_heads": 4, "vision_config": {"num_heads": 3}}, {4, 3}, ""),  # texts outside the parts
+        ({"text_config": {"num_attention_heads": 4}}, {4}, "the number of heads of vision is not known"),
+        ({"vision_config": {"num_attention_heads": 3}}, {3}, "the number of heads is not known"),
+        ({"text_config": 5, "vision_config": {"num_attention_heads": 3}}, {3}, "text_config is 5; expected an object"),
+        (
+            {"text_config": {"num_attention_heads": -4}, "vision_config": {"num_attention_heads": 3}},
+            {3},
+            "text_config.num_attention_heads is -4; expected a positive integer",
+        ),
+        (
+            {"text_config": {"num_attention_heads": 4, "head_dim": 9}},
+            set(),
+            "16 entries a head by their shape; expected 9",
+        ),
+    ],
+)
+def test_parts_of_configurations_are_used_where_shapes_agree(tmp_path, config, heads, note):
+    save_safetensors(tmp_path / "model.safetensors", llava("language_model.model."))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with open_checkpoint(tmp_path) as checkpoint:
+        found = recognise(checkpoint)
+    assert {a.heads for a in found.attentions} == heads
+    assert note in "; ".join(found.notes)

@@ -6,6 +6,8 @@ no error: the analysis goes on without it, and says so.
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,16 +21,44 @@ MODEL_CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 LONGEST_FILE = 10_000_000  # bytes
 _MOST = 1 << 20  # heads or ranks
 _HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
+TEXT = "text"
+_PARTS = {TEXT: ("text_config", "llm_config"), "vision": ("vision_config",), "audio": ("audio_config",)}
+_PART = re.compile(r"(?:^|[./])(vision|visual|image|audio|speech)(?=[./_])")
 _KV_HEADS = ("num_key_value_heads", "n_kv_heads")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Attention heads, those of keys and values, and entries a head, where the model's own file says them."""
+    """Attention heads, those of keys and values, and entries a head, where the model's own file says them.
+
+    Models of texts and something else have a configuration for each: ``parts`` by "text", "vision" and "audio".
+    """
 
     heads: int | None = None
     kv_heads: int | None = None
     head_dim: int | None = None
+    parts: Mapping[str, ModelConfig] = field(default_factory=dict)
+
+    def of(self, name: str) -> ModelConfig:
+        """That of the part which a tensor or layer belongs to; of texts what stands outside all parts as well."""
+        part = part_of(name)
+        if part != TEXT and (part in self.parts or TEXT in self.parts):
+            return self.parts.get(part, ModelConfig())
+        own = self.parts.get(TEXT)
+        return self if own is None or own.heads is None else own
+
+
+def part_of(name: str) -> str:
+    """What a tensor of a model of several parts is for, told by its name: ``"vision"``, ``"audio"``, or ``"text"``.
+
+    Examples
+    --------
+    >>> part_of("vision_tower.encoder.layers.0.mlp.fc1.weight"), part_of("model.language_model.layers.0.mlp.up.weight")
+    ('vision', 'text')
+
+    """
+    found = _PART.search(name)
+    return TEXT if found is None else "audio" if found[1] in ("audio", "speech") else "vision"
 
 
 @dataclass(frozen=True)
@@ -45,6 +75,20 @@ class AdapterConfig:
 def read_model_config(folder: Path) -> tuple[ModelConfig, tuple[str, ...]]:
     """What ``config.json`` says of heads, and notes about what was not used."""
     content, notes = _content(folder, MODEL_CONFIG)
+    config, more = _model_config(content, "")
+    parts = {}
+    for part, keys in _PARTS.items():
+        key = next((key for key in keys if content.get(key) is not None), None)
+        if key is not None and isinstance(content[key], dict):
+            parts[part], again = _model_config(content[key], f"{key}.")
+            more += again
+        elif key is not None:
+            more.append(f"config.json: {key} is {shown(content[key])}; expected an object, not used")
+    return dataclasses.replace(config, parts=parts), (*notes, *more)
+
+
+def _model_config(content: Mapping[str, Any], where: str) -> tuple[ModelConfig, list[str]]:
+    """What an object says of heads; `where` it stands begins the names in notes."""
     values, more = {}, []
     for name, keys in (("heads", _HEADS), ("kv_heads", _KV_HEADS), ("head_dim", ("head_dim",))):
         key = next((key for key in keys if content.get(key) is not None), None)
@@ -53,8 +97,8 @@ def read_model_config(folder: Path) -> tuple[ModelConfig, tuple[str, ...]]:
         if _is_count(content[key]):
             values[name] = content[key]
         else:
-            more.append(f"config.json: {key} is {shown(content[key])}; expected a positive integer, not used")
-    return ModelConfig(**values), (*notes, *more)
+            more.append(f"config.json: {where}{key} is {shown(content[key])}; expected a positive integer, not used")
+    return ModelConfig(**values), more
 
 
 def read_adapter_config(folder: Path) -> tuple[AdapterConfig, tuple[str, ...]]:

@@ -24,7 +24,7 @@ from itertools import pairwise
 
 from flatcore._checks import listed
 from flatcore.checkpoints.adapters import Adapter, find_adapters
-from flatcore.checkpoints.config import ModelConfig, read_adapter_config, read_model_config
+from flatcore.checkpoints.config import TEXT, ModelConfig, part_of, read_adapter_config, read_model_config
 from flatcore.checkpoints.rules import Rules
 from flatcore.io import Checkpoint, StoredTensor, bias_name, natural_key
 from flatcore.io.parametrized import parametrized_of, why_set_aside
@@ -338,10 +338,12 @@ class _Recogniser:
 
     def _with_heads(self, unit: str, parts: dict[str, Part]) -> Attention | None:
         query, key, value, output = (parts[role] for role in (QUERY, KEY, VALUE, OUTPUT))
-        heads, source = self._heads(query)
+        config = self.config.of(unit)
+        heads, source = self._heads(query, config)
         if heads is None:
+            of = "" if (part := part_of(unit)) == TEXT else f" of {part}"
             self.notes.append(
-                "the number of heads is not known: no products of heads (--heads N, or heads = N in rules)"
+                f"the number of heads{of} is not known: no products of heads (--heads N, or heads = N in rules)"
             )
             return None
         reason = ""
@@ -351,10 +353,10 @@ class _Recogniser:
             reason = f"query {query.rows}, key {key.rows}, value {value.rows} rows and output {output.inputs} inputs"
         elif key.rows % (query.rows // heads) or heads % (kv := key.rows * heads // query.rows):
             reason = f"{key.rows} rows of the key are not those of heads that {heads} heads could share"
-        elif (said := self._said_kv_heads()) is not None and said != kv:
+        elif (said := self._said_kv_heads(config)) is not None and said != kv:
             reason = f"{kv} heads of keys by their shape; expected {said}"
-        elif source == "config.json" and self.config.head_dim not in (None, query.rows // heads):
-            reason = f"{query.rows // heads} entries a head by their shape; expected {self.config.head_dim}"
+        elif source == "config.json" and config.head_dim not in (None, query.rows // heads):
+            reason = f"{query.rows // heads} entries a head by their shape; expected {config.head_dim}"
         if not reason:
             return Attention(unit, query, key, value, output, heads, kv)
         if source == "rules":
@@ -362,19 +364,20 @@ class _Recogniser:
         self.notes.append(f"{unit}: no products of heads: {reason} ({source})")
         return None
 
-    def _said_kv_heads(self) -> int | None:
+    def _said_kv_heads(self, config: ModelConfig) -> int | None:
         if self.rules.heads is not None:
             return self.rules.kv_heads
-        return self.config.kv_heads if self.config.heads is not None else None
+        return config.kv_heads if config.heads is not None else None
 
-    def _heads(self, query: Part) -> tuple[int | None, str]:
+    def _heads(self, query: Part, config: ModelConfig) -> tuple[int | None, str]:
         """How many heads there are, and who says so."""
         if self.rules.heads is not None:
             return self.rules.heads, "rules"
-        if self.config.heads is not None:
-            return self.config.heads, "config.json"
+        if config.heads is not None:
+            return config.heads, "config.json"
         family = "ViT" if self.family.startswith("ViT") else self.family
-        each = _HEAD_DIMS.get(family, {}).get(query.inputs)
+        known = part_of(query.tensor) == TEXT or family == "ViT"
+        each = _HEAD_DIMS.get(family, {}).get(query.inputs) if known else None
         if each is None or query.rows % each:
             return None, ""
         self.notes.append(
@@ -475,7 +478,8 @@ class _Recogniser:
 
 
 def family_of(roles: Mapping[str, str]) -> str:
-    """What names and roles were taken for."""
+    """What names and roles were taken for; of a model of several parts, that of texts."""
+    roles = {name: role for name, role in roles.items() if part_of(name) == TEXT} or roles
     kinds = set(roles.values())
 
     def named(*endings: str) -> bool:

@@ -74,8 +74,9 @@ def discover(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], o
         What is no path, a path or pattern that stands for nothing.
 
     """
-    single = isinstance(paths, (str, bytes, os.PathLike)) or not isinstance(paths, Iterable)
-    given: list[Any] = [paths] if single else list(paths)
+    given: list[Any] = [paths]
+    if isinstance(paths, Iterable) and not isinstance(paths, (str, bytes, os.PathLike)):
+        given = list(paths)
     for path in given:
         if not isinstance(path, (str, os.PathLike)):
             raise ValueError(f"a path is {path!r}; expected paths and patterns as texts, or pathlib.Path")
