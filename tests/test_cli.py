@@ -598,14 +598,16 @@ def test_exit_codes_of_the_process(tmp_path, arguments, code):
 def test_ctrl_c_during_a_long_analysis_is_130_and_leaves_no_file(tmp_path, rng):
     n = 1200
     np.savez(tmp_path / "big.npz", **{f"W{j}": rng.standard_normal((n, n)) / n**0.5 for j in range(1, 9)})
-    process = start("analyze", "big.npz", "--json", "a.json", "--out", "r.html", stdout=subprocess.PIPE, cwd=tmp_path)
+    np.savez(tmp_path / "data.npz", inputs=rng.standard_normal((8, n)), targets=rng.standard_normal((8, n)))
+    arguments = ("big.npz", "--data", "data.npz", "--json", "a.json", "--out", "r.html")  # of any size, for the data
+    process = start("analyze", *arguments, stdout=subprocess.PIPE, cwd=tmp_path)
     assert "applied in this order" in process.stdout.readline()
     time.sleep(0.5)
     assert process.poll() is None  # it is at work
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, "flatcore: interrupted\n")
-    assert os.listdir(tmp_path) == ["big.npz"]
+    assert sorted(os.listdir(tmp_path)) == ["big.npz", "data.npz"]
 
 
 def test_a_reader_that_leaves_does_not_stop_the_work(files, tmp_path):

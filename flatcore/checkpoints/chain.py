@@ -1,4 +1,4 @@
-"""A checkpoint as one linear chain, where it is one: finite layers that follow each other, of moderate size."""
+"""A checkpoint as one linear chain, where it is one: two or more finite layers in a row, of moderate size."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from flatcore.io import (
 from flatcore.io.parametrized import parametrized_of
 from flatcore.linear import LinearChain
 
-# A chain's analysis decomposes every layer by LAPACK: entries times the smaller side, some ten seconds' work.
-MOST_WORK = 2e10
+# A chain's analysis decomposes every layer by LAPACK: entries times the smaller side, some two seconds' work of a core.
+MOST_WORK = 2e9
 _MOST_POWER: dict[type, int] = {np.float64: 500, np.float32: 60}  # of two, of what is squared again
 _OWN_READER = (".npz", ".pt", ".pth")
 
@@ -48,7 +48,8 @@ def chain_of(checkpoint: Checkpoint, structure: Structure, any_size: bool = Fals
     Raises
     ------
     NotAChainError
-        Names of another family, widths that do not match, too much work, entries whose products leave float64.
+        Names of another family, widths that do not match, a single layer or too much work (but for `any_size`), entries
+        whose products leave float64.
     BrokenChainError
         NaN or Inf, tensors that cannot be read, or that an index promises in vain.
     ValueError
@@ -68,6 +69,8 @@ def chain_of(checkpoint: Checkpoint, structure: Structure, any_size: bool = Fals
     path = checkpoint.path
     own = path.suffix.lower() in _OWN_READER and path.is_file()
     model = read_model(path) if own else model_of(_arrays_of(checkpoint))
+    if len(model.weights) == 1 and not any_size:
+        raise NotAChainError(f"{path}: a single layer")
     fault = next(_faults(model), None)
     if fault is not None:
         raise BrokenChainError(f"{path}: {fault}")
