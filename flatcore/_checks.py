@@ -202,6 +202,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def abridged(text: str, most: int = 100) -> str:
+    """The text, its middle left out where it is long."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-((most - 1) // 2) :]}"
+
+
 def counted(count: int, what: str) -> str:
     """A number of things."""
     return f"{count} {what}" + "s" * (count != 1)

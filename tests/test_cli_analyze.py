@@ -263,3 +263,23 @@ def test_a_single_layer_and_large_ones_go_tensor_by_tensor(tmp_path, rng):
         assert result.exit_code == 0
         assert "not as one chain" in result.stdout
         assert why in result.stdout
+
+
+def test_long_names_are_abridged_and_zeros_have_no_percentages(tmp_path, rng):
+    long, bad = "l" * 500 + ".a.weight", "b" * 500 + ".weight"
+    tensors = {"zero.weight": np.zeros((4, 4)), long: rng.standard_normal((3, 3)), bad: np.full((2, 2), np.nan)}
+    tensors |= {"v" * 500: np.zeros(3), "u" * 500: rng.standard_normal((2, 2))}
+    path = save_safetensors(tmp_path / "m.safetensors", tensors)
+    result = run(path, "--json", tmp_path / "a.json")
+    assert result.exit_code == 3
+    lines = [*result.stdout.splitlines(), *result.stderr.splitlines()]
+    assert max(map(len, lines[2:])) < 600  # two names in a note, each abridged
+    assert f"  {'l' * 50}…{'l' * 40}.a.weight" in result.stdout
+    assert "nan" not in result.stdout.lower().replace("entries are nan", "")
+    assert "undefined %" not in result.stdout
+    (zero,) = [line for line in lines if line.startswith("  zero.weight")]
+    assert "undefined" in zero
+    assert long in (tmp_path / "a.json").read_text()
+    compared = CliRunner().invoke(cli.app, ["compare", str(path), str(path)])
+    assert "nan %" not in compared.stdout
+    assert max(map(len, compared.stdout.splitlines()[2:])) < 400

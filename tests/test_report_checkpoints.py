@@ -104,7 +104,7 @@ def test_captions_say_the_extremes(whole):
     top = max(record.tensors, key=lambda t: t.spectral)
     assert f"The stable rank goes from {number(low.stable_rank, 4)} ({low.name}) to" in said["ranks"]
     assert f"The largest spectral norm is {number(top.spectral)}, that of {top.name}" in said["ranks"]
-    assert "1 of 22 tensors have no number in their names" in said["ranks"]
+    assert "1 of 22 tensors has no number in its name" in said["ranks"]
     heads = [p for p in record.products if p.kind == "QK"]
     strongest = max(heads, key=lambda p: p.spectral)
     ratio = strongest.spectral / np.median([p.spectral for p in heads])
@@ -161,7 +161,7 @@ def test_pages_of_unusual_checkpoints(tmp_path, rng):
     adapter = product("h.0.attn.c_attn", "LoRA", -1, rng)
     assert list(captions(page_of(analysis([], [adapter]), tmp_path))) == ["adapters"]
     one = composition("a", "b", "V", np.array([[0.9]]))
-    assert "V: in 1 of 1 pairs of layers" in captions(page_of(analysis([], [], [one]), tmp_path))["composition"]
+    assert "V: in 1 of 1 pair of layers" in captions(page_of(analysis([], [], [one]), tmp_path))["composition"]
 
 
 def test_many_pairs_are_drawn_in_one_picture_and_the_strongest_in_detail(tmp_path, rng):

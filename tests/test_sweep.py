@@ -351,7 +351,7 @@ def test_broken_files_and_tensors_are_rows(runs, tmp_path):
     out = tmp_path / "all.parquet"
     result = run_cli(tmp_path / "runs", "--out", out, "-k", 3, "--threads", 1)
     assert result.exit_code == 3
-    assert "3 checkpoints could not be analysed, 1 are not certified" in result.stderr
+    assert "3 checkpoints could not be analysed, 1 is not certified" in result.stderr
     rows = table(out)
     errors = {Path(row["path"]).name: row["error"] for row in rows if row["error"]}
     assert sorted(errors) == ["step10.safetensors", "step11.npz", "step2.npz", "step9.safetensors"]
@@ -463,7 +463,7 @@ def test_tensors_that_their_shard_lacks_are_rows(tmp_path, rng):
     save_shards(tmp_path / "step1", {"1.safetensors": shard}, **{"layers.1.weight": "1.safetensors"})
     result = run_cli(tmp_path / "step*", "--out", tmp_path / "all.parquet")
     assert result.exit_code == 3
-    assert "0 checkpoints could not be analysed, 1 are not certified" in result.stderr
+    assert "0 checkpoints could not be analysed, 1 is not certified" in result.stderr
     rows = table(tmp_path / "all.parquet")
     assert (rows[0]["status"], rows[0]["certified"]) == ("done", False)
     (lacking,) = [row for row in rows if row["error"]]
@@ -1008,3 +1008,15 @@ def test_arguments_of_another_kind_are_refused_by_name(tmp_path, arguments, mess
     with pytest.raises(ValueError, match=re.escape(message)):
         sweep(**{"paths": tmp_path / "m.npz", "out": tmp_path / "all.csv", **arguments})
     assert os.listdir(tmp_path) == ["m.npz"]
+
+
+def test_one_is_no_plural(tmp_path):
+    np.savez(tmp_path / "m.npz", W1=np.eye(3))
+    (tmp_path / "broken.npz").write_bytes(b"PK")
+    first = run_cli(tmp_path / "broken.npz", "--out", tmp_path / "x.csv")
+    assert "flatcore: 1 checkpoint could not be analysed, 0 are not certified" in first.stderr
+    for _ in range(2):
+        again = run_cli(tmp_path / "m.npz", "--out", tmp_path / "all.csv")
+    assert "everything is done: 1 checkpoint, 2 rows" in again.stdout
+    plan = run_cli(tmp_path / "m.npz", "--out", tmp_path / "all.csv", "--dry-run", "--restart").stdout
+    assert not re.search(r"\b1 (checkpoints|segments|workers|rows)\b", first.stderr + again.stdout + plan)

@@ -7,7 +7,8 @@ from itertools import groupby, takewhile
 
 import numpy as np
 
-from flatcore.results import CheckpointAnalysis, ProductSpectrum, number
+from flatcore._checks import abridged, counted
+from flatcore.results import CheckpointAnalysis, ProductSpectrum, number, percent
 
 Lines = list[tuple[str, str]]
 
@@ -54,7 +55,7 @@ def _tensors(result: CheckpointAnalysis) -> Lines:
             number(t.spectral, 4),
             number(t.stable_rank, 4),
             number(t.effective_rank, 4) + error,
-            f"{number(100 * t.tail, 3)} %",
+            percent(t.tail),
             f"{t.outliers} of {len(t.values)}",
             status,
         )
@@ -129,6 +130,6 @@ def _reasons(left_out: Sequence[tuple[str, str]]) -> Lines:
     for name, reason in left_out:
         names.setdefault(reason, []).append(name)
     return [
-        (f"{len(found)} tensor{'s' * (len(found) != 1)}", f"{reason}: {', '.join(found[:2])}{', …' * (len(found) > 2)}")
+        (counted(len(found), "tensor"), f"{reason}: {', '.join(map(abridged, found[:2]))}{', …' * (len(found) > 2)}")
         for reason, found in names.items()
     ]

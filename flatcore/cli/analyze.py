@@ -15,7 +15,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 import flatcore as fc
-from flatcore._checks import one_line
+from flatcore._checks import abridged, counted, one_line
 from flatcore.checkpoints import (
     BrokenChainError,
     Rules,
@@ -106,8 +106,8 @@ def analyze(
 def _why(result: Any) -> str:
     if isinstance(result, CheckpointAnalysis) and result.failed:
         more = len(result.failed) - 1
-        others = f", and {more} more tensor{'s' * (more != 1)} failed" if more else ""
-        return f"{result.failed[0].name}: {result.failed[0].reason}{others}"
+        others = f", and {counted(more, 'more tensor')} failed" if more else ""
+        return f"{abridged(result.failed[0].name)}: {result.failed[0].reason}{others}"
     what = "an eigenpair" if isinstance(result, Analysis) else "a singular triplet"
     return f"{what} misses the tolerance; its status says why"
 
@@ -146,7 +146,7 @@ def _read_file(
         "family": structure.family,
         "not_a_chain": why,
     }
-    count = f"{len(checkpoint)} tensor{'s' * (len(checkpoint) != 1)}"
+    count = counted(len(checkpoint), "tensor")
     emit(stream, one_line(f"{path}: {checkpoint.kind}, {count}, taken for {structure.family}"))
     emit(stream, one_line(f"analysed tensor by tensor, not as one chain: {why}"))
     return about, functools.partial(_analyze_tensors, path, rules)

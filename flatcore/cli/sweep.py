@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flatcore._checks import one_line
+from flatcore._checks import counted, one_line
 from flatcore.cli._app import JsonOption, SeedOption, TolOption, app
 from flatcore.cli._failures import NOT_CERTIFIED
 from flatcore.cli._output import check_outputs, emit, progress_bar, result_file, show, text_stream, write_json
@@ -86,7 +86,7 @@ def sweep(
         for path in result.plan.paths:
             emit(stream, path)
     elif not result.computed:
-        emit(stream, f"{out}: everything is done: {result.files} checkpoints, {result.rows} rows")
+        emit(stream, f"{out}: everything is done: {counted(result.files, 'checkpoint')}, {counted(result.rows, 'row')}")
         for label, text in result.plan._left_aside_lines():
             emit(stream, one_line(f"{label}: {text}"))
     else:
@@ -95,8 +95,8 @@ def sweep(
         write_json(json_file, {**result.to_dict(), "plan": result.plan.to_dict()})
     if not dry_run and not result.certified:
         print(
-            f"flatcore: {result.failed} checkpoints could not be analysed, {result.uncertified} are not certified; the "
-            "columns error and status say why",
+            f"flatcore: {counted(result.failed, 'checkpoint')} could not be analysed, {result.uncertified} "
+            f"{'is' if result.uncertified == 1 else 'are'} not certified; the columns error and status say why",
             file=sys.stderr,
         )
         raise typer.Exit(NOT_CERTIFIED)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from flatcore._checks import counted
 from flatcore.report.depth import depth_of, depths, draw_lines, role_legend
 from flatcore.report.figures import Figure, figure, figure_text, svg_text
 from flatcore.report.pairs import by_chance
@@ -56,7 +57,11 @@ def _ranks_words(tensors: Sequence[TensorSpectrum], without: int) -> Iterable[st
     if top is not None:
         yield f"The largest spectral norm is {number(top.spectral)}, that of {top.name} ({top.role})."
     if without:
-        yield f"{without} of {len(tensors)} tensors have no number in their names and are in the tables alone."
+        one = without == 1
+        yield (
+            f"{without} of {counted(len(tensors), 'tensor')} {'has' if one else 'have'} no number in "
+            f"{'its name' if one else 'their names'}, and {'is' if one else 'are'} in the tables alone."
+        )
 
 
 def spectra_figure(tensors: Sequence[TensorSpectrum]) -> Figure:
@@ -219,9 +224,10 @@ def _composition_words(compositions: Sequence[HeadComposition], kinds: Sequence[
         best = max(members, key=excess)
         above, below = strongest_heads(best)
         yield (
-            f"{kind}: in {sum(excess(c) > 1.0 for c in members)} of {len(members)} pairs of layers a score exceeds the "
-            f"95 % level of random factors; the largest beside it is that of head {above} of {best.upper} reading head "
-            f"{below} of {best.lower}, {number(float(best.scores.max()), 3)} against {number(best.chance_95, 3)}."
+            f"{kind}: in {sum(excess(c) > 1.0 for c in members)} of {counted(len(members), 'pair')} of layers a score "
+            f"exceeds the 95 % level of random factors; the largest beside it is that of head {above} of {best.upper} "
+            f"reading head {below} of {best.lower}, {number(float(best.scores.max()), 3)} against "
+            f"{number(best.chance_95, 3)}."
         )
     yield by_chance(len(compositions))
 

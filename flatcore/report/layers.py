@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from flatcore._checks import counted
 from flatcore.io import write_text_atomic
 from flatcore.report.figures import Figure, figure, figure_text, svg_text
 from flatcore.report.page import Section, Table, numeric, render_page
@@ -57,7 +58,8 @@ def render_module_analysis(a: ModuleAnalysis) -> str:
 def _lead(a: ModuleAnalysis) -> list[str]:
     certified = "all singular triplets are certified" if a.certified else "some singular triplets are not certified"
     return [
-        f"{len(a.layers)} layers, {len(a.pairs)} pairs of consecutive ones, top {a.k} singular vectors: {certified}.",
+        f"{counted(len(a.layers), 'layer')}, {counted(len(a.pairs), 'pair')} of consecutive ones, top {a.k} singular "
+        f"vectors: {certified}.",
         f"The order is that {a.order}.",
     ]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from flatcore._checks import listed
+from flatcore._checks import counted, listed
 from flatcore.report.analysis import heat_map
 from flatcore.report.figures import COLOURS, Figure, figure, figure_text, short_names, svg_text
 from flatcore.report.page import Table, numeric
@@ -87,7 +87,7 @@ def coupled_sentence(pairs: Sequence[LayerPair]) -> str:
     above = [pair for pair in pairs if pair.largest > pair.chance_95]
     names = f": {listed([pair._title() for pair in above])}" if above else ""
     what = "the largest overlap exceeds the 95 % level of random directions"
-    return f"In {len(above)} of {len(pairs)} pairs {what}{names}. {by_chance(len(pairs))}"
+    return f"In {len(above)} of {counted(len(pairs), 'pair')} {what}{names}. {by_chance(len(pairs))}"
 
 
 def by_chance(count: int) -> str:

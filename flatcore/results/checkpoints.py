@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from flatcore.results.frame import Rows
 from flatcore.results.layers import LayerPair
-from flatcore.results.record import Array, Record, number, numbers
+from flatcore.results.record import Array, Record, number, numbers, percent
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,7 +66,7 @@ class TensorSpectrum(Record):
         yield "ranks", f"stable {number(self.stable_rank, 4)}, effective {number(self.effective_rank, 4)}{error}"
         yield (
             "tail",
-            f"{number(100 * self.tail, 3)} % of ‖W‖_F² beyond them; {self.outliers} above {number(self.edge, 4)}, "
+            f"{percent(self.tail)} of ‖W‖_F² beyond them; {self.outliers} above {number(self.edge, 4)}, "
             "where noise would end",
         )
 

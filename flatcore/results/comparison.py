@@ -11,7 +11,7 @@ import numpy as np
 from flatcore._checks import counted
 from flatcore.results.checkpoints import FailedTensor
 from flatcore.results.frame import Frame, Rows
-from flatcore.results.record import Array, Record, number, numbers
+from flatcore.results.record import Array, Record, number, numbers, percent
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,7 +48,7 @@ class TopSpectrum(Record):
         yield "size", f"‖·‖_F {number(self.frobenius)}, stable rank {number(self.stable_rank, 4)}"
         yield (
             "tail",
-            f"{number(100 * self.tail, 3)} % of ‖·‖_F² beyond them; {self.outliers} above {number(self.edge, 4)}",
+            f"{percent(self.tail)} of ‖·‖_F² beyond them; {self.outliers} above {number(self.edge, 4)}",
         )
 
 
@@ -127,7 +127,7 @@ class TensorChange(Record):
         yield "update", f"{numbers(self.update.values, 5)} ({self.update.status})"
         yield (
             "update's rank",
-            f"stable {number(self.update.stable_rank, 4)}; {number(100 * self.update.tail, 3)} % of ‖B − A‖_F² beyond "
+            f"stable {number(self.update.stable_rank, 4)}; {percent(self.update.tail)} of ‖B − A‖_F² beyond "
             f"these values; {self.update.outliers} above {number(self.update.edge, 4)}, where noise would end",
         )
         for side in ("left", "right"):

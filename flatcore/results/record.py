@@ -48,6 +48,11 @@ def number(value: float, digits: int = 5) -> str:
     return f"{float(text):.0f}" if "e+0" in text and abs(value) < 1e6 else text  # 153 ± 100, not 1e+02
 
 
+def percent(share: float, digits: int = 3) -> str:
+    """A share for people; NaN reads "undefined"."""
+    return number(share) if np.isnan(share) else f"{number(100.0 * share, digits)} %"
+
+
 def numbers(values: Any, digits: int = 4, most: int = 12) -> str:
     """Several floats for people, the middle of long lists left out."""
     array = np.asarray(values, dtype=float).ravel()

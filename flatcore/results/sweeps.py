@@ -54,19 +54,19 @@ class SweepPlan(Record):
     def _lines(self) -> Iterator[tuple[str, str]]:
         ready = f", {self.done} done already" if self.done else ""
         count = len(self.trajectories)
-        yield "to do", f"{len(self.paths)} checkpoint{'s' * (len(self.paths) != 1)}, {human_bytes(self.nbytes)}{ready}"
+        yield "to do", f"{counted(len(self.paths), 'checkpoint')}, {human_bytes(self.nbytes)}{ready}"
         yield from self._left_aside_lines()
         if not self.paths:
             return
-        yield "trajectories", f"{count}, in {self.segments} segment{'s' * (self.segments != 1)}"
+        yield "trajectories", f"{count}, in {counted(self.segments, 'segment')}"
         for pattern, files, nbytes in self.trajectories[:_SHOWN]:
             yield "", f"{pattern}: {files}, {human_bytes(nbytes)}"
         if count > _SHOWN:
             yield "", f"and {count - _SHOWN} more"
         yield (
             "memory",
-            f"{human_bytes(self.memory)} a worker (largest tensor {human_bytes(self.largest)}), {self.workers} "
-            f"worker{'s' * (self.workers != 1)}; {human_bytes(self.available)} available",
+            f"{human_bytes(self.memory)} a worker (largest tensor {human_bytes(self.largest)}), "
+            f"{counted(self.workers, 'worker')}; {human_bytes(self.available)} available",
         )
         yield (
             "time",
@@ -122,7 +122,8 @@ class SweepResult(Record):
         if not self.certified:
             yield (
                 "errors",
-                f"{self.failed} could not be analysed, {self.uncertified} are not certified",
+                f"{self.failed} could not be analysed, {self.uncertified} "
+                f"{'is' if self.uncertified == 1 else 'are'} not certified",
             )
         yield from self.plan._left_aside_lines()
         yield "rows", str(self.rows)

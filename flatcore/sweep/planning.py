@@ -108,7 +108,7 @@ def _fitting(workers: int, memory: int, available: int) -> tuple[int, str]:
     if most < 1:
         raise MemoryError(f"one worker needs {human_bytes(memory)}; {human_bytes(available)} are available")
     if most < workers:
-        return most, f"{most} of {workers} workers fit into the memory that is free"
+        return most, f"{most} of {workers} workers {'fits' if most == 1 else 'fit'} into the memory that is free"
     return workers, ""
 
 

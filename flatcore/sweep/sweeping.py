@@ -18,7 +18,7 @@ import numpy as np
 import flatcore
 from flatcore import _core
 from flatcore._atomic import PathLike, check_target
-from flatcore._checks import check_choice, check_count, check_flags, check_progress
+from flatcore._checks import check_choice, check_count, check_flags, check_progress, counted
 from flatcore.checkpoints import Rules
 from flatcore.io import natural_key
 from flatcore.results import SweepPlan, SweepResult
@@ -296,5 +296,5 @@ class _Meter:
         done, seconds = self._bytes + more, max(1e-9, time.perf_counter() - self._began)
         known = _FORESEEABLE * self._total < done <= self._total
         left = f", {duration(seconds * (self._total - done) / done)} left" if known else ""
-        text = f"{self._done} of {self._files} checkpoints, {done / seconds / 1e9:.3g} GB/s{left}"
+        text = f"{self._done} of {counted(self._files, 'checkpoint')}, {done / seconds / 1e9:.3g} GB/s{left}"
         self._progress(text, min(1.0, done / self._total))
