@@ -88,24 +88,8 @@ def head_products(heads: Heads, k: int) -> Iterator[ProductSpectrum]:
     note = f"{layer.heads // layer.kv_heads} heads share a key and value" if layer.kv_heads < layer.heads else ""
     for kind, factors, shape, left, right in kinds:
         for h, (S, T) in enumerate(zip(left, heads.shared(right), strict=True)):
-            found = product_spectrum(S, T)
-            yield ProductSpectrum(
-                name=layer.name,
-                kind=kind,
-                head=h,
-                factors=(factors[0].name, factors[1].name),
-                shape=shape,
-                rank=layer.head_dim,
-                values=read_only(found.values[:k]),
-                spectral=float(found.values[0]),
-                frobenius=found.frobenius,
-                stable_rank=found.stable_rank,
-                effective_rank=found.effective_rank,
-                gap=found.gap,
-                relative_gap=found.relative_gap,
-                scaling=1.0,
-                note=note,
-            )
+            names = factors[0].name, factors[1].name
+            yield product_spectrum(S, T, k, name=layer.name, kind=kind, factors=names, shape=shape, note=note, head=h)
 
 
 def compositions(below: Heads, above: Heads) -> Iterator[HeadComposition]:
