@@ -8,8 +8,8 @@ from typing import Any
 
 from flatcore._checks import human, human_bytes
 from flatcore.io.checkpoints import Checkpoint, StoredTensor
-from flatcore.io.checkpoints.strict import shown
 from flatcore.io.roles import BUFFER, UNKNOWN, roles_of
+from flatcore.io.strict import shown
 
 Lines = list[tuple[str, str]]
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from flatcore.io.checkpoints.strict import shown
+from flatcore.io.strict import shown
 
 
 @dataclass(frozen=True, eq=False)
