@@ -43,6 +43,11 @@ class StoredTensor:
         """How many numbers it has."""
         return math.prod(self.shape)
 
+    @property
+    def is_floating(self) -> bool:
+        """Whether these are real floating-point numbers."""
+        return self.dtype.startswith(("F", "BF"))
+
     def load(self) -> NDArray[Any]:
         """Give this tensor alone.
 
