@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 from benchmarks.contenders.base import Array
+from benchmarks.dense import effective_rank, singular_values
 from benchmarks.runner import Agreement
 from benchmarks.timing import Yardsticks
 from flatcore.io import open_checkpoint
@@ -78,10 +78,7 @@ class SpectraProblem:
         for file in self.files:
             with open_checkpoint(file) as checkpoint:
                 for name, tensor in checkpoint.items():
-                    W = tensor.load().astype(np.float64)
-                    W = W if W.shape[0] <= W.shape[1] else W.T
-                    squares = scipy.linalg.eigvalsh(W @ W.T, overwrite_a=True, check_finite=False)
-                    exact[file.name, name] = np.sqrt(np.maximum(squares, 0.0))
+                    exact[file.name, name] = singular_values(tensor.load())
         return exact
 
     def agreements(self, answer: Spectra) -> list[Agreement]:
@@ -90,9 +87,7 @@ class SpectraProblem:
             return [Agreement("the tensors of the files", float("inf"), 1.0)]
         norms = ranks = 0.0
         for key, values in self._exact.items():
-            p = values / values.sum()
-            rank = float(np.exp(-np.sum(p * np.log(np.maximum(p, 1e-300)))))
-            exact = float(values.max()), float(np.linalg.norm(values))
+            rank, exact = effective_rank(values), (float(values[0]), float(np.linalg.norm(values)))
             norms = max(norms, *(abs(a / b - 1.0) for a, b in zip(answer.norms[key], exact, strict=True)))
             if key in answer.ranks:
                 value, error = answer.ranks[key]

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 from benchmarks.contenders.base import Array
+from benchmarks.dense import singular_values
 from benchmarks.runner import Agreement
 from flatcore.io import open_checkpoint
 
@@ -77,12 +77,5 @@ def exact_values(files: tuple[Path, ...], k: int) -> dict[tuple[str, str], Array
         with open_checkpoint(file) as checkpoint:
             for name, tensor in checkpoint.items():
                 if len(tensor.shape) == 2:
-                    exact[file.name, name] = _largest(tensor.load().astype(np.float64), k)
+                    exact[file.name, name] = singular_values(tensor.load(), k)
     return exact
-
-
-def _largest(A: Array, k: int) -> Array:
-    A = A if A.shape[0] >= A.shape[1] else A.T
-    n = A.shape[1]
-    squares = scipy.linalg.eigh(A.T @ A, eigvals_only=True, subset_by_index=(max(0, n - k), n - 1))
-    return np.sqrt(np.maximum(squares[::-1], 0.0))

@@ -310,7 +310,7 @@ class _Run:
 
     def _bias(self, part: Part, outputs: int) -> FloatArray | None:
         stored = self.checkpoint.get(bias_name(part.tensor) or "")
-        if stored is None or stored.shape != (outputs,) or not stored.dtype.startswith(("F", "BF")):
+        if stored is None or stored.shape != (outputs,) or not stored.is_floating:
             return None
         bias = as_float_array(stored.name, stored.load(), 1)[part.first : part.last]
         return bias if bool(np.isfinite(bias).all()) else None

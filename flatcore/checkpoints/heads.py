@@ -29,7 +29,7 @@ import numpy as np
 import scipy.linalg
 import scipy.special
 
-from flatcore._checks import FloatArray, chunks
+from flatcore._checks import FloatArray, chunks, common_type
 from flatcore._linalg import matmul
 from flatcore._threads import limit_threads
 from flatcore.checkpoints.products import gram, norm, product_spectrum, root
@@ -88,31 +88,16 @@ def head_products(heads: Heads, k: int) -> Iterator[ProductSpectrum]:
     note = f"{layer.heads // layer.kv_heads} heads share a key and value" if layer.kv_heads < layer.heads else ""
     for kind, factors, shape, left, right in kinds:
         for h, (S, T) in enumerate(zip(left, heads.shared(right), strict=True)):
-            found = product_spectrum(S, T)
-            yield ProductSpectrum(
-                name=layer.name,
-                kind=kind,
-                head=h,
-                factors=(factors[0].name, factors[1].name),
-                shape=shape,
-                rank=layer.head_dim,
-                values=read_only(found.values[:k]),
-                spectral=float(found.values[0]),
-                frobenius=found.frobenius,
-                stable_rank=found.stable_rank,
-                effective_rank=found.effective_rank,
-                gap=found.gap,
-                relative_gap=found.relative_gap,
-                scaling=1.0,
-                note=note,
-            )
+            names = factors[0].name, factors[1].name
+            yield product_spectrum(S, T, k, name=layer.name, kind=kind, factors=names, shape=shape, note=note, head=h)
 
 
 def compositions(below: Heads, above: Heads) -> Iterator[HeadComposition]:
     """Scores of every head above with every head below, for queries, keys and values."""
     d, e = below.layer.output.rows, above.layer.head_dim
     centre, spread = composition_chance(d, e) if e == below.layer.head_dim else (math.nan, math.nan)
-    written = _in_one_type(below.load(below.layer.output))
+    output = below.load(below.layer.output)
+    written = output.astype(common_type(output), copy=False)
     value_roots = below.shared(_roots(below.value, written.dtype))
     kinds = [
         ("Q", above.layer.query, above.shared(_roots(above.key, written.dtype)), above.qk_norms),
@@ -161,11 +146,6 @@ def _roots(grams: FloatArray, dtype: np.dtype[Any]) -> FloatArray:
 def _grams(rows: FloatArray, e: int) -> FloatArray:
     """Gram matrices (heads, e, e) of every head's rows."""
     return np.stack([gram(rows[part]) for part in chunks(len(rows), e)])
-
-
-def _in_one_type(output: FloatArray) -> FloatArray:
-    """The matrix in the precision of the products."""
-    return np.asarray(output, dtype=np.float64 if output.dtype == np.float64 else np.float32)
 
 
 def _norms(S: FloatArray, T: FloatArray) -> FloatArray:

@@ -11,7 +11,6 @@ cost    2·r²·(m + n) flops for the Gram matrices, some 10·r³ for the values
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -19,20 +18,10 @@ import scipy.linalg
 from flatcore._checks import FloatArray, chunks
 from flatcore._linalg import matmul
 from flatcore._threads import limit_threads
+from flatcore.results import ProductSpectrum, read_only
 from flatcore.spectral._small import eigh
 
 _PANEL_ENTRIES = 1 << 21  # converted to float64 together
-
-
-class Spectrum(NamedTuple):
-    """Singular values (r,) descending of a product, its norms and ranks, and the gap of its factors."""
-
-    values: FloatArray
-    frobenius: float
-    stable_rank: float
-    effective_rank: float
-    gap: float
-    relative_gap: float
 
 
 def gram(rows: FloatArray) -> FloatArray:
@@ -53,22 +42,43 @@ def root(G: FloatArray) -> FloatArray:
     return scaled
 
 
-def product_spectrum(S: FloatArray, T: FloatArray) -> Spectrum:
-    """The spectrum of B·A from S = BᵀB and T = AAᵀ."""
+def product_spectrum(
+    S: FloatArray,
+    T: FloatArray,
+    k: int,
+    *,
+    name: str,
+    kind: str,
+    factors: tuple[str, str],
+    shape: tuple[int, int],
+    note: str,
+    head: int = -1,
+    scaling: float = 1.0,
+) -> ProductSpectrum:
+    """The spectrum of s·B·A, s = |scaling|, from S = BᵀB and T = AAᵀ, and the gap of the two; k values are kept."""
     with limit_threads(1):
         R = root(S)
         squares = scipy.linalg.eigvalsh(matmul(matmul(R, T), R.T), check_finite=False)[::-1]
     values = np.sqrt(np.maximum(squares, 0.0))
     frobenius = math.sqrt(max(float((S * T).sum()), 0.0))
     gap, size = norm(S - T), math.hypot(norm(S), norm(T))
-    top = float(values[0])
-    return Spectrum(
-        values,
-        frobenius,
-        (frobenius / top) ** 2 if top > 0.0 else math.nan,
-        effective_rank_of(values),
-        gap,
-        gap / size if size > 0.0 else 0.0,
+    top, s = float(values[0]), abs(scaling)
+    return ProductSpectrum(
+        name=name,
+        kind=kind,
+        head=head,
+        factors=factors,
+        shape=shape,
+        rank=len(S),
+        values=read_only(s * values[:k]),
+        spectral=s * top,
+        frobenius=s * frobenius,
+        stable_rank=(frobenius / top) ** 2 if top > 0.0 else math.nan,
+        effective_rank=effective_rank_of(values),
+        gap=gap,
+        relative_gap=gap / size if size > 0.0 else 0.0,
+        scaling=scaling,
+        note=note,
     )
 
 

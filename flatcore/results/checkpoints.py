@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from flatcore.results.frame import Rows
+from flatcore.results.frame import Frame, Rows
 from flatcore.results.layers import LayerPair
 from flatcore.results.record import Array, Record, number, numbers
 
@@ -161,6 +162,14 @@ class FailedTensor(Record):
         yield "failed", self.reason
 
 
+def frame_of_tensors(
+    result: Record, kind: type[Record], tensors: Sequence[Record], failed: Sequence[FailedTensor]
+) -> Frame:
+    """One row for each tensor, of a `kind`, failed ones last: these have a ``reason``, and None for what is unknown."""
+    scalars, columns = result._scalars(), dict.fromkeys([*kind._columns(), *FailedTensor._columns()])
+    return Frame.of_rows(scalars | columns, (scalars | columns | part._row() for part in (*tensors, *failed)))
+
+
 @dataclass(frozen=True, repr=False)
 class CheckpointAnalysis(Record):
     """Spectra of a checkpoint's tensors, products of heads and adapters, coupling and balance of consecutive layers.
@@ -211,6 +220,11 @@ class CheckpointAnalysis(Record):
             yield "not recognised", name
         for note in self.notes:
             yield "note", note
+
+    def _tables(self) -> dict[str, Callable[[], Frame]]:
+        return super()._tables() | {
+            "tensors": partial(frame_of_tensors, self, TensorSpectrum, self.tensors, self.failed)
+        }
 
     def report(self, path: str) -> None:
         """Write a self-contained HTML page (needs the extra ``cli``)."""

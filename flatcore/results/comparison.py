@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from flatcore.results.checkpoints import FailedTensor
+from flatcore.results.checkpoints import FailedTensor, frame_of_tensors
 from flatcore.results.frame import Frame, Rows
 from flatcore.results.record import Array, Record, number, numbers
+
+_SPECTRA = ("before", "after", "update")  # fields of a change
 
 
 @dataclass(frozen=True, repr=False)
@@ -103,8 +106,13 @@ class TensorChange(Record):
     def _title(self) -> str:
         return self.name if self.name == self.other else f"{self.name} and {self.other}"
 
+    @classmethod
+    def _columns(cls) -> list[str]:
+        own = [name for name in super()._columns() if name not in _SPECTRA]
+        return own + [f"{side}_{name}" for side in _SPECTRA for name in TopSpectrum._columns()]
+
     def _row(self) -> dict[str, Any]:
-        sides = {side: getattr(self, side)._row() for side in ("before", "after", "update")}
+        sides = {side: getattr(self, side)._row() for side in _SPECTRA}
         spectra = {f"{side}_{name}": cell for side, row in sides.items() for name, cell in row.items()}
         return {**super()._row(), **spectra}
 
@@ -193,15 +201,7 @@ class CheckpointComparison(Record):
             yield from (lines if title == self._title() else ((f"{title}: {label}", text) for label, text in lines))
 
     def _tables(self) -> dict[str, Callable[[], Frame]]:
-        return {**super()._tables(), "tensors": self._frame_of_tensors}
-
-    def _frame_of_tensors(self) -> Frame:
-        """One row a tensor; the failed ones with their reasons and nothing else known."""
-        scalars = self._scalars()
-        rows = [{**scalars, **t._row(), "reason": None} for t in self.tensors]
-        failed = [{**scalars, **f._row()} for f in self.failed]
-        columns = next(iter(rows + failed), None) or (*scalars, "name", "role", "shape", "reason")
-        return Frame.of_rows(columns, rows + [{name: row.get(name) for name in columns} for row in failed])
+        return super()._tables() | {"tensors": partial(frame_of_tensors, self, TensorChange, self.tensors, self.failed)}
 
     def report(self, path: str) -> None:
         """Write a self-contained HTML page (needs the extra ``cli``)."""

@@ -126,7 +126,7 @@ class Record:
         """One row for each of the records, and what holds for all of this result."""
         scalars = self._scalars()
         rows = [{**scalars, **record._row()} for record in records]
-        return Frame.of_rows([*scalars, *(f.name for f in _shown(kind))], rows)
+        return Frame.of_rows([*scalars, *kind._columns()], rows)
 
     def _scalars(self) -> dict[str, Any]:
         """What holds for the whole result, one value a name; settings are taken apart."""
@@ -137,6 +137,11 @@ class Record:
             elif is_plain(value):
                 out[name] = value
         return out
+
+    @classmethod
+    def _columns(cls) -> list[str]:
+        """The names of what is in `_row`."""
+        return [f.name for f in _shown(cls)]
 
     def _row(self) -> dict[str, Any]:
         """The whole result in one row: lists where a field holds several values."""

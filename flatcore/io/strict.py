@@ -62,3 +62,19 @@ def check_file(path: Path, expected: str) -> None:
         raise FileNotFoundError(f"{path} does not exist; expected {expected}")
     if not path.is_file():
         raise ValueError(f"{path} is {'a directory' if path.is_dir() else 'no regular file'}; expected {expected}")
+
+
+def read_short(path: Path, expected: str, longest: int) -> bytes:
+    """The bytes of a regular file that has at most so many.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        With the path and what was expected.
+
+    """
+    check_file(path, expected)
+    size = path.stat().st_size
+    if size > longest:
+        raise ValueError(f"{path} has {size} bytes; expected at most {longest}")
+    return path.read_bytes()
