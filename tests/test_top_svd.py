@@ -26,7 +26,7 @@ from flatcore.spectral._certificate import certified_gap
 def krylov(A, k, **options):
     """top_svd without LAPACK's full decomposition."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_svd_solver, "_lapack_is_cheaper", lambda operator, k: (False, ""))
+        patch.setattr(_svd_solver, "_full_is_cheaper", lambda operator, k: (False, ""))
         return fc.top_svd(A, k, **options)
 
 

@@ -26,7 +26,8 @@ from flatcore import _core
 from flatcore._checks import FloatArray, chunks, is_half, with_unit_stride
 from flatcore._memory import check_memory
 from flatcore.results import LayerPair, SvdResult, read_only
-from flatcore.spectral import top_svd
+from flatcore.spectral._svd_operator import as_matrix
+from flatcore.spectral._top_svd import search
 from flatcore.weights.coupling import angle_chance, overlap_chance, principal_cosines, usable_values
 from flatcore.weights.layers import Kernel, Layer, kernel_columns, kernel_rows
 from flatcore.weights.spectra import Svd
@@ -43,6 +44,11 @@ class Triplets(NamedTuple):
     converged: FloatArray
     status: str
     reads: int
+
+    @classmethod
+    def of(cls, found: SvdResult) -> Triplets:
+        """Those of one matrix."""
+        return cls(Svd(found.U, found.s, found.Vt), found.residuals, found.converged, found.status, found.reads)
 
 
 class Member(NamedTuple):
@@ -64,9 +70,7 @@ class Gap(NamedTuple):
 NOT_BALANCED = Gap(math.nan, math.nan)
 
 
-def top_triplets(
-    blocks: FloatArray, k: int, tol: float | None = None, seed: int = 0, v0: FloatArray | None = None
-) -> Triplets:
+def top_triplets(blocks: FloatArray, k: int, tol: float | None = None, seed: int = 0) -> Triplets:
     """The top k triplets of diag(blocks): the largest among those of the blocks (g, m, n).
 
     Parameters
@@ -75,8 +79,6 @@ def top_triplets(
         (g, m, n), read in place.
     k, tol, seed
         As in :func:`flatcore.top_svd`; k at most the smaller side.
-    v0
-        Start vectors (n, b) where g is 1.
 
     Returns
     -------
@@ -84,11 +86,9 @@ def top_triplets(
 
     """
     g, m, n = blocks.shape
-    found = [_one(block, min(k, m, n), tol, seed, v0) for block in blocks]
-    reads = sum(r.reads for r in found)
+    found = [search("matrix", as_matrix("matrix", block), k=min(k, m, n), tol=tol, seed=seed)[0] for block in blocks]
     if g == 1:
-        one = found[0]
-        return Triplets(Svd(one.U, one.s, one.Vt), one.residuals, one.converged, one.status, reads)
+        return Triplets.of(found[0])
     owner = np.repeat(np.arange(g), [len(r.s) for r in found])
     number = np.concatenate([np.arange(len(r.s)) for r in found])
     best = np.argsort(-np.concatenate([r.s for r in found]), kind="stable")[:k]
@@ -100,13 +100,7 @@ def top_triplets(
         np.concatenate([getattr(r, name) for r in found])[best] for name in ("s", "residuals", "converged")
     )
     status = next((r.status for r in found if r.status != "converged"), "converged")
-    return Triplets(Svd(U, s, Vt), residuals, converged, status, reads)
-
-
-def _one(matrix: FloatArray, k: int, tol: float | None, seed: int, v0: FloatArray | None) -> SvdResult:
-    result = top_svd(matrix, k, tol=tol, seed=seed, v0=v0)
-    assert isinstance(result, SvdResult)
-    return result
+    return Triplets(Svd(U, s, Vt), residuals, converged, status, sum(r.reads for r in found))
 
 
 def frobenius(array: FloatArray) -> float:
