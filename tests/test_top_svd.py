@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flatcore as fc
-from flatcore.spectral import _svd_solver, _tolerance, _top_svd
+from flatcore.spectral import _svd_operator, _svd_solver, _tolerance, _top_svd
 from flatcore.spectral._certificate import certified_gap
 
 
@@ -113,13 +113,24 @@ def test_planted_spectra_in_float32(case, tol, seed):
 
 @settings(max_examples=40)
 @given(case=planted(low=1, high=30), dtype=st.sampled_from([np.float32, np.float64]), full=st.booleans())
-def test_tiny_matrices_by_lapack(case, dtype, full):
+def test_tiny_matrices_in_full(case, dtype, full):
+    """In single precision from AᵀA, whose eigenvalues hide values below √((M + N)·eps)·‖A‖_F: there delta is larger."""
     A, k = case
     A, k = A.astype(dtype), min(A.shape) if full else k
     result = fc.top_svd(A, k)
-    assert "LAPACK" in result.method
+    assert ("by LAPACK" if dtype == np.float64 else "from AᵀA in float64") in result.method
     assert result.certificate.method == "dense"
+    assert result.certificate.delta <= (0.0 if dtype == np.float64 else 3e-7 * result.s[0])
     check(A, result, k, result.tol)
+
+
+def test_a_gram_matrix_that_hides_the_tolerance_is_noticed(rng):
+    A = rng.standard_normal((60, 30)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_svd_operator.StoredOperator, "gram", lambda self: np.diag(np.arange(1.0, 31.0)))
+        result = fc.top_svd(A, 4)
+    assert "by LAPACK" in result.method
+    check(A, result, 4, result.tol)
 
 
 @settings(max_examples=30)
