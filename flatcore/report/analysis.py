@@ -7,29 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from flatcore.io import write_text_atomic
 from flatcore.report.figures import COLOURS, Figure, figure, panel_grid, svg_text
 from flatcore.report.page import Section, Table, render_page
 from flatcore.results import Analysis, Array, CouplingResult, GainsResult, number
-
-
-def write_analysis(analysis: Analysis, path: str) -> None:
-    """Write the HTML report of :func:`flatcore.analyze`.
-
-    Parameters
-    ----------
-    analysis
-        What to show.
-    path
-        The file; it appears whole or not at all.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
-
-    """
-    write_text_atomic(path, render_analysis(analysis))
 
 
 def render_analysis(a: Analysis) -> str:

@@ -13,7 +13,7 @@ from flatcore.results.estimates import DiagonalEstimate, SpectralDensity, TraceE
 from flatcore.results.frame import Frame, Rows
 from flatcore.results.layers import JacobianPath, LayerPair, LayerSpectrum, ModuleAnalysis
 from flatcore.results.pairs import Certificate, EigenResult, SolverState, SvdResult
-from flatcore.results.record import Array, Record, number, numbers, plain, read_only
+from flatcore.results.record import Array, Record, Reported, number, numbers, plain, read_only
 from flatcore.results.sweeps import SweepPlan, SweepResult
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "ModuleAnalysis",
     "ProductSpectrum",
     "Record",
+    "Reported",
     "Rows",
     "SolverState",
     "SpectralDensity",

@@ -8,7 +8,7 @@ from functools import partial
 
 from flatcore.results.frame import Frame, Rows
 from flatcore.results.layers import LayerPair
-from flatcore.results.record import Array, Record, number, numbers
+from flatcore.results.record import Array, Record, Reported, number, numbers
 
 
 @dataclass(frozen=True, repr=False)
@@ -171,7 +171,7 @@ def frame_of_tensors(
 
 
 @dataclass(frozen=True, repr=False)
-class CheckpointAnalysis(Record):
+class CheckpointAnalysis(Reported, Record):
     """Spectra of a checkpoint's tensors, products of heads and adapters, coupling and balance of consecutive layers.
 
     ``family`` is what the names were taken for. ``failed`` tensors have no spectrum; ``not_analysed`` are tensors that
@@ -225,12 +225,6 @@ class CheckpointAnalysis(Record):
         return super()._tables() | {
             "tensors": partial(frame_of_tensors, self, TensorSpectrum, self.tensors, self.failed)
         }
-
-    def report(self, path: str) -> None:
-        """Write a self-contained HTML page (needs the extra ``cli``)."""
-        from flatcore.report import write_checkpoint_analysis
-
-        write_checkpoint_analysis(self, path)
 
     def __repr__(self) -> str:
         return f"CheckpointAnalysis({self.path!r}, {len(self.tensors)} tensors, {len(self.products)} products)"

@@ -11,7 +11,7 @@ import numpy as np
 
 from flatcore.results.checkpoints import FailedTensor, frame_of_tensors
 from flatcore.results.frame import Frame, Rows
-from flatcore.results.record import Array, Record, number, numbers
+from flatcore.results.record import Array, Record, Reported, number, numbers
 
 _SPECTRA = ("before", "after", "update")  # fields of a change
 
@@ -148,7 +148,7 @@ class TensorChange(Record):
 
 
 @dataclass(frozen=True, repr=False)
-class CheckpointComparison(Record):
+class CheckpointComparison(Reported, Record):
     """Two checkpoints, tensor by tensor.
 
     ``a`` and ``b`` are their paths; ``tensors`` in natural order of A's names. ``failed`` tensors hold entries that are
@@ -202,12 +202,6 @@ class CheckpointComparison(Record):
 
     def _tables(self) -> dict[str, Callable[[], Frame]]:
         return super()._tables() | {"tensors": partial(frame_of_tensors, self, TensorChange, self.tensors, self.failed)}
-
-    def report(self, path: str) -> None:
-        """Write a self-contained HTML page (needs the extra ``cli``)."""
-        from flatcore.report import write_checkpoint_comparison
-
-        write_checkpoint_comparison(self, path)
 
     def __repr__(self) -> str:
         return f"CheckpointComparison({self.a!r}, {self.b!r}, {len(self.tensors)} tensors)"

@@ -163,6 +163,16 @@ class Record:
         return f"<table><caption>{html.escape(self._title())}</caption>{rows}</table>"
 
 
+class Reported:
+    """A result that has a page in `flatcore.report`."""
+
+    def report(self, path: str) -> None:
+        """Write a self-contained HTML page (needs the extra ``cli``)."""
+        from flatcore.report import write_report
+
+        write_report(self, path)
+
+
 def _shown(kind: Any) -> list[dataclasses.Field[Any]]:
     """Fields that tables and dictionaries show."""
     return [f for f in dataclasses.fields(kind) if f.repr]
