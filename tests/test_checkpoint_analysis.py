@@ -466,6 +466,38 @@ def test_estimated_effective_ranks_are_within_their_errors(rng, kind):
     assert error < (0.3 if kind == "decaying" else 0.02) * exact
 
 
+def test_effective_ranks_after_searches_that_did_not_probe(rng):
+    """One that was stopped, and one that has all values: fewer rows than a probe could tell apart."""
+    noise = rng.standard_normal((1100, 1100)).astype(np.float32)
+    found, run = search("matrix", noise, k=8, steps=5)
+    assert (found.status, run.probe) == ("max_iterations", None)
+    value, error, reads = effective_rank(found, run)
+    assert abs(value - entropy_rank(singular_values(noise))) < 3 * error
+    assert reads > 0
+    thin = noise[:40]
+    assert effective_rank(*search("matrix", thin, k=8)) == (
+        pytest.approx(entropy_rank(singular_values(thin)), rel=1e-6),
+        0.0,
+        0,
+    )
+
+
+def test_standard_errors_of_effective_ranks(rng):
+    """Over seeds the estimates scatter as their errors say: both rules agree on σ of 1 and 9, far from 0.
+
+    Ratios of nine degrees of freedom have a mean square of 9/7, that of 30 a standard error of 0.42.
+    """
+    n = 1100
+    U, V = (np.linalg.qr(rng.standard_normal((n, n)))[0] for _ in range(2))
+    matrix = ((U * np.where(np.arange(n) % 2, 1.0, 9.0)) @ V).astype(np.float32)
+    exact = entropy_rank(singular_values(matrix))
+    ratios = []
+    for seed in range(30):
+        value, error, _ = effective_rank(*search("matrix", matrix, k=2, seed=seed))
+        ratios.append((value - exact) / error)
+    assert 0.4 < np.mean(np.square(ratios)) < 2.6
+
+
 def test_noise_ends_at_the_edge_and_signals_stand_out(rng):
     outliers = []
     for _ in range(100):
