@@ -17,6 +17,7 @@ from flatcore.checkpoints.ranks import effective_rank, noise_edge, survey
 from flatcore.checkpoints.rules import texts_of
 from flatcore.io import open_checkpoint
 from flatcore.spectral._top_svd import search
+from flatcore.weights.pairs import _estimated
 
 
 def saved(folder, tensors, name="model.safetensors", **files):
@@ -496,6 +497,26 @@ def test_standard_errors_of_effective_ranks(rng):
         value, error, _ = effective_rank(*search("matrix", matrix, k=2, seed=seed))
         ratios.append((value - exact) / error)
     assert 0.4 < np.mean(np.square(ratios)) < 2.6
+
+
+def test_estimated_gaps_take_the_signs_they_need(rng):
+    """Of noise 8 signs are enough; one strong direction leaves χ² of one degree of freedom, whose error 32 halve.
+
+    ‖X − Y‖_F is then known to √(2/32)/2 = 0.125 of itself, by 8 signs to 0.25.
+    """
+    n = 300
+    u, v = (rng.standard_normal(n) / n**0.5 for _ in range(2))
+    noise = [(rng.standard_normal((n, n)) / n**0.5).astype(np.float32) for _ in range(2)]
+    strong = noise[0] + 30.0 * np.outer(u, v).astype(np.float32)
+    shares = []
+    for lower in (noise[0], strong):
+        found = [_estimated(lower, None, noise[1], seed) for seed in range(40)]
+        exact = np.linalg.norm(lower.astype(float) @ lower.T - noise[1].T.astype(float) @ noise[1])
+        ratios = [(gap.gap - exact) / gap.error for gap in found]
+        assert np.median(np.abs(ratios)) < 2.0
+        shares.append(np.median([gap.error / gap.gap for gap in found]))
+    assert shares[0] < 0.025
+    assert 0.08 < shares[1] < 0.17
 
 
 def test_noise_ends_at_the_edge_and_signals_stand_out(rng):
