@@ -108,6 +108,12 @@ def as_float_array(name: str, value: Any, ndim: int, *, keep_half: bool = False)
     return np.require(array.astype(dtype, copy=False), requirements="A")
 
 
+def common_type(*arrays: FloatArray | None) -> np.dtype[Any]:
+    """The precision in which arrays are taken together: float64 where one of them has it, else float32."""
+    wide = any(array is not None and array.dtype == np.float64 for array in arrays)
+    return np.dtype(np.float64 if wide else np.float32)
+
+
 def with_unit_stride(array: FloatArray) -> FloatArray:
     """The matrix itself where BLAS can read it (row- or column-major, any leading dimension), else a copy."""
     rows, cols = (stride // array.itemsize for stride in array.strides)

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'WfmTask', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'largest_modulus', 'layer_balance', 'layer_svd', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update', 'wfm_binary_amp_sweep', 'wfm_binary_errors', 'wfm_binary_fields', 'wfm_descent', 'wfm_edge_bethe', 'wfm_edge_sweep', 'wfm_fields', 'wfm_focused_law', 'wfm_gaussian_amp_sweep', 'wfm_gaussian_sweep', 'wfm_hessian_product', 'wfm_least_action', 'wfm_margin', 'wfm_output_terms', 'wfm_pack', 'wfm_pack_signs', 'wfm_padded_inputs', 'wfm_perturbed', 'wfm_real_errors', 'wfm_replicated', 'wfm_rows', 'wfm_sums', 'wfm_unpack']
+__all__: list[str] = ['Chain', 'ChainHessian32', 'ChainHessian64', 'Recycler', 'ReducedHessian32', 'ReducedHessian64', 'WfmTask', 'build_info', 'chain_hessian', 'combine', 'fill_normal', 'gain_profile', 'get_blas_threads', 'gram', 'in_float32', 'layer_balance', 'layer_svd', 'magnitude', 'many_sharpness', 'matmul', 'max_threads', 'normal_product', 'normalised_signature', 'overlaps', 'partial_norms', 'reduced_hessian', 'reduced_in_float32', 'set_blas_threads', 'set_threads', 'side_grams', 'stored_product', 'strongest_path', 'thin_svd', 'to_rows', 'update', 'wfm_binary_amp_sweep', 'wfm_binary_errors', 'wfm_binary_fields', 'wfm_descent', 'wfm_edge_bethe', 'wfm_edge_sweep', 'wfm_fields', 'wfm_focused_law', 'wfm_gaussian_amp_sweep', 'wfm_gaussian_sweep', 'wfm_hessian_product', 'wfm_least_action', 'wfm_margin', 'wfm_output_terms', 'wfm_pack', 'wfm_pack_signs', 'wfm_padded_inputs', 'wfm_perturbed', 'wfm_real_errors', 'wfm_replicated', 'wfm_rows', 'wfm_sums', 'wfm_unpack']
 class Recycler:
     """
     Memory for results of one size, used again once they are freed.
@@ -185,10 +185,6 @@ def in_float32(hessian: ChainHessian64) -> ChainHessian32:
     """
     The same partial products, rounded to float32.
     """
-def largest_modulus(A: numpy.ndarray) -> float:
-    """
-    max |a_ij|; NaN where A is not finite.
-    """
 def layer_balance(chain: Chain, progress: typing.Any = None) -> tuple:
     """
     Gaps and relative gaps of consecutive layers.
@@ -196,6 +192,10 @@ def layer_balance(chain: Chain, progress: typing.Any = None) -> tuple:
 def layer_svd(chain: Chain, layer: typing.SupportsInt | typing.SupportsIndex) -> tuple:
     """
     U, s, Vt of one layer's link.
+    """
+def magnitude(A: numpy.ndarray) -> tuple:
+    """
+    max |a_ij|, NaN where A is not finite, and the sum of the squares in float64.
     """
 def many_sharpness(weights: collections.abc.Sequence[numpy.ndarray], basis: numpy.ndarray, roots: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex], target: numpy.ndarray, scale: typing.SupportsFloat | typing.SupportsIndex, constant: typing.SupportsFloat | typing.SupportsIndex, settings: dict) -> dict:
     """

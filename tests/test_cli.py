@@ -63,8 +63,7 @@ def files(tmp_path, rng):
 def fake_report(monkeypatch):
     """Stands in for the report, which has its own tests."""
     module = types.ModuleType("flatcore.report")
-    module.write_analysis = lambda analysis, path: Path(path).write_text(f"<html>{analysis.chain}</html>")
-    module.write_checkpoint_analysis = lambda analysis, path: Path(path).write_text(f"<html>{analysis.path}</html>")
+    module.write_report = lambda result, path: Path(path).write_text(f"<html>{result._title()}</html>")
     monkeypatch.setitem(sys.modules, "flatcore.report", module)
     return module
 

@@ -141,3 +141,16 @@ def test_what_cannot_be_compared_is_told(tmp_path, rng):
     assert "lora_B.weight: 1" in broken.failed[0].reason
     other = adapter(tmp_path / "c", B, rng.standard_normal((2, 6)))
     assert dict(compare_checkpoints(a, other).not_compared)[MODULE] == "LoRA s·B·A of 9 × 7 in A, 9 × 6 in B"
+
+
+def test_tables_have_products_tensors_and_what_failed(tmp_path, rng):
+    B, A = rng.standard_normal((9, 2)), rng.standard_normal((2, 7))
+    more = {"w.weight": rng.standard_normal((3, 3)), "bad.weight": np.full((2, 2), np.nan)}
+    a = adapter(tmp_path / "a", B, A, **more)
+    b = adapter(tmp_path / "b", B + 1.0, A, **{name: 2.0 * W for name, W in more.items()})
+    found = compare_checkpoints(a, b, 2)
+    names = [MODULE, f"{MODULE}.lora_A.weight", f"{MODULE}.lora_B.weight", "w.weight", "bad.weight"]
+    assert found.frame()["name"] == names
+    assert found.frame()["ranks"] == [[2, 2], None, None, None, None]
+    assert found.frame("products")["name"] == names[:1]
+    assert found.frame("tensors")["name"] == names[1:]

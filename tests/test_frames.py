@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
 import pkgutil
 import sys
 import types
@@ -33,8 +34,11 @@ def record_classes():
     return sorted(found - {Record}, key=lambda kind: kind.__name__)
 
 
+NUMBERS = itertools.count(3)
+
+
 def example(hint, n):
-    """A value of the type, n long where it has a length."""
+    """A value of the type that no other field has, n long where it has a length."""
     origin, entries = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return example(entries[0], n)
@@ -45,14 +49,15 @@ def example(hint, n):
             else tuple(example(entry, n) for entry in entries)
         )
     if origin is np.ndarray:
-        return np.arange(n) / 8.0
+        return next(NUMBERS) + np.arange(n) / 8.0
     if origin in (dict, Mapping):
-        return {"loss": np.arange(n) / 8.0}
+        return {"loss": next(NUMBERS) + np.arange(n) / 8.0}
     if origin is Callable or hint is type(None):
         return None
     if dataclasses.is_dataclass(hint):
         return filled(hint, n) if issubclass(hint, Record) else hint(9, 3)
-    return {str: "text", int: 3, float: 0.5, bool: True}.get(hint)
+    made = next(NUMBERS)
+    return {str: f"text {made}", int: made, float: made + 0.5, bool: True}.get(hint)
 
 
 def filled(kind, n):
@@ -95,17 +100,49 @@ def test_every_table_is_flat(kind, n):
 
 
 def test_no_field_is_left_out(kind):
+    """Values, arrays and settings stand in the summary; records, and series, in tables of their own."""
     record = filled(kind, 3)
-    told = set(record._tables())
-    for name in tuple(told):
-        told |= set(record.frame(name))
-    for field in dataclasses.fields(record):
-        value = getattr(record, field.name)
-        if not field.repr or isinstance(value, Mapping):
-            continue
-        parts = {field.name} if isinstance(value, Record) or not dataclasses.is_dataclass(value) else set()
-        parts |= {f"{field.name}_{f.name}" for f in dataclasses.fields(value)} if not parts else set()
-        assert parts <= told, field.name
+    summary = record.frame("summary")
+    for name, value in ((f.name, getattr(record, f.name)) for f in dataclasses.fields(record) if f.repr):
+        if isinstance(value, tuple) and isinstance(value[0], Record):
+            check_table_of_records(record.frame(name), value)
+        elif isinstance(value, Record):
+            assert_same(record.frame(name), value.frame())
+        elif isinstance(value, Mapping):
+            assert_same({column: record.frame()[column] for column in value}, value)
+        elif dataclasses.is_dataclass(value):
+            settings = {f"{name}_{f.name}": [getattr(value, f.name)] for f in dataclasses.fields(value)}
+            assert_same({column: summary[column] for column in settings}, settings)
+        elif value is not None:
+            assert_same({name: summary[name]}, {name: [value]})
+
+
+def check_table_of_records(frame, records):
+    """A row a record, in order, with all that the record's own summary says."""
+    rows = [record.frame("summary") for record in records]
+    for column in rows[0]:
+        said = [cell(value) for value in list(frame[column])[: len(rows)]]
+        assert said == [cell(row[column][0]) for row in rows], column
+
+
+def assert_same(columns, expected):
+    assert {name: [cell(x) for x in v] for name, v in columns.items()} == {
+        name: [cell(x) for x in v] for name, v in expected.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["CheckpointAnalysis", "CheckpointComparison"])
+@pytest.mark.parametrize("none_left", [False, True])
+def test_failed_tensors_have_rows(name, none_left):
+    record = filled(getattr(fc.results, name), 3)
+    done = () if none_left else record.tensors
+    frame = dataclasses.replace(record, tensors=done).frame("tensors")
+    assert list(frame) == list(record.frame("tensors"))
+    assert frame["name"] == [part.name for part in (*done, *record.failed)]
+    assert frame["reason"] == [None] * len(done) + [part.reason for part in record.failed]
+    known = {f.name for f in dataclasses.fields(record.failed[0])}
+    for column in set(record.tensors[0]._row()) - known:  # such as seconds, which the whole has as well
+        assert list(frame[column])[len(done) :] == [None] * len(record.failed), column
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])

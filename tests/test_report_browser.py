@@ -106,17 +106,29 @@ def test_every_picture_has_words_and_every_control_a_name(tab, whole):
         assert all(kinds[kind]), kind
 
 
-def test_contrast_and_focus_are_visible(tab, tensors):
+def test_focus_is_visible(tab, tensors):
     tab.open(tensors[0])
     tab_to(tab, "stable rankBUTTON")
     assert tab.value("parseFloat(getComputedStyle(document.activeElement).outlineWidth)") >= 2.0
-    colours = tab.value(
-        "[...document.querySelectorAll('p, h1, h2, h3, th, td, caption, button, footer, figcaption')].map(e => "
-        "getComputedStyle(e).color)"
-    )
-    darkest_ground = luminance("rgb(245, 247, 249)")
-    for colour in set(colours):
-        assert (darkest_ground + 0.05) / (luminance(colour) + 0.05) >= 4.5, colour
+
+
+def test_text_stands_out_from_what_is_behind_it(tab, whole):
+    tab.open(whole)
+    kinds = "p, h1, h2, h3, th, td, caption, button, label, input, footer, figcaption"
+    for kind, colour, ground in tab.value(f"[...document.querySelectorAll('{kinds}')].map({COLOURS})"):
+        assert colour.startswith("rgb("), (kind, colour)  # nothing is half see-through
+        assert ground.startswith("rgb("), (kind, ground)
+        darker, lighter = sorted(map(luminance, (colour, ground)))
+        assert (lighter + 0.05) / (darker + 0.05) >= 4.5, (kind, colour, ground)
+
+
+# Of an element: its kind, the colour of its text, and that of the nearest ground behind it that is not see-through.
+COLOURS = """e => {
+    const grounds = [];
+    for (let up = e; up; up = up.parentElement) grounds.push(getComputedStyle(up).backgroundColor);
+    const solid = grounds.find(ground => !/^rgba.*, 0\\)$/.test(ground));
+    return [e.closest('thead, tbody, section.alert, body').tagName + ' ' + e.tagName, getComputedStyle(e).color, solid];
+}"""
 
 
 def luminance(colour):

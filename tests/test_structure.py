@@ -116,7 +116,7 @@ def test_only_the_torch_room_imports_torch_at_module_level(path):
 
 def test_checks_see_the_imports():
     """The reader itself: a file with every form of import."""
-    names = dict(imports(PACKAGE / "results/chains.py"))
+    names = dict(imports(PACKAGE / "results/record.py"))
     assert names["numpy"] is True
     assert names["flatcore.report"] is False
     assert dict(imports(PACKAGE / "linear/sharpness.py"))["flatcore.spectral"] is True

@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 from flatcore import cli
 from flatcore.sweep import cluster_cost, columns, cost_table, planning, pools, sweep, sweeping, work
 from flatcore.sweep.discovery import discover, segments
-from flatcore.sweep.following import Vectors, foretold, starts
+from flatcore.sweep.following import Vectors, extrapolated, foretold, starts
 from flatcore.sweep.journal import Journal, folder_of
 from flatcore.sweep.pools import LocalProcesses, dask_executor
 
@@ -181,18 +181,21 @@ def test_smooth_trajectories_are_foretold(rng):
     angles = {0: 0.0, 10: 0.1, 30: 0.3}
     first, second, third = (Vectors("", step, {"W": rotated(base, angle)}) for step, angle in angles.items())
     second.right["W"][:] = signs @ second.right["W"]
-    assert starts((), 10) == {}
-    assert starts((first, second), 30) == second.right  # nothing is known yet of how smooth it is
-    assert foretold((first, second), 30, third.right) == {"W"}
+    assert starts((), {}) == extrapolated((first,), 10) == {}
+    ahead = extrapolated((first, second), 30)
+    assert starts((first, second), ahead) == second.right  # nothing is known yet of how smooth it is
+    assert foretold((first, second), ahead, third.right) == {"W"}
     smooth = Vectors("", 10, second.right, frozenset(["W"]))
-    start = starts((first, smooth), 30)["W"]
+    start = starts((first, smooth), ahead)["W"]
     # Twice the step: the chord 2·0.1 for the arc 0.2 from 0.1 to 0.3 misses by its curvature, about 0.02 + 0.02/2.
     assert missed(third.right["W"], start) < 0.15 * missed(third.right["W"], second.right["W"])
     # Nothing is foretold of what is random, or has another shape; without steps they count as even.
     other = {"W": np.linalg.qr(rng.standard_normal((8, 3)))[0].T}
-    assert foretold((first, Vectors("", 10, other)), 20, {"W": rotated(base, 0.1)}) == frozenset()
-    assert foretold((first, second), 30, {"W": np.eye(3, 9), "V": np.eye(2)}) == frozenset()
-    even = starts((Vectors("", None, first.right), Vectors("", None, second.right, smooth.foretold)), None)["W"]
+    unlike = first, Vectors("", 10, other)
+    assert foretold(unlike, extrapolated(unlike, 20), {"W": rotated(base, 0.1)}) == frozenset()
+    assert foretold((first, second), ahead, {"W": np.eye(3, 9), "V": np.eye(2)}) == frozenset()
+    without = Vectors("", None, first.right), Vectors("", None, second.right, smooth.foretold)
+    even = starts(without, extrapolated(without, None))["W"]
     assert missed(rotated(base, 0.2), even) < missed(rotated(base, 0.2), second.right["W"]) / 5
 
 
@@ -474,8 +477,8 @@ def test_tensors_that_their_shard_lacks_are_rows(tmp_path, rng):
 def test_a_file_that_changes_while_it_is_read_is_no_result(runs, tmp_path, monkeypatch):
     real = work._analysis
 
-    def changing(task, progress):
-        found = real(task, progress)
+    def changing(task, start, progress):
+        found = real(task, start, progress)
         if task.path.endswith("run1/step1.npz"):
             np.savez(task.path, W1=np.eye(3))
         return found

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 import flatcore as fc
 from benchmarks.checkpoint_problem import Spectra
-from benchmarks.contenders.base import lacking, missing
+from benchmarks.contenders.base import lacking
+from benchmarks.contenders.layer_spectra import TorchValues, WeightWatcherAnalyze, watched_norms, watcher_of
+from benchmarks.dense import effective_rank
 from benchmarks.timing import Stages
 
 if TYPE_CHECKING:
@@ -49,11 +50,7 @@ class FlatcoreAnalysis:
 class FullDecompositions:
     """``torch.linalg.svdvals`` of every layer in float32, and the measures from all values."""
 
-    name = "torch.linalg.svdvals"
-
-    def available(self) -> str | None:
-        """None where torch is installed."""
-        return missing("torch", "'flatcore[torch]'")
+    name, available = TorchValues.name, TorchValues.available
 
     def prepare(self, problem: SpectraProblem, stage: Stages) -> Callable[[SpectraProblem], Spectra]:
         """Nothing is done in advance."""
@@ -66,10 +63,8 @@ class FullDecompositions:
                 with safe_open(file, "pt") as tensors:
                     for name in tensors.keys():  # noqa: SIM118  (it has no iterator)
                         values = torch.linalg.svdvals(tensors.get_tensor(name).float()).double().numpy()
-                        p = values / values.sum()
-                        rank = float(np.exp(-np.sum(p * np.log(np.maximum(p, 1e-300)))))
                         out.norms[file.name, name] = float(values[0]), float(np.linalg.norm(values))
-                        out.ranks[file.name, name] = rank, 0.0
+                        out.ranks[file.name, name] = effective_rank(values), 0.0
             return out
 
         return answer
@@ -78,34 +73,20 @@ class FullDecompositions:
 class WeightWatcherFiles:
     """``WeightWatcher(model).analyze()`` of all layers, which also fits power laws; it has no effective rank."""
 
-    name = "WeightWatcher analyze"
-
-    def available(self) -> str | None:
-        """None where torch and WeightWatcher are installed."""
-        return missing("torch", "'flatcore[torch]'") or missing("weightwatcher", "weightwatcher==0.7.7")
+    name, available = WeightWatcherAnalyze.name, WeightWatcherAnalyze.available
 
     def prepare(self, problem: SpectraProblem, stage: Stages) -> Callable[[SpectraProblem], Spectra]:
         """Nothing is done in advance."""
-        import torch
-        import weightwatcher
         from safetensors import safe_open
-
-        logging.getLogger("weightwatcher").setLevel(logging.ERROR)
 
         def answer(problem: SpectraProblem) -> Spectra:
             out = Spectra({}, {}, {})
             for file in problem.files:
                 with safe_open(file, "pt") as tensors:
                     names = list(tensors.keys())
-                    layers = [torch.nn.Linear(1, 1, bias=False, device="meta") for _ in names]
-                    for layer, name in zip(layers, names, strict=True):
-                        weight = tensors.get_tensor(name).float()
-                        layer.out_features, layer.in_features = weight.shape
-                        layer.weight = torch.nn.Parameter(weight)
-                    details = weightwatcher.WeightWatcher(model=torch.nn.Sequential(*layers)).analyze()
-                squares = details["stable_rank"] * details["lambda_max"]
-                for name, spectral, square in zip(names, details["sv_max"], squares, strict=True):
-                    out.norms[file.name, name] = float(spectral), float(square) ** 0.5
+                    found = watched_norms(watcher_of([tensors.get_tensor(name).float() for name in names]))
+                for name, spectral, frobenius in zip(names, found.spectral, found.frobenius, strict=True):
+                    out.norms[file.name, name] = float(spectral), float(frobenius)
             return out
 
         return answer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,26 @@ if TYPE_CHECKING:
 def norms_of(spectra: list[Array]) -> LayerNorms:
     """Largest value and root of the sum of squares of every spectrum."""
     return LayerNorms(np.array([s[0] for s in spectra]), np.array([np.linalg.norm(s) for s in spectra]))
+
+
+def watcher_of(weights: Sequence[Any]) -> Any:
+    """WeightWatcher on a model of layers with these weights (out, in), tensors of PyTorch's."""
+    import torch
+    import weightwatcher
+
+    logging.getLogger("weightwatcher").setLevel(logging.ERROR)
+    layers = [torch.nn.Linear(W.shape[1], W.shape[0], bias=False, device="meta") for W in weights]
+    for layer, W in zip(layers, weights, strict=True):
+        layer.weight = torch.nn.Parameter(W)
+    return weightwatcher.WeightWatcher(model=torch.nn.Sequential(*layers))
+
+
+def watched_norms(watcher: Any) -> LayerNorms:
+    """What its analysis says of the norms."""
+    details = watcher.analyze()
+    return LayerNorms(
+        details["sv_max"].to_numpy(), np.sqrt((details["stable_rank"] * details["lambda_max"]).to_numpy())
+    )
 
 
 class FlatcoreSpectra:
@@ -51,21 +71,10 @@ class WeightWatcherAnalyze:
     def prepare(self, problem: WeightsProblem, stage: Stages) -> Callable[[Any], LayerNorms]:
         """Set up the model."""
         import torch
-        import weightwatcher
 
-        logging.getLogger("weightwatcher").setLevel(logging.ERROR)
         with stage("model"):
-            layers = [torch.nn.Linear(W.shape[1], W.shape[0], bias=False, device="meta") for W in problem.layers]
-            for layer, W in zip(layers, problem.layers, strict=True):
-                layer.weight = torch.nn.Parameter(torch.from_numpy(W))
-            watcher = weightwatcher.WeightWatcher(model=torch.nn.Sequential(*layers))
-
-        def answer(_: Any) -> LayerNorms:
-            details = watcher.analyze()
-            squares = details["stable_rank"] * details["lambda_max"]
-            return LayerNorms(details["sv_max"].to_numpy(), np.sqrt(squares.to_numpy()))
-
-        return answer
+            watcher = watcher_of([torch.from_numpy(W) for W in problem.layers])
+        return lambda _: watched_norms(watcher)
 
 
 class TorchValues:

@@ -5,7 +5,6 @@ from flatcore.checkpoints.chain import BrokenChainError, chain_of
 from flatcore.checkpoints.comparison import compare_checkpoints
 from flatcore.checkpoints.rules import PairRule, Rules
 from flatcore.checkpoints.structure import Structure, recognise
-from flatcore.checkpoints.tables import tensor_frame
 
 __all__ = [
     "BrokenChainError",
@@ -16,5 +15,4 @@ __all__ = [
     "chain_of",
     "compare_checkpoints",
     "recognise",
-    "tensor_frame",
 ]

@@ -23,7 +23,7 @@ from flatcore.checkpoints.config import AdapterConfig
 from flatcore.checkpoints.products import product_spectrum, scaled_gram
 from flatcore.io import Checkpoint, StoredTensor, natural_key
 from flatcore.io.roles import LORA_A, LORA_B
-from flatcore.results import ProductSpectrum, read_only
+from flatcore.results import ProductSpectrum
 
 # The last of these in a name says that it is a B, and what the A beside it is called.
 _PARTNERS = {"lora_B": "lora_A", "lora_up": "lora_down", "lora_embedding_B": "lora_embedding_A"}
@@ -92,25 +92,16 @@ def analyze_adapter(adapter: Adapter, checkpoint: Checkpoint, k: int) -> Product
 
     """
     B, A = factors_of(adapter, checkpoint)
-    found, s = product_spectrum(scaled_gram(B.T), scaled_gram(A)), abs(adapter.scaling)
-    if not math.isfinite(s * found.frobenius):
-        raise ArithmeticError(f"singular values near {s:.3g} · {found.frobenius:.3g} are beyond float64")
-    return ProductSpectrum(
+    return product_spectrum(
+        scaled_gram(B.T),
+        scaled_gram(A),
+        k,
         name=adapter.name,
         kind="LoRA",
-        head=-1,
         factors=(adapter.B, adapter.A),
         shape=(B.shape[0], A.shape[1]),
-        rank=adapter.rank,
-        values=read_only(s * found.values[:k]),
-        spectral=s * float(found.values[0]),
-        frobenius=s * found.frobenius,
-        stable_rank=found.stable_rank,
-        effective_rank=found.effective_rank,
-        gap=found.gap,
-        relative_gap=found.relative_gap,
         scaling=adapter.scaling,
-        note="; ".join(text for text in (adapter.note, found.note) if text),
+        note=adapter.note,
     )
 
 

@@ -4,7 +4,7 @@ Tensors are read in natural order of their names, mapped from their files where 
 and given back before the next; of each its right singular vectors stay, and its left ones until its pairs are done.
 
 cost    for every tensor one read for its norm, top_svd's block steps (4 rows each), and where the smaller side is long
-        some 10 to 25 reads with 8 rows for the effective rank; heads and pairs as their modules say.
+        up to 18 reads more for the effective rank; heads and pairs as their modules say.
 memory  the largest tensor, once more where it is stored in a format that has to be converted, and vectors.
 source  docs/checkpoints.md.
 """
@@ -25,7 +25,7 @@ from flatcore._checks import FloatArray, as_float_array, check_count, check_fini
 from flatcore._threads import limit_threads
 from flatcore.checkpoints.adapters import analyze_adapter
 from flatcore.checkpoints.heads import Heads, compositions, head_products
-from flatcore.checkpoints.ranks import Estimate, effective_rank, noise_edge, survey
+from flatcore.checkpoints.ranks import Estimate, Survey, effective_rank, noise_edge, survey
 from flatcore.checkpoints.rules import Rules
 from flatcore.checkpoints.structure import Attention, Consecutive, Part, Structure, extents_of, recognise
 from flatcore.io import Checkpoint, bias_name, open_checkpoint
@@ -40,6 +40,7 @@ from flatcore.results import (
     read_only,
 )
 from flatcore.spectral._tolerance import checked_tol
+from flatcore.spectral._top_svd import search
 from flatcore.weights.layers import Kernel, Layer, kernel_rows, offsets_text
 from flatcore.weights.pairs import Member, Triplets, layer_pair, top_triplets
 
@@ -219,21 +220,30 @@ class _Run:
             array = self._array(name)
             found = survey(array)
             if not found.fault:
-                return self._spectrum(name, array, found.frobenius, began)
+                return self._spectrum(name, array, found, began)
             reason = found.fault
         except (ValueError, MemoryError, OSError, ArithmeticError) as error:
             reason = str(error) or type(error).__name__
         self.failed[name] = FailedTensor(name, self.structure.roles[name], tensor.shape, tensor.dtype, reason)
         return None
 
-    def _spectrum(self, name: str, array: FloatArray, frobenius: float, began: float) -> TensorSpectrum:
-        part = self._whole(name)
+    def _spectrum(self, name: str, array: FloatArray, size: Survey, began: float) -> TensorSpectrum:
+        part, frobenius = self._whole(name), size.frobenius
         layer, kernel = self._layer(part), self._kernel(part, array)
         (matrix,) = kernel_rows(kernel.weight)
-        top = top_triplets(matrix[None], self.k, self.tol, self.seed, self._start(name, matrix.shape[1]))
+        found, run = search(
+            name,
+            matrix,
+            k=min(self.k, *matrix.shape),
+            tol=self.tol,
+            seed=self.seed,
+            v0=self._start(name, matrix.shape[1]),
+            largest=size.largest,
+        )
+        top = Triplets.of(found)
         spectral, values = float(top.svd.s[0]), top.svd.s.astype(float)
         known, edge = spectral > 0.0, noise_edge(values, frobenius, matrix.shape)
-        rank = effective_rank(matrix, top.svd, self.seed) if known and self._ranks else Estimate(math.nan, 0.0)
+        rank = effective_rank(found, run) if known and self._ranks else Estimate(math.nan, 0.0)
         tail = max(0.0, 1.0 - float(((values / frobenius) ** 2).sum())) if known else math.nan
         self.right[name] = read_only(top.svd.Vt)
         if name in self._waiting:
@@ -319,7 +329,7 @@ class _Run:
 
     def _bias(self, part: Part, outputs: int) -> FloatArray | None:
         stored = self.checkpoint.get(bias_name(part.tensor) or "")
-        if stored is None or stored.shape != (outputs,) or not stored.dtype.startswith(("F", "BF")):
+        if stored is None or stored.shape != (outputs,) or not stored.is_floating:
             return None
         bias = as_float_array(stored.name, stored.load(), 1)[part.first : part.last]
         return bias if bool(np.isfinite(bias).all()) else None

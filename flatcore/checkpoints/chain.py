@@ -93,7 +93,7 @@ def _check_sizes(model: ModelFile) -> None:
 
 def _arrays_of(checkpoint: Checkpoint) -> NamedArrays:
     """Its floating-point tensors in natural order of their names, mapped where that is possible."""
-    floating = [name for name, tensor in checkpoint.items() if tensor.dtype.startswith(("F", "BF")) and tensor.nbytes]
+    floating = [name for name, tensor in checkpoint.items() if tensor.is_floating and tensor.nbytes]
     parametrized = parametrized_of({name: checkpoint[name].shape for name in floating})
     parts = {part for own in parametrized.values() for part in own}
     names = sorted((name for name in floating if name not in parts), key=natural_key)

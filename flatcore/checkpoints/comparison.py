@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flatcore._atomic import PathLike
-from flatcore._checks import FloatArray, as_float_array, check_count, check_progress, chunks
+from flatcore._checks import FloatArray, as_float_array, check_count, check_progress, chunks, common_type
 from flatcore._memory import check_memory
 from flatcore._threads import limit_threads
 from flatcore.checkpoints.adapter_triplets import Factors, adapter_triplets
@@ -374,19 +374,15 @@ def _panels(matrix: FloatArray) -> Iterator[slice]:
     return chunks(len(matrix), max(1, _PANEL_ENTRIES // max(1, matrix.shape[1])))
 
 
-def _common_type(A: FloatArray, B: FloatArray) -> np.dtype[Any]:
-    return np.dtype(np.float64 if np.float64 in (A.dtype, B.dtype) else np.float32)
-
-
 def _identical(A: FloatArray, B: FloatArray) -> bool:
     """Whether all entries are the same numbers, however they are stored."""
-    dtype = _common_type(A, B)
+    dtype = common_type(A, B)
     return all(np.array_equal(A[p].astype(dtype, copy=False), B[p].astype(dtype, copy=False)) for p in _panels(A))
 
 
 def _update(name: str, A: FloatArray, B: FloatArray) -> FloatArray:
     """B − A in the wider precision, at least float32."""
-    dtype = _common_type(A, B)
+    dtype = common_type(A, B)
     check_memory(f"the update of {name}", A.size * dtype.itemsize)
     out = np.empty(A.shape, dtype)
     with np.errstate(over="ignore"):  # an infinite entry is found by its norm

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flatcore.io.checkpoints.folders import check_inside
-from flatcore.io.checkpoints.strict import check_file, parse_object, shown
+from flatcore.io.strict import parse_object, read_short, shown
 
 MODEL_CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 
@@ -143,10 +143,7 @@ def _content(folder: Path, name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
         return {}, ()
     try:
         check_inside(folder, name)
-        check_file(path, "a JSON object")
-        if path.stat().st_size > LONGEST_FILE:
-            raise ValueError(f"{path.stat().st_size} bytes; expected at most {LONGEST_FILE}")
-        return parse_object(name, path.read_bytes()), ()
+        return parse_object(name, read_short(path, "a JSON object", LONGEST_FILE)), ()
     except (OSError, ValueError) as error:
         return {}, (f"{name} is not used: {error}",)
 

@@ -30,7 +30,7 @@ import scipy.linalg
 import scipy.special
 from numpy.typing import NDArray
 
-from flatcore._checks import FloatArray, chunks
+from flatcore._checks import FloatArray, chunks, common_type
 from flatcore._linalg import divided, matmul
 from flatcore._threads import limit_threads
 from flatcore.checkpoints.products import Gram, norm, product_spectrum, root, scaled_gram
@@ -122,31 +122,16 @@ def head_products(heads: Heads, k: int) -> Iterator[ProductSpectrum]:
     for kind, factors, shape, left, right in kinds:
         both = Grams(heads.shared(right.matrices), heads.shared(right.exponents))
         for h, (S, T) in enumerate(zip(left.each(), both.each(), strict=True)):
-            found = product_spectrum(S, T)
-            yield ProductSpectrum(
-                name=layer.name,
-                kind=kind,
-                head=h,
-                factors=(factors[0].name, factors[1].name),
-                shape=shape,
-                rank=layer.head_dim,
-                values=read_only(found.values[:k]),
-                spectral=float(found.values[0]),
-                frobenius=found.frobenius,
-                stable_rank=found.stable_rank,
-                effective_rank=found.effective_rank,
-                gap=found.gap,
-                relative_gap=found.relative_gap,
-                scaling=1.0,
-                note="; ".join(text for text in (note, found.note) if text),
-            )
+            names = factors[0].name, factors[1].name
+            yield product_spectrum(S, T, k, name=layer.name, kind=kind, factors=names, shape=shape, note=note, head=h)
 
 
 def compositions(below: Heads, above: Heads) -> Iterator[HeadComposition]:
     """Scores of every head above with every head below, for queries, keys and values."""
     d, e = below.layer.output.rows, above.layer.head_dim
     centre, spread = composition_chance(d, e) if e == below.layer.head_dim else (math.nan, math.nan)
-    written = _in_one_type(below.written())
+    output = below.written()
+    written = output.astype(common_type(output), copy=False)
     value_roots = below.shared(_roots(below.value, written.dtype))
     layer = above.layer
     kinds = [
@@ -196,11 +181,6 @@ def _grams(rows: FloatArray, e: int) -> Grams:
     """Gram matrices of every head's rows."""
     found = [scaled_gram(rows[part]) for part in chunks(len(rows), e)]
     return Grams(np.stack([g.matrix for g in found]), np.array([g.exponent for g in found]))
-
-
-def _in_one_type(output: FloatArray) -> FloatArray:
-    """The matrix in the precision of the products."""
-    return np.asarray(output, dtype=np.float64 if output.dtype == np.float64 else np.float32)
 
 
 def _norms(S: FloatArray, T: FloatArray) -> FloatArray:

@@ -20,6 +20,7 @@ import scipy.linalg
 from flatcore._checks import FloatArray, chunks
 from flatcore._linalg import divided, exponent_of, matmul, multiplied
 from flatcore._threads import limit_threads
+from flatcore.results import ProductSpectrum, read_only
 from flatcore.spectral._small import eigh
 from flatcore.weights.pairs import GAP_BEYOND
 
@@ -32,18 +33,6 @@ class Gram(NamedTuple):
 
     matrix: FloatArray
     exponent: int = 0
-
-
-class Spectrum(NamedTuple):
-    """Singular values (r,) descending of a product, its norms and ranks, the gap of its factors, and a remark."""
-
-    values: FloatArray
-    frobenius: float
-    stable_rank: float
-    effective_rank: float
-    gap: float
-    relative_gap: float
-    note: str = ""
 
 
 def scaled_gram(rows: FloatArray) -> Gram:
@@ -74,8 +63,20 @@ def root(G: FloatArray) -> FloatArray:
     return scaled
 
 
-def product_spectrum(left: Gram, right: Gram) -> Spectrum:
-    """The spectrum of B·A from S = BᵀB and T = AAᵀ.
+def product_spectrum(
+    left: Gram,
+    right: Gram,
+    k: int,
+    *,
+    name: str,
+    kind: str,
+    factors: tuple[str, str],
+    shape: tuple[int, int],
+    note: str,
+    head: int = -1,
+    scaling: float = 1.0,
+) -> ProductSpectrum:
+    """The spectrum of s·B·A, s = |scaling|, from S = BᵀB and T = AAᵀ, and the gap of the two; k values are kept.
 
     Raises
     ------
@@ -83,7 +84,7 @@ def product_spectrum(left: Gram, right: Gram) -> Spectrum:
         Singular values beyond float64, or too small for it.
 
     """
-    (S, s), (T, t) = left, right
+    (S, _), (T, _) = left, right
     with limit_threads(1):
         R = root(S)
         squares = scipy.linalg.eigvalsh(matmul(matmul(R, T), R.T), check_finite=False)[::-1]
@@ -92,18 +93,28 @@ def product_spectrum(left: Gram, right: Gram) -> Spectrum:
     common = max((g.exponent for g in (left, right) if g.matrix.any()), default=0)
     near = [G * 4.0 ** (e - common) if G.any() else G for G, e in (left, right)]
     gap, size = norm(near[0] - near[1]), math.hypot(norm(near[0]), norm(near[1]))
-    top = float(values[0])
-    if math.isnan(multiplied(top, s + t)) or math.isnan(multiplied(frobenius, s + t)):
-        raise ArithmeticError(f"singular values near 2^{math.frexp(top)[1] + s + t} are beyond float64")
-    whole_gap = multiplied(gap, 2 * common)
-    return Spectrum(
-        np.ldexp(values, s + t),
-        multiplied(frobenius, s + t),
-        (frobenius / top) ** 2 if top > 0.0 else math.nan,
-        effective_rank_of(values),
-        whole_gap,
-        gap / size if size > 0.0 else 0.0,
-        GAP_BEYOND * math.isnan(whole_gap),
+    whole_gap, top = multiplied(gap, 2 * common), float(values[0])
+    mantissa, exponent = math.frexp(abs(scaling))
+    exponent += left.exponent + right.exponent
+    spectral, whole_norm = (multiplied(mantissa * x, exponent) for x in (top, frobenius))
+    if math.isnan(spectral) or math.isnan(whole_norm):
+        raise ArithmeticError(f"singular values near 2^{math.frexp(top)[1] + exponent} are beyond float64")
+    return ProductSpectrum(
+        name=name,
+        kind=kind,
+        head=head,
+        factors=factors,
+        shape=shape,
+        rank=len(S),
+        values=read_only(np.ldexp(mantissa * values[:k], exponent)),
+        spectral=spectral,
+        frobenius=whole_norm,
+        stable_rank=(frobenius / top) ** 2 if top > 0.0 else math.nan,
+        effective_rank=effective_rank_of(values),
+        gap=whole_gap,
+        relative_gap=gap / size if size > 0.0 else 0.0,
+        scaling=scaling,
+        note="; ".join(text for text in (note, GAP_BEYOND * math.isnan(whole_gap)) if text),
     )
 
 

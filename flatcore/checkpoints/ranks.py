@@ -1,48 +1,50 @@
 r"""Effective ranks, noise edges, and whether a matrix is finite, each with few reads of it.
 
 The effective rank is exp H, H = −Σ pᵢ log pᵢ, p = σ/Σσ. With S = Σσ and L = Σ σ log σ, H = log S − L/S. Where the
-smaller side N is short all σ come from the Gram matrix in float64. Elsewhere S and L are traces of functions of AᵀA,
-√λ and √λ log √λ, and come from stochastic Lanczos quadrature: the k triplets known count as they are, random unit
-vectors see the rest. √λ makes Gauss's rule an upper bound of S and Gauss–Radau's with a node at 0 a lower one; the
-middle of both effective ranks is reported, and half their distance is part of the error beside the standard error over
-the vectors.
+smaller side N is short, or the search found them, all σ are known. Elsewhere S and L are traces of functions of AᵀA,
+√λ and √λ log √λ: the k triplets known count as they are, and of the rest a random block Ω of b rows sees the traces of
+ΩᵀfΩ, by block Lanczos quadrature. The search has such a block already: its last probe, in the complement of what it
+found; a few more steps make it a rule for these functions. √λ makes Gauss's rule an upper bound of S and Gauss–Radau's
+with nodes at 0 a lower one; the middle of both effective ranks is reported, and half their distance is part of the
+error beside the standard error over random blocks.
 
-cost    M·N² flops, or one read of the matrix a step with 8 vectors, at most 24 of them.
+cost    M·N² flops; or what the probe's 6 or 14 steps lack of 24 at most, each a read of the matrix with 4 rows.
 source  Roy & Vetterli (2007); Golub & Meurant (1994); Ubaru, Chen & Saad (2017).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
 
 from flatcore import _core
 from flatcore._checks import FloatArray, chunks
-from flatcore._linalg import matmul
-from flatcore._threads import serial_blas
 from flatcore.checkpoints.products import effective_rank_of
-from flatcore.spectral._density import Recurrences
-from flatcore.spectral._scaled import ScaledOperator
+from flatcore.results import SvdResult
+from flatcore.spectral._small import eigh
+from flatcore.spectral._svd_full import values_from_gram
 from flatcore.spectral._svd_operator import StoredOperator
-from flatcore.spectral._vectors import HostVectors
-from flatcore.weights.spectra import Svd
+from flatcore.spectral._svd_process import FusedLanczos, KrylovProcess
+from flatcore.spectral._svd_run import SvdRun
+from flatcore.spectral._svd_solver import LONGEST_PROBE, PROBE_BLOCK, SHORT_PROBE
 
-_PANEL_ENTRIES, _CACHED_ENTRIES, _LARGE = 1 << 20, 1 << 15, 1 << 20
-_LOST_FLOAT32, _LOST_FLOAT64 = 1e-28, 1e-290  # mean squares 10¹⁰ times those that vanish, or larger, lost nothing
+_PANEL_ENTRIES = 1 << 20
+_LOST = 1e-290  # a mean square 10¹⁰ times those that vanish, or larger, lost nothing
 _EXACT_SIDE, _EXACT_FLOPS = 1024, 1e9
-_PROBES, _STEPS, _LOOKS = 8, 24, (8, 12, 16, 20, 24)
+_LEAST_STEPS, _MOST_STEPS = SHORT_PROBE, LONGEST_PROBE
 _TRACY_WIDOM_99 = 2.0234  # its 99 % quantile for real entries (β = 1)
 _CLOSE = 0.01  # relative distance of the two rules below which more steps are not worth their reads
 
 
 class Survey(NamedTuple):
-    """‖A‖_F, and what is wrong with its entries; empty where all are finite."""
+    """‖A‖_F, max |a_ij|, and what is wrong with its entries; empty where all are finite."""
 
     frobenius: float
-    fault: str
+    largest: float
+    fault: str = ""
 
 
 class Estimate(NamedTuple):
@@ -61,52 +63,19 @@ class Edge(NamedTuple):
 
 
 def survey(array: FloatArray) -> Survey:
-    """One pass over an array of any shape: its norm, and which entries are not finite.
-
-    The norm is computed in float64; of large float32 and bfloat16 arrays its square is a sum of short sums in float32,
-    of which so many leave a relative error of 1e-8, and of 1.3e-7 in bfloat16, whose squares round to one side.
-    """
+    """One pass over an array of any shape: its norm in float64, its largest entry, and which ones are not finite."""
     flat = array.ravel(order="K")
-    if flat.size >= _LARGE and flat.dtype.name in ("float32", "bfloat16"):
-        total, least = _large_sum_of_squares(flat), _LOST_FLOAT32 * flat.size
-    else:
-        total, least = _sum_of_squares(flat), _LOST_FLOAT64 * flat.size
-    return Survey(math.sqrt(total), "") if least < total < math.inf else _careful_survey(array, flat)
+    largest, squares = _core.magnitude(flat[None])
+    if not math.isfinite(largest):
+        return Survey(math.nan, math.nan, _fault(array))
+    lost = squares < _LOST * flat.size or math.isinf(squares)
+    return Survey(_careful_norm(flat) if lost else math.sqrt(squares), largest)
 
 
-def _large_sum_of_squares(flat: FloatArray) -> float:
-    """Of float32, and of bfloat16, which is the upper half of it."""
-    if flat.dtype == np.float32:
-        return float(_core.gram(flat[None], flat[None])[0, 0])
-    total = 0.0
-    for part in chunks(flat.size, _LARGE):
-        codes = flat[part].view(np.uint16).astype(np.uint32)
-        codes <<= 16
-        piece = codes.view(np.float32)[None]
-        total += float(_core.gram(piece, piece)[0, 0])
-    return total
-
-
-def _sum_of_squares(flat: FloatArray) -> float:
-    """In float64, converted in cache."""
-    buffer, total = np.empty(min(flat.size, _CACHED_ENTRIES)), 0.0
-    with np.errstate(over="ignore"):
-        for part in chunks(flat.size, _CACHED_ENTRIES):
-            piece = buffer[: part.stop - part.start]
-            np.copyto(piece, flat[part])
-            total += float(np.einsum("i,i->", piece, piece))  # NumPy's BLAS would wake threads of its own
-    return total
-
-
-def _careful_survey(array: FloatArray, flat: FloatArray) -> Survey:
-    """The same where squares vanish or overflow, or where something is not finite."""
-    norms = []
-    for part in chunks(flat.size, _PANEL_ENTRIES):
-        panel = flat[part].astype(np.float64)
-        if not np.isfinite(panel).all():
-            return Survey(math.nan, _fault(array))
-        norms.append(scipy.linalg.norm(panel, check_finite=False))
-    return Survey(float(scipy.linalg.norm(norms)), "")
+def _careful_norm(flat: FloatArray) -> float:
+    """The same where squares vanish or overflow."""
+    panels = (flat[part].astype(np.float64) for part in chunks(flat.size, _PANEL_ENTRIES))
+    return float(scipy.linalg.norm([scipy.linalg.norm(panel, check_finite=False) for panel in panels]))
 
 
 def _fault(array: FloatArray) -> str:
@@ -148,109 +117,75 @@ def noise_edge(values: FloatArray, frobenius: float, shape: tuple[int, int]) -> 
         outliers = beyond
 
 
-def effective_rank(matrix: FloatArray, known: Svd, seed: int = 0) -> Estimate:
-    """The effective rank of a finite matrix that is not zero.
+def effective_rank(found: SvdResult, run: SvdRun) -> Estimate:
+    """The effective rank of a matrix that is not zero, after the search for its top triplets.
 
     Parameters
     ----------
-    matrix
-        (m, n), read in place.
-    known
-        Its top singular triplets.
-    seed
-        Of the random vectors.
+    found, run
+        What :func:`flatcore.spectral._top_svd.search` returned.
 
     """
-    M, N = max(matrix.shape), min(matrix.shape)
+    operator = run.operator
+    M, N = operator.rows, operator.cols
+    if run.all_values is not None:
+        return Estimate(effective_rank_of(run.all_values), 0.0)
     if N <= _EXACT_SIDE and float(M) * N * N <= _EXACT_FLOPS:
-        return Estimate(effective_rank_of(_all_values(matrix, float(known.s[0]))), 0.0, 1)
-    return _estimate(matrix, known, seed)
+        return Estimate(effective_rank_of(values_from_gram(operator)), 0.0, 1)
+    process = run.probe or _fresh_probe(found, run)
+    return _estimate(process, found.s.astype(float) * operator.scale, operator)
 
 
-def _all_values(matrix: FloatArray, scale: float) -> FloatArray:
-    """All singular values over `scale`, from the Gram matrix of the smaller side; those that are rounding are zero."""
-    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    N = tall.shape[1]
-    G = np.zeros((N, N))
-    for part in chunks(tall.shape[0], max(1, _PANEL_ENTRIES // N)):
-        panel = np.ascontiguousarray(tall[part], dtype=np.float64) / scale
-        G += matmul(panel.T, panel)
-    with serial_blas():
-        squares = scipy.linalg.eigvalsh((G + G.T) / 2, overwrite_a=True, check_finite=False)
-    squares[squares < 4.0 * N * np.finfo(float).eps * squares[-1]] = 0.0
-    return np.asarray(np.sqrt(squares))
+def _fresh_probe(found: SvdResult, run: SvdRun) -> KrylovProcess:
+    """A random block in the complement of what was found, which a search that did not converge never probed."""
+    left, right = (found.Vt, found.U.T) if run.operator.transposed else (found.U.T, found.Vt)
+    return FusedLanczos(run.operator, PROBE_BLOCK * (_MOST_STEPS + 1), PROBE_BLOCK, run.seeds, locked=(right, left))
 
 
-class _Rest:
-    """s²AᵀA between the complements of what is known, for the Lanczos recurrences."""
-
-    def __init__(self, operator: StoredOperator, known: FloatArray) -> None:
-        self._operator, self._known = operator, known
-        self.shape, self.dtype = (operator.cols, operator.cols), operator.dtype
-
-    def block_vectors(self, dtype: Any) -> HostVectors:
-        return HostVectors(self._operator.cols, dtype)
-
-    def rows_product(self, rows: FloatArray) -> FloatArray:
-        image = self._operator.normal(self._without(rows))
-        return self._without(image)
-
-    def _without(self, rows: FloatArray) -> FloatArray:
-        out: FloatArray = rows - matmul(matmul(rows, self._known.T), self._known)
-        return out
+def _estimate(process: KrylovProcess, known: FloatArray, operator: StoredOperator) -> Estimate:
+    """Steps until both rules agree, and no more than pay; their distance falls about as the square of the steps."""
+    before, target = operator.reads, _LEAST_STEPS
+    while True:
+        while process.steps < target and not process.exhausted:
+            process.step()
+        estimate, apart = _bracketed(process, known, operator.cols - len(known))
+        excess = apart / (_CLOSE * estimate.value)
+        if excess <= 1.0 or process.steps >= _MOST_STEPS or process.exhausted:
+            return estimate._replace(reads=operator.reads - before)
+        target = min(math.ceil(process.steps * max(math.sqrt(excess), 1.05)), _MOST_STEPS)
 
 
-def _estimate(matrix: FloatArray, known: Svd, seed: int) -> Estimate:
-    operator = StoredOperator("matrix", matrix)
-    vectors = known.U.T if operator.transposed else known.Vt
-    rest = ScaledOperator(_Rest(operator, np.ascontiguousarray(vectors, dtype=operator.dtype)))
-    process = Recurrences(rest, _PROBES, min(_STEPS, operator.cols), seed)
-    values = known.s.astype(float) * operator.scale
-    estimate = Estimate(math.nan, math.nan)
-    while process.running:
-        process.step()
-        if process.steps in _LOOKS or not process.running:
-            estimate, truncation = _bracketed(process, values, rest.scale, operator.cols)
-            if truncation <= _CLOSE * estimate.value:
-                break
-    return estimate._replace(reads=operator.reads)
-
-
-def _bracketed(process: Recurrences, known: FloatArray, scale: float, N: int) -> tuple[Estimate, float]:
+def _bracketed(process: KrylovProcess, known: FloatArray, N: int) -> tuple[Estimate, float]:
     """The middle of both rules' effective ranks with its error, and half their distance."""
-    upper = _of_rule(process, known, scale, N, radau=False)
-    lower = _of_rule(process, known, scale, N, radau=True)
-    truncation = abs(upper.value - lower.value) / 2.0
-    return Estimate(
-        (upper.value + lower.value) / 2.0, math.hypot(max(upper.error, lower.error), truncation)
-    ), truncation
+    T, C = process.projected
+    theta, Y = eigh(T)
+    if process.exhausted:
+        return Estimate(effective_rank_of(np.append(known, np.sqrt(np.maximum(theta, 0.0)))), 0.0), 0.0
+    inverse = np.divide(1.0, theta, out=np.zeros_like(theta), where=theta > np.finfo(float).eps * theta[-1])
+    corner = (C.T @ Y * inverse) @ (Y.T @ C)  # with it the smallest eigenvalues are 0
+    extended, extended_Y = eigh(np.block([[T, C], [C.T, corner]]))
+    upper = _of_rule(theta, Y[: process.block], known, N)
+    lower = _of_rule(extended, extended_Y[: process.block], known, N)
+    apart = abs(upper.value - lower.value) / 2.0
+    error = math.hypot(max(upper.error, lower.error), apart)
+    return Estimate((upper.value + lower.value) / 2.0, error), apart
 
 
-def _of_rule(process: Recurrences, known: FloatArray, scale: float, N: int, radau: bool) -> Estimate:
-    """Exp H with its standard error over the random vectors, by one rule."""
-    sums = []
-    for alpha, beta, n in zip(process.alpha, process.beta, process.lengths, strict=True):
-        squares, weights = _rule(alpha[:n].astype(float), beta[:n].astype(float), radau)
-        sigma = np.sqrt(np.maximum(squares * scale, 0.0))
-        sums.append((N * float(weights @ sigma), N * float(weights @ _xlogx(sigma))))
-    S = np.array([s for s, _ in sums]) + float(known.sum())
-    L = np.array([entropy for _, entropy in sums]) + float(_xlogx(known).sum())
-    s, entropy = float(S.mean()), float(L.mean())
-    value = math.exp(math.log(s) - entropy / s)
-    single = (S - s) / s * (1.0 + entropy / s) - (L - entropy) / s  # how each vector moves H
-    return Estimate(value, value * float(single.std(ddof=1)) / math.sqrt(len(S)))
+def _of_rule(theta: FloatArray, rows: FloatArray, known: FloatArray, N: int) -> Estimate:
+    """Exp H, and its standard error over random blocks, from nodes θ and the block's rows (b, r) of their vectors.
 
-
-def _rule(alpha: FloatArray, beta: FloatArray, radau: bool) -> tuple[FloatArray, FloatArray]:
-    """Nodes and weights of Gauss's rule, or of Gauss–Radau's with a node at 0."""
-    if radau and beta[-1] > 0.0:
-        pivot = alpha[0]
-        for a, b in zip(alpha[1:], beta[:-1], strict=True):
-            pivot = a - b * b / pivot
-        if pivot > 0.0:
-            alpha = np.append(alpha, beta[-1] ** 2 / pivot)
-    nodes, vectors = scipy.linalg.eigh_tridiagonal(alpha, beta[: len(alpha) - 1])
-    return nodes, vectors[0] ** 2
+    Of a function f the block sees F = ΩᵀfΩ (b × b), whose mean is its mean value on the diagonal and zero elsewhere.
+    Turning Ω changes nothing, so an entry beside the diagonal has half the variance of one on it: all of them tell the
+    error of tr F, with (b − 1)(b + 2)/2 degrees of freedom.
+    """
+    sigma, b = np.sqrt(np.maximum(theta, 0.0)), len(rows)
+    of_sum, of_entropy = (N * (rows * f) @ rows.T for f in (sigma, _xlogx(sigma)))
+    S = float(known.sum()) + float(of_sum.trace()) / b
+    L = float(_xlogx(known).sum()) + float(of_entropy.trace()) / b
+    value = math.exp(math.log(S) - L / S)
+    moved = of_sum * ((1.0 + L / S) / S) - of_entropy / S  # how each direction moves H
+    spread = float(np.linalg.norm(moved - np.eye(b) * (moved.trace() / b)))
+    return Estimate(value, value * spread / math.sqrt(b * (b - 1) * (b + 2) / 2.0))
 
 
 def _xlogx(x: FloatArray) -> FloatArray:

@@ -26,8 +26,8 @@ from typing import Any
 
 from flatcore._atomic import PathLike
 from flatcore._checks import check_count
-from flatcore.io.checkpoints.strict import check_file, shown
 from flatcore.io.roles import ROLES
+from flatcore.io.strict import read_short, shown
 
 LONGEST_FILE = 1_000_000  # bytes
 STORAGES = ("in_out", "out_in")
@@ -140,11 +140,9 @@ class Rules:
 
         """
         place = Path(path)
-        check_file(place, "a TOML file of rules")
-        if place.stat().st_size > LONGEST_FILE:
-            raise ValueError(f"{place} has {place.stat().st_size} bytes; expected at most {LONGEST_FILE}")
+        text = read_short(place, "a TOML file of rules", LONGEST_FILE)
         try:
-            return cls.of_dict(tomllib.loads(place.read_text(encoding="utf-8")))
+            return cls.of_dict(tomllib.loads(text.decode("utf-8")))
         except UnicodeDecodeError as error:
             raise ValueError(f"{place} is no UTF-8 ({error.reason} at byte {error.start})") from None
         except RecursionError:

@@ -247,7 +247,7 @@ class _Recogniser:
             return f"the same memory as {self.checkpoint.tied[tensor.name]}"
         if role == BUFFER:
             return "a buffer"
-        if not tensor.dtype.startswith(("F", "BF")):
+        if not tensor.is_floating:
             return f"{tensor.dtype}: no floating-point numbers"
         if 0 in tensor.shape:
             return "no entries"

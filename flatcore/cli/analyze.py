@@ -16,14 +16,7 @@ import typer
 
 import flatcore as fc
 from flatcore._checks import abridged, counted, one_line
-from flatcore.checkpoints import (
-    BrokenChainError,
-    Rules,
-    analyze_checkpoint,
-    chain_of,
-    recognise,
-    tensor_frame,
-)
+from flatcore.checkpoints import BrokenChainError, Rules, analyze_checkpoint, chain_of, recognise
 from flatcore.cli._app import JsonOption, ParquetOption, ReportOption, SeedOption, ThreadsOption, TolOption, app
 from flatcore.cli._checkpoint_text import groups_of
 from flatcore.cli._failures import NOT_CERTIFIED
@@ -93,7 +86,7 @@ def analyze(
         result.report(str(out))
         emit(stream, f"report: {out}")
     if parquet is not None:
-        tensor_frame(result).to_parquet(parquet)
+        result.frame().to_parquet(parquet)
         emit(stream, f"table: {parquet}")
     if json_file is not None:
         head = {"flatcore": fc.__version__, "model": about, "data": None if data is None else str(data)}

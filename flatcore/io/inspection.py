@@ -8,8 +8,8 @@ from typing import Any
 
 from flatcore._checks import human, human_bytes
 from flatcore.io.checkpoints import Checkpoint, StoredTensor
-from flatcore.io.checkpoints.strict import shown
 from flatcore.io.roles import BUFFER, UNKNOWN, roles_of
+from flatcore.io.strict import shown
 
 Lines = list[tuple[str, str]]
 
@@ -38,7 +38,7 @@ class Inspection:
     @property
     def parameters(self) -> int:
         """Entries of all tensors of floating-point numbers that are no buffers; tied ones once."""
-        floating = (tensor for tensor in self._once() if tensor.dtype.startswith(("F", "BF")))
+        floating = (tensor for tensor in self._once() if tensor.is_floating)
         return sum(tensor.entries for tensor in floating if self.roles[tensor.name] != BUFFER)
 
     def _once(self) -> Iterator[StoredTensor]:

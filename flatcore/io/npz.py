@@ -18,6 +18,7 @@ from flatcore._memory import check_memory
 from flatcore.io.arrays import NamedArrays, reader_of
 from flatcore.io.model import ModelFile, NotAChainError, assign_names
 from flatcore.io.npy import Header, map_array, read_header
+from flatcore.io.strict import check_file
 from flatcore.linear.losses import CrossEntropyLoss, Loss, QuadraticLoss
 
 INPUT_NAMES = ("inputs", "X", "x")
@@ -142,10 +143,7 @@ def check_inflation(path: Path, declared: int) -> None:
 def open_archive(path: PathLike) -> Iterator[Archive]:
     """The archive at `path`, or a message that says what is there instead."""
     place = Path(path)
-    if not place.exists():
-        raise FileNotFoundError(f"{place} does not exist; expected an .npz file")
-    if not place.is_file():
-        raise ValueError(f"{place} is {'a directory' if place.is_dir() else 'no regular file'}; expected an .npz file")
+    check_file(place, "an .npz file")
     with open(place, "rb") as stream:
         start = stream.read(8)
         if start[:4] not in (b"PK\x03\x04", b"PK\x05\x06"):

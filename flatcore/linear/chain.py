@@ -14,6 +14,7 @@ from flatcore._checks import (
     as_float_array,
     check_finite,
     check_not_empty,
+    common_type,
     human,
     is_half,
     is_tensor,
@@ -92,8 +93,7 @@ class LinearChain(ChainShape):
         matrices = _checked_weights(weights)
         vectors = _checked_biases(biases, matrices)
         self.skip = _checked_skip(skip, matrices)
-        given_types = {array.dtype for array in (*matrices, *(b for b in vectors if b is not None))}
-        dtype = np.dtype(np.float64 if np.dtype(np.float64) in given_types else np.float32)
+        dtype = common_type(*matrices, *vectors)
         self.dtype: np.dtype[Any] = dtype
         keeps_half = dtype == np.float32
         self.weights = tuple(

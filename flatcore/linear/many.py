@@ -194,7 +194,7 @@ def _check_shapes(layers: Sequence[FloatArray]) -> None:
 def _check_entries(j: int, layer: FloatArray) -> None:
     """Refuse NaN and Inf by layer, chain and position; the largest modulus tells where all is well."""
     for part in chunks(len(layer), max(1, _ENTRIES_PER_CHECK // layer[0].size)):
-        if not np.isfinite(_core.largest_modulus(layer[part].reshape(-1, layer[0].size))):
+        if not np.isfinite(_core.magnitude(layer[part].reshape(-1, layer[0].size))[0]):
             chain = next(i for i in range(part.start, part.stop) if not np.isfinite(layer[i]).all())
             check_finite(f"weights_stack[{j}] of chain {chain}", layer[chain])
 

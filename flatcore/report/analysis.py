@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from flatcore.io import write_text_atomic
-from flatcore.report.figures import COLOURS, Figure, figure, svg_text
+from flatcore.report.figures import COLOURS, Figure, figure, panel_grid, svg_text
 from flatcore.report.page import Section, Table, render_page
-from flatcore.results import Analysis, CouplingResult, GainsResult, number
-
-
-def write_analysis(analysis: Analysis, path: str) -> None:
-    """Write the HTML report of :func:`flatcore.analyze`.
-
-    Parameters
-    ----------
-    analysis
-        What to show.
-    path
-        The file; it appears whole or not at all.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
-
-    """
-    write_text_atomic(path, render_analysis(analysis))
+from flatcore.results import Analysis, Array, CouplingResult, GainsResult, number
 
 
 def render_analysis(a: Analysis) -> str:
@@ -109,24 +90,24 @@ def _inside_sentence(g: GainsResult) -> tuple[str, ...]:
 
 
 def _heat_maps(c: CouplingResult) -> Figure:
-    pairs = len(c.overlaps)
-    cols = min(pairs, 4)
-    rows = -(-pairs // cols)
-    with figure("coupling", rows, cols, (2.6 * cols + 0.8, 2.6 * rows + 0.2)) as (canvas, axes):
-        for ax in axes.ravel()[pairs:]:
-            ax.set_visible(False)
-        for j, (ax, overlap) in enumerate(zip(axes.ravel(), c.overlaps, strict=False)):
-            heat_map(ax, overlap, f"layers {j + 1}, {j + 2}")
-        svg = svg_text(canvas)
+    svg = heat_maps([(f"layers {j}, {j + 1}", overlap) for j, overlap in enumerate(c.overlaps, start=1)])
     lines = [
         f"Layers {j + 1} and {j + 2}: largest overlap {number(float(c.largest[j]), 3)} against a chance level of "
         f"{number(float(c.chance[j]), 3)} (95 %: {number(float(c.chance_95[j]), 3)})."
-        for j in range(pairs)
+        for j in range(len(c.overlaps))
     ]
     return Figure("coupling", "Coupling of consecutive layers", svg, tuple(lines))
 
 
-def heat_map(ax: Any, overlap: Any, title: str) -> None:
+def heat_maps(titled: Sequence[tuple[str, Array]]) -> str:
+    """Overlaps of pairs of layers, a map a pair, as SVG."""
+    with panel_grid("coupling", len(titled), 4, (2.6, 2.6), (0.8, 0.2)) as (canvas, axes):
+        for ax, (title, overlap) in zip(axes.ravel(), titled, strict=False):
+            heat_map(ax, overlap, title)
+        return svg_text(canvas)
+
+
+def heat_map(ax: Any, overlap: Array, title: str) -> None:
     """|U_jᵀV_{j+1}| as coloured cells from 0 to 1, the number in each large one."""
     k, columns = overlap.shape
     ax.grid(visible=False)

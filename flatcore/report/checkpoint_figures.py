@@ -9,7 +9,7 @@ import numpy as np
 
 from flatcore._checks import counted
 from flatcore.report.depth import depth_of, depths, draw_lines, role_legend
-from flatcore.report.figures import Figure, figure, figure_text, svg_text
+from flatcore.report.figures import Figure, figure, figure_text, panel_grid, svg_text
 from flatcore.report.pairs import by_chance
 from flatcore.results import Array, HeadComposition, ProductSpectrum, TensorSpectrum, number
 
@@ -68,11 +68,7 @@ def spectra_figure(tensors: Sequence[TensorSpectrum]) -> Figure:
     """Top singular values: a panel a role, a line a tensor, its colour the depth."""
     roles = _by_role(tensors)
     shown = dict(sorted(roles.items(), key=lambda item: -len(item[1]))[:_MOST_PANELS])
-    cols = min(len(shown), 3)
-    rows = -(-len(shown) // cols)
-    with figure("spectra", rows, cols, (3.0 * cols + 0.6, 2.4 * rows + 0.4)) as (canvas, axes):
-        for ax in axes.ravel()[len(shown) :]:
-            ax.set_visible(False)
+    with panel_grid("spectra", len(shown), 3, (3.0, 2.4), (0.6, 0.4)) as (canvas, axes):
         for ax, (role, members) in zip(axes.ravel(), shown.items(), strict=False):
             _draw_spectra(ax, role, members)
         svg = svg_text(canvas)

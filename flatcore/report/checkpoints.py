@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from flatcore._checks import counted, listed
-from flatcore.io import write_text_atomic
 from flatcore.report.checkpoint_figures import (
     HEAD_KINDS,
     adapters_figure,
@@ -43,25 +42,6 @@ _MOST_MAPS = 8  # heat maps on a page
 _MOST_ROWS = 2000  # of compositions, of which there may be hundreds of thousands
 _FAR = 2.0  # times the median of its role: what is called notable
 _ENOUGH = 4  # tensors of a role, for its median to mean something
-
-
-def write_checkpoint_analysis(analysis: CheckpointAnalysis, path: str) -> None:
-    """Write the HTML report of :func:`flatcore.checkpoints.analyze_checkpoint`.
-
-    Parameters
-    ----------
-    analysis
-        What to show.
-    path
-        The file; it appears whole or not at all.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
-
-    """
-    write_text_atomic(path, render_checkpoint_analysis(analysis))
 
 
 def render_checkpoint_analysis(a: CheckpointAnalysis) -> str:

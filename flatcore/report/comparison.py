@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from flatcore._checks import counted, listed
-from flatcore.io import write_text_atomic
 from flatcore.report.checkpoints import failed_sections
 from flatcore.report.depth import depths, draw_lines, role_legend
 from flatcore.report.figures import COLOURS, Figure, figure, short_names, svg_text
@@ -17,25 +16,6 @@ from flatcore.results import CheckpointComparison, TensorChange, number, numbers
 
 _MOST_SPECTRA = 12  # panels of spectra side by side
 _FEW = 0.05  # share of the update outside the k values, below which it is called of low rank
-
-
-def write_checkpoint_comparison(comparison: CheckpointComparison, path: str) -> None:
-    """Write the HTML report of :func:`flatcore.checkpoints.compare_checkpoints`.
-
-    Parameters
-    ----------
-    comparison
-        What to show.
-    path
-        The file; it appears whole or not at all.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
-
-    """
-    write_text_atomic(path, render_checkpoint_comparison(comparison))
 
 
 def render_checkpoint_comparison(c: CheckpointComparison) -> str:

@@ -57,6 +57,19 @@ def figure(name: str, rows: int, cols: int, size: tuple[float, float], **kwargs:
         yield canvas, canvas.subplots(rows, cols, squeeze=False, **kwargs)
 
 
+@contextmanager
+def panel_grid(
+    name: str, count: int, most: int, size: tuple[float, float], margin: tuple[float, float] = (0.0, 0.0)
+) -> Iterator[tuple[Any, Any]]:
+    """A `figure` of so many panels of a size, at most `most` a row; what is left of the last row is hidden."""
+    cols = min(count, most)
+    rows = -(-count // cols)
+    with figure(name, rows, cols, (size[0] * cols + margin[0], size[1] * rows + margin[1])) as (canvas, axes):
+        for ax in axes.ravel()[count:]:
+            ax.set_visible(False)
+        yield canvas, axes
+
+
 def svg_text(canvas: Any) -> str:
     """The figure as an <svg> element without XML prologue or date, its ids made unique by the figure's name."""
     stream = io.StringIO()

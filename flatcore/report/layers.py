@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from flatcore._checks import counted
-from flatcore.io import write_text_atomic
 from flatcore.report.figures import Figure, figure, figure_text, svg_text
 from flatcore.report.page import Section, Table, numeric, render_page
 from flatcore.report.pairs import axis_of_names, balance_figure, coupling_figure, pairs_table
@@ -15,25 +14,6 @@ from flatcore.results import LayerSpectrum, ModuleAnalysis, number
 
 _MOST_MAPS = 24  # heat maps on a page; the table has all pairs
 _MOST_LINES = 16  # layers in the legend of the spectra
-
-
-def write_module_analysis(analysis: ModuleAnalysis, path: str) -> None:
-    """Write the HTML report of :func:`flatcore.torch.analyze`.
-
-    Parameters
-    ----------
-    analysis
-        What to show.
-    path
-        The file; it appears whole or not at all.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
-
-    """
-    write_text_atomic(path, render_module_analysis(analysis))
 
 
 def render_module_analysis(a: ModuleAnalysis) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flatcore._checks import counted, listed
-from flatcore.report.analysis import heat_map
+from flatcore.report.analysis import heat_maps
 from flatcore.report.figures import COLOURS, Figure, figure, figure_text, short_names, svg_text
 from flatcore.report.page import Table, numeric
 from flatcore.results import LayerPair, number
@@ -65,17 +65,10 @@ def overlaps_figure(pairs: Sequence[LayerPair]) -> Figure:
 
 def coupling_figure(shown: Sequence[LayerPair], pairs: Sequence[LayerPair], which: str) -> Figure:
     """Heat maps of the `shown` pairs, the `which` ones of all."""
-    cols = min(len(shown), 4)
-    rows = -(-len(shown) // cols)
     names = short_names([name for pair in shown for name in (pair.lower, pair.upper)])
-    with figure("coupling", rows, cols, (2.6 * cols + 0.8, 2.6 * rows + 0.2)) as (canvas, axes):
-        for ax in axes.ravel()[len(shown) :]:
-            ax.set_visible(False)
-        for ax, pair in zip(axes.ravel(), shown, strict=False):
-            lower, upper = names[pair.lower], names[pair.upper]
-            one_line = len(lower) + len(upper) <= 20
-            heat_map(ax, pair.overlaps, f"{lower} → {upper}" if one_line else f"{lower}\n→ {upper}")
-        svg = svg_text(canvas)
+    ends = [(names[pair.lower], names[pair.upper]) for pair in shown]
+    titles = [f"{lower} → {upper}" if len(lower + upper) <= 20 else f"{lower}\n→ {upper}" for lower, upper in ends]
+    svg = heat_maps(list(zip(titles, (pair.overlaps for pair in shown), strict=True)))
     lines = [coupled_sentence(pairs)]
     if len(shown) < len(pairs):
         lines.append(f"The {which} {len(shown)} pairs are drawn; the tables have all.")

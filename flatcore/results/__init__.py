@@ -13,7 +13,7 @@ from flatcore.results.estimates import DiagonalEstimate, SpectralDensity, TraceE
 from flatcore.results.frame import Frame, Rows
 from flatcore.results.layers import JacobianPath, LayerPair, LayerSpectrum, ModuleAnalysis
 from flatcore.results.pairs import Certificate, EigenResult, SolverState, SvdResult
-from flatcore.results.record import Array, Record, number, numbers, percent, plain, read_only
+from flatcore.results.record import Array, Record, Reported, number, numbers, percent, plain, read_only
 from flatcore.results.sweeps import SweepPlan, SweepResult
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "ProductChange",
     "ProductSpectrum",
     "Record",
+    "Reported",
     "Rows",
     "SolverState",
     "SpectralDensity",

@@ -10,7 +10,7 @@ import numpy as np
 
 from flatcore.results.frame import Frame, Rows
 from flatcore.results.pairs import EigenResult
-from flatcore.results.record import Array, Record, number, numbers
+from flatcore.results.record import Array, Record, Reported, number, numbers
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,7 +128,7 @@ class GainsResult(Record):
 
 
 @dataclass(frozen=True, repr=False)
-class Analysis(Record):
+class Analysis(Reported, Record):
     """Everything flatcore can say about a chain, and about a minimum where a loss is given.
 
     ``sharpness`` and ``gauss_newton_sharpness`` are eigenvalue results of one value; ``flattest`` is λ* at the current
@@ -210,12 +210,6 @@ class Analysis(Record):
         for title, part in self.sections():
             for label, text in part._lines():
                 yield f"{title}: {label}", text
-
-    def report(self, path: str) -> None:
-        """Write a self-contained HTML page (needs the extra ``cli``)."""
-        from flatcore.report import write_analysis
-
-        write_analysis(self, path)
 
 
 def _spread(values: Array) -> str:

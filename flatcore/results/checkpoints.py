@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from flatcore.results.frame import Rows
+from flatcore.results.frame import Frame, Rows
 from flatcore.results.layers import LayerPair
-from flatcore.results.record import Array, Record, number, numbers, percent
+from flatcore.results.record import Array, Record, Reported, number, numbers, percent
 
 
 @dataclass(frozen=True, repr=False)
@@ -169,8 +170,16 @@ class FailedTensor(Record):
         yield "failed", self.reason
 
 
+def frame_of_tensors(
+    result: Record, kind: type[Record], tensors: Sequence[Record], failed: Sequence[FailedTensor]
+) -> Frame:
+    """One row for each tensor, of a `kind`, failed ones last: these have a ``reason``, and None for what is unknown."""
+    scalars, columns = result._scalars(), dict.fromkeys([*kind._columns(), *FailedTensor._columns()])
+    return Frame.of_rows(scalars | columns, (scalars | columns | part._row() for part in (*tensors, *failed)))
+
+
 @dataclass(frozen=True, repr=False)
-class CheckpointAnalysis(Record):
+class CheckpointAnalysis(Reported, Record):
     """Spectra of a checkpoint's tensors, products of heads and adapters, coupling and balance of consecutive layers.
 
     ``family`` is what the names were taken for. ``failed`` tensors have no spectrum; ``not_analysed`` are tensors that
@@ -220,11 +229,10 @@ class CheckpointAnalysis(Record):
         for note in self.notes:
             yield "note", note
 
-    def report(self, path: str) -> None:
-        """Write a self-contained HTML page (needs the extra ``cli``)."""
-        from flatcore.report import write_checkpoint_analysis
-
-        write_checkpoint_analysis(self, path)
+    def _tables(self) -> dict[str, Callable[[], Frame]]:
+        return super()._tables() | {
+            "tensors": partial(frame_of_tensors, self, TensorSpectrum, self.tensors, self.failed)
+        }
 
     def __repr__(self) -> str:
         return f"CheckpointAnalysis({self.path!r}, {len(self.tensors)} tensors, {len(self.products)} products)"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from flatcore._checks import counted
-from flatcore.results.checkpoints import FailedTensor
+from flatcore.results.checkpoints import FailedTensor, frame_of_tensors
 from flatcore.results.frame import Frame, Rows
-from flatcore.results.record import Array, Record, number, numbers, percent
+from flatcore.results.record import Array, Record, Reported, number, numbers, percent
+
+_SPECTRA = ("before", "after", "update")  # fields of a change
 
 
 @dataclass(frozen=True, repr=False)
@@ -109,8 +112,13 @@ class TensorChange(Record):
     def _title(self) -> str:
         return self.name if self.name == self.other else f"{self.name} and {self.other}"
 
+    @classmethod
+    def _columns(cls) -> list[str]:
+        own = [name for name in super()._columns() if name not in _SPECTRA]
+        return own + [f"{side}_{name}" for side in _SPECTRA for name in TopSpectrum._columns()]
+
     def _row(self) -> dict[str, Any]:
-        sides = {side: getattr(self, side)._row() for side in ("before", "after", "update")}
+        sides = {side: getattr(self, side)._row() for side in _SPECTRA}
         spectra = {f"{side}_{name}": cell for side, row in sides.items() for name, cell in row.items()}
         return {**super()._row(), **spectra}
 
@@ -167,7 +175,7 @@ class ProductChange(TensorChange):
 
 
 @dataclass(frozen=True, repr=False)
-class CheckpointComparison(Record):
+class CheckpointComparison(Reported, Record):
     """Two checkpoints, tensor by tensor, and where they hold adapters, update by update.
 
     ``a`` and ``b`` are their paths; ``products`` are updates s·B·A of adapters, ``tensors`` matrices, both in natural
@@ -228,21 +236,12 @@ class CheckpointComparison(Record):
             yield from (lines if title == self._title() else ((f"{title}: {label}", text) for label, text in lines))
 
     def _tables(self) -> dict[str, Callable[[], Frame]]:
-        return {"changes": self._frame_of_changes, **super()._tables()}
-
-    def _frame_of_changes(self) -> Frame:
-        """One row an update of adapters, then one a tensor; the failed ones with reasons and nothing else known."""
-        scalars = self._scalars()
-        rows = [{**scalars, **change._row(), "reason": None} for change in self.changes]
-        rows += [{**scalars, **f._row()} for f in self.failed]
-        columns = next(iter(rows), None) or (*scalars, "name", "role", "shape", "reason")
-        return Frame.of_rows(columns, [{name: row.get(name) for name in columns} for row in rows])
-
-    def report(self, path: str) -> None:
-        """Write a self-contained HTML page (needs the extra ``cli``)."""
-        from flatcore.report import write_checkpoint_comparison
-
-        write_checkpoint_comparison(self, path)
+        changes = ProductChange if self.products else TensorChange
+        return {
+            "changes": partial(frame_of_tensors, self, changes, self.changes, self.failed),
+            **super()._tables(),
+            "tensors": partial(frame_of_tensors, self, TensorChange, self.tensors, self.failed),
+        }
 
     def __repr__(self) -> str:
         return f"CheckpointComparison({self.a!r}, {self.b!r}, {len(self.tensors)} tensors)"

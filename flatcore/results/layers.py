@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from flatcore.results.frame import Rows
-from flatcore.results.record import Array, Record, number, numbers
+from flatcore.results.record import Array, Record, Reported, number, numbers
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,7 +102,7 @@ class LayerPair(Record):
 
 
 @dataclass(frozen=True, repr=False)
-class ModuleAnalysis(Record):
+class ModuleAnalysis(Reported, Record):
     """Spectra of all layers of a model, balance and coupling of consecutive ones.
 
     ``layers`` and ``pairs`` follow ``order``; ``not_consecutive`` are neighbours in it whose widths differ,
@@ -147,12 +147,6 @@ class ModuleAnalysis(Record):
         for label in ("not_consecutive", "not_analysed", "tied"):
             if texts := getattr(self, label):
                 yield label.replace("_", " "), texts
-
-    def report(self, path: str) -> None:
-        """Write a self-contained HTML page (needs the extra ``cli``)."""
-        from flatcore.report import write_module_analysis
-
-        write_module_analysis(self, path)
 
     def __repr__(self) -> str:
         return f"ModuleAnalysis({self.model!r}, {len(self.layers)} layers, {len(self.pairs)} pairs)"

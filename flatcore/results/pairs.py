@@ -15,8 +15,9 @@ class Certificate(Record):
     """What is known about eigenvalues that were not found.
 
     With probability at least 1 − ``probability`` no missed eigenvalue lies more than ``delta`` beyond the last value
-    returned. ``method`` is ``"dense"`` (all eigenvalues were computed; delta is 0 but where small ones count as zeros)
-    or ``"probe"``: a random block of ``block`` vectors, ``steps`` block steps in the complement of what was found.
+    returned. ``method`` is ``"dense"`` (all were computed; delta is 0 but where small ones count as zeros, or are known
+    to the rounding of their squares) or ``"probe"``: a random block of ``block`` vectors, ``steps`` block steps in the
+    complement of what was found.
     """
 
     method: str

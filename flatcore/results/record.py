@@ -131,7 +131,7 @@ class Record:
         """One row for each of the records, and what holds for all of this result."""
         scalars = self._scalars()
         rows = [{**scalars, **record._row()} for record in records]
-        return Frame.of_rows([*scalars, *(f.name for f in _shown(kind))], rows)
+        return Frame.of_rows([*scalars, *kind._columns()], rows)
 
     def _scalars(self) -> dict[str, Any]:
         """What holds for the whole result, one value a name; settings are taken apart."""
@@ -142,6 +142,11 @@ class Record:
             elif is_plain(value):
                 out[name] = value
         return out
+
+    @classmethod
+    def _columns(cls) -> list[str]:
+        """The names of what is in `_row`."""
+        return [f.name for f in _shown(cls)]
 
     def _row(self) -> dict[str, Any]:
         """The whole result in one row: lists where a field holds several values."""
@@ -161,6 +166,16 @@ class Record:
             for label, text in self._lines()
         )
         return f"<table><caption>{html.escape(self._title())}</caption>{rows}</table>"
+
+
+class Reported:
+    """A result that has a page in `flatcore.report`."""
+
+    def report(self, path: str) -> None:
+        """Write a self-contained HTML page (needs the extra ``cli``)."""
+        from flatcore.report import write_report
+
+        write_report(self, path)
 
 
 def _shown(kind: Any) -> list[dataclasses.Field[Any]]:

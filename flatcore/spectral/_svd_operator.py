@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from flatcore import _core
-from flatcore._checks import FloatArray, as_float_array, check_finite, check_not_empty, chunks, is_half
+from flatcore._checks import FloatArray, as_float_array, check_finite, check_not_empty, chunks
+from flatcore._linalg import matmul
 
 _PANEL_ENTRIES = 1 << 22  # of a matrix that is converted or gathered panel by panel
-_CACHED_ENTRIES = 1 << 15
+_CONVERTED_ENTRIES = 1 << 20  # to float64
 _LARGEST_EXPONENT = {np.dtype(np.float32): 126, np.dtype(np.float64): 1000}
 
 
@@ -41,20 +42,23 @@ class StoredOperator:
     ----------
     name, matrix
         What :func:`as_matrix` returned; refused where it holds NaN or Inf.
+    largest
+        max |a_ij| of finite entries, where that is known: a read less.
 
     """
 
-    def __init__(self, name: str, matrix: FloatArray) -> None:
+    def __init__(self, name: str, matrix: FloatArray, largest: float | None = None) -> None:
         rows, cols = matrix.shape
         self.transposed = rows < cols or (rows == cols and abs(matrix.strides[0]) < abs(matrix.strides[1]))
         self._A = matrix.T if self.transposed else matrix
         self.rows, self.cols = self._A.shape
         self.dtype = np.dtype(np.float32 if matrix.itemsize <= 4 else np.float64)
         self._direct = _has_unit_stride(self._A)
-        self.reads, self.products = 1, 0  # the first read looks for NaN and the scale
-        largest = self._largest_modulus()
-        if not math.isfinite(largest):
-            check_finite(name, matrix)
+        self.reads, self.products = 0, 0
+        if largest is None:
+            largest, self.reads = self._largest_modulus(), 1
+            if not math.isfinite(largest):
+                check_finite(name, matrix)
         exponent = -math.frexp(largest)[1] if largest > 0.0 else 0
         bound = _LARGEST_EXPONENT[self.dtype]
         self.scale = 2.0 ** min(max(exponent, -bound), bound)
@@ -91,6 +95,15 @@ class StoredOperator:
         self._count(len(Y))
         return out
 
+    def gram(self) -> FloatArray:
+        """s²AᵀA (N, N) in float64, panel by panel."""
+        G = np.zeros((self.cols, self.cols))
+        for part in chunks(self.rows, max(1, _CONVERTED_ENTRIES // self.cols)):
+            panel = np.multiply(self._A[part], self.scale, dtype=np.float64)
+            G += matmul(panel.T, panel)
+        self._count(self.cols)
+        return (G + G.T) / 2
+
     def dense(self) -> FloatArray:
         """A scaled copy in float64."""
         return np.multiply(self._A, self.scale, dtype=np.float64)
@@ -108,25 +121,5 @@ class StoredOperator:
             yield rows, np.ascontiguousarray(self._A[rows])
 
     def _largest_modulus(self) -> float:
-        """Of all entries; not finite where one is not."""
-        if is_half(self._A.dtype):
-            return max(_largest_half(part) for _, panel in self._panels() for part in self._pieces(panel))
-        return max(_core.largest_modulus(panel) for panel in self._converted())
-
-    def _pieces(self, panel: FloatArray) -> Iterator[FloatArray]:
-        return (panel[part] for part in chunks(len(panel), max(1, _CACHED_ENTRIES // self.cols)))
-
-    def _converted(self) -> Iterator[FloatArray]:
-        """Row panels in the precision of the products."""
-        for rows, panel in self._panels():
-            if panel.dtype == self.dtype:
-                yield panel
-            else:
-                for part in chunks(rows.stop - rows.start, max(1, _PANEL_ENTRIES // self.cols)):
-                    yield np.ascontiguousarray(panel[part], dtype=self.dtype)
-
-
-def _largest_half(part: FloatArray) -> float:
-    """The largest modulus of float16 or bfloat16 entries: without their signs, codes are ordered as the moduli are."""
-    codes = part.view(np.uint16) & np.uint16(0x7FFF)
-    return float(codes.max().reshape(1).view(part.dtype)[0])
+        """Of all entries; NaN where one is not finite."""
+        return float(np.max([_core.magnitude(panel)[0] for _, panel in self._panels()]))

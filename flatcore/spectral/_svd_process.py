@@ -141,6 +141,11 @@ class KrylovProcess(ABC):
         _core.stored_product(np.ascontiguousarray(self._ritz[:, : len(out)].T), active, out)
         return out
 
+    @property
+    @abstractmethod
+    def projected(self) -> tuple[FloatArray, FloatArray]:
+        """T = VᵀAᵀAV over the active rows, and the coefficients C of AᵀAV = VT + QCᵀ with the front Q."""
+
     @abstractmethod
     def _kept_diagonal(self, keep: int) -> FloatArray: ...
 
@@ -181,6 +186,12 @@ class FusedLanczos(KrylovProcess):
         bottom = self._ritz[self.rows - len(self._tail) :]
         self.residuals = np.linalg.norm(self._tail.T @ bottom, axis=0) / self._divisors()
         self._size = max(self._size, float(theta[-1]))
+
+    @property
+    def projected(self) -> tuple[FloatArray, FloatArray]:
+        C = np.zeros((self.rows, self._tail.shape[1]))
+        C[self.rows - len(self._tail) :] = self._tail
+        return self._small[: self.rows, : self.rows], C
 
     def _divisors(self) -> FloatArray:
         """The values, those that are rounding raised to it."""
@@ -228,6 +239,11 @@ class GolubKahan(KrylovProcess):
         X, self.values, Yt = svd(self._small[: self.rows, : self.rows])
         self._left_ritz, self._ritz = X, Yt.T
         self.residuals = np.linalg.norm(self._tail.T @ X[self.rows - len(self._tail) :], axis=0)
+
+    @property
+    def projected(self) -> tuple[FloatArray, FloatArray]:
+        B = self._small[: self.rows, : self.rows]
+        return B.T @ B, B[self.rows - len(self._tail) :].T @ self._tail
 
     def _advance(self, first: int, last: int) -> FloatArray:
         W = self._operator.forward(self._V[first:last])

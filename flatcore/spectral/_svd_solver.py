@@ -2,34 +2,26 @@
 
 1. `_search`: a Krylov process until the recurrence's residuals are small enough. It starts fused; where the rounding of
    squares would hide the tolerance, Golub–Kahan goes on from the vectors found.
-2. `_refined`: with fresh products in float64, the best triplets within the space found and their true residuals.
+2. `measured`: with fresh products in float64, the best triplets within the space found and their true residuals.
 3. `_probe`: random blocks in the complement of everything found, until one finds nothing.
 
-Matrices so small, or with so many triplets wanted, that LAPACK's full decomposition is cheaper go there.
+Matrices so small, or with so many triplets wanted, that a full decomposition is cheaper go there.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
-
 import numpy as np
 
-from flatcore import _core
-from flatcore._checks import FloatArray, asks_to_stop, human
-from flatcore._linalg import matmul
+from flatcore._checks import FloatArray, human
 from flatcore._memory import check_memory
-from flatcore._threads import serial_blas
-from flatcore.results import Certificate, SolverState
+from flatcore.results import Certificate
 from flatcore.spectral._certificate import certified_gap
 from flatcore.spectral._costs import MISS_PROBABILITY
-from flatcore.spectral._small import orthonormal_columns, svd
+from flatcore.spectral._small import orthonormal_columns
+from flatcore.spectral._svd_full import decompose, full_cost
 from flatcore.spectral._svd_operator import StoredOperator
 from flatcore.spectral._svd_process import FusedLanczos, GolubKahan, KrylovProcess
-
-Callback = Callable[[SolverState], "bool | None"]
+from flatcore.spectral._svd_run import SvdRun, Triplets, measured
 
 PROBE_BLOCK = 4
 SHORT_PROBE, LONG_PROBE, LONGEST_PROBE = 6, 14, 24
@@ -38,78 +30,22 @@ SHORT_PROBE, LONG_PROBE, LONGEST_PROBE = 6, 14, 24
 _CLOSE, _TIED = 0.97, 0.998
 _SHARPER = (0.75, 0.2)  # what the recurrence must reach, in units of the tolerance, before fresh products measure
 
-# The cost model: flop/s of one core in LAPACK's products with the matrix, in the rest of LAPACK, and in products with a
-# few rows; seconds of bookkeeping a step. Measured at sizes from 100 to 20,000, right to a factor of two.
-_REDUCTION_RATE, _LAPACK_RATE, _SKINNY_RATE, _STEP_SECONDS = 2e10, 5e10, 4e10, 1e-4
-_REFINED_BYTES = 48  # of `_refined` for each entry of k vectors of the longer side, most of it in float64
-_SERIAL_FLOPS = 2e9  # up to which LAPACK's threads cost more than they save: 2048 × 64 took twice as long with two
-_LAPACK_BYTES = 8e9  # beyond which a full decomposition is not considered
+# The cost model of a search: flop/s of one core in products with a few rows, seconds of bookkeeping a step.
+_SKINNY_RATE, _STEP_SECONDS = 4e10, 1e-4
+_REFINED_BYTES = 48  # of `measured` for each entry of k vectors of the longer side, most of it in float64
 _TYPICAL_STEPS = 50  # k = 16: between planted values (33) and a Gaussian bulk (92)
-
-
-@dataclass
-class Triplets:
-    """Rows u (k, M) and v (k, N), values and two-sided residuals, in the operator's scaled units."""
-
-    U: FloatArray
-    s: FloatArray
-    V: FloatArray
-    residuals: FloatArray
-
-
-@dataclass
-class SvdRun:
-    """What the parts of one call share."""
-
-    operator: StoredOperator
-    k: int
-    tol: float
-    max_steps: int
-    callback: Callback | None
-    seeds: Iterator[int]
-    cancel: threading.Event | None = None
-    steps: int = 0
-    status: str = "converged"
-    method: str = ""
-    hits: int = 0
-
-    def advance(self, process: KrylovProcess) -> None:
-        """One step; another thread may have cancelled the run."""
-        if self.cancel is not None and self.cancel.is_set():
-            raise KeyboardInterrupt
-        process.step()
-        self.steps += 1
-
-    def note(self, text: str) -> None:
-        """Add a sentence to the method's description."""
-        self.method = f"{self.method} {text}".strip()
-
-    def tell(self, values: FloatArray, residuals: FloatArray) -> bool:
-        """Tell the callback; whether it asks to stop."""
-        if self.callback is None:
-            return False
-        unit = 1.0 / self.operator.scale
-        state = SolverState(self.steps, values * unit, residuals * unit, self.operator.products)
-        return asks_to_stop(self.callback(state))
-
-    def stopped(self, values: FloatArray, residuals: FloatArray) -> bool:
-        """`tell`, and note it in the status where the run ends here."""
-        asked = self.tell(values, residuals)
-        if asked:
-            self.status = "stopped"
-        return asked
 
 
 def solve(run: SvdRun, start: FloatArray | None) -> tuple[Triplets, Certificate | None]:
     """K triplets and what is known about missed ones."""
     operator = run.operator
-    cheaper, costs = _lapack_is_cheaper(operator, run.k)
+    cheaper, costs = _full_is_cheaper(operator, run.k)
     if cheaper:
-        run.note(f"Full decomposition by LAPACK ({costs}).")
-        found = _dense(run)
+        run.note(f"Full decomposition ({costs})")
+        found, delta = decompose(run)
         run.steps = 1
         run.tell(found.s, found.residuals)  # nothing is left to stop
-        return found, Certificate("dense", 0.0, 0.0, 0, operator.cols, 0)
+        return found, Certificate("dense", delta / operator.scale, 0.0, 0, operator.cols, 0)
     side = "AAᵀ" if operator.transposed else "AᵀA"
     run.note(f"Block Lanczos on {side}, one read of the matrix a step, on {operator.cols} rows in {operator.dtype}.")
     check_memory(f"a search for {run.k} singular triplets", _krylov_bytes(run, start))
@@ -117,6 +53,7 @@ def solve(run: SvdRun, start: FloatArray | None) -> tuple[Triplets, Certificate 
     if run.status != "converged":
         return found, None
     if process.exhausted:
+        run.all_values = process.values
         return found, Certificate("dense", 0.0, 0.0, 0, operator.cols, run.hits)
     kind, block = type(process), process.block
     del process  # its memory is the probe's
@@ -129,28 +66,16 @@ def _sizes(k: int, start: FloatArray | None) -> tuple[int, int]:
     return max(64, 4 * k) + 8 * block, block
 
 
-def _lapack_is_cheaper(operator: StoredOperator, k: int) -> tuple[bool, str]:
+def _full_is_cheaper(operator: StoredOperator, k: int) -> tuple[bool, str]:
     """Whether a full decomposition costs less than a typical run, and both predictions in words."""
     M, N = float(operator.rows), float(operator.cols)
     capacity, block = _sizes(k, None)
-    first, rest = _lapack_flops(operator)
-    full = first / _REDUCTION_RATE + rest / _LAPACK_RATE
+    full = full_cost(operator)
     steps = _TYPICAL_STEPS * max(1.0, k / 16.0)
     step = 4.0 * block * M * N + 8.0 * block * N * min(capacity, N)
     krylov = steps * (step / _SKINNY_RATE + _STEP_SECONDS)
-    costs = f"{human(first + rest)}flop against {human(steps * step)}flop in {steps:.0f} block steps"
-    small = _dense_bytes(operator) <= _LAPACK_BYTES
-    return small and (full <= krylov or (capacity >= N and M * N < 1e7)), costs
-
-
-def _lapack_flops(operator: StoredOperator) -> tuple[float, float]:
-    """Of a full decomposition: with the matrix, and of the rest."""
-    M, N = float(operator.rows), float(operator.cols)
-    return 6.0 * M * N * N, 20.0 * N**3
-
-
-def _dense_bytes(operator: StoredOperator) -> int:
-    return int(8 * (4 * operator.rows * operator.cols + 5 * operator.cols**2))
+    costs = f"{human(full.flops)}flop against {human(steps * step)}flop in {steps:.0f} block steps"
+    return full.affordable and (full.seconds <= krylov or (capacity >= N and M * N < 1e7)), costs
 
 
 def _krylov_bytes(run: SvdRun, start: FloatArray | None) -> int:
@@ -171,7 +96,7 @@ def _converged(run: SvdRun, kind: type[KrylovProcess], start: FloatArray | None)
             hidden = isinstance(process, FusedLanczos) and (process.noise[: run.k] > inner * process.values[:1]).any()
             if run.status == "converged" and hidden:
                 break
-            found = _refined(run, process)
+            found = measured(run, orthonormal_columns(process.right(run.k).T))
             if run.status != "converged" or (found.residuals <= run.tol * found.s[0]).all():
                 return found, process
         if isinstance(process, GolubKahan):
@@ -236,40 +161,6 @@ class _Schedule:
         self._next = step + int(np.clip(wait, 1, 6))
 
 
-def _refined(run: SvdRun, process: KrylovProcess) -> Triplets:
-    """The best triplets within the Ritz vectors' span, from fresh products in float64.
-
-    With orthonormal V and AV = USWᵀ the triplets (U, S, VW) have Av = σu, and Aᵀu − σv measures the rest. Vectors are
-    rounded to the matrix's precision; what that adds to a residual is at most σ_1 times the rounding.
-    """
-    operator = run.operator
-    V = orthonormal_columns(process.right(run.k).T)
-    image = operator.forward(np.ascontiguousarray(V.T))
-    U, s, Wt = svd(image.T)
-    rows_u, rows_v = np.ascontiguousarray(U.T), matmul(Wt, V.T)
-    u, v = rows_u.astype(operator.dtype), rows_v.astype(operator.dtype)
-    back = operator.backward(u.astype(np.float64))
-    right = np.linalg.norm(back - s[:, None] * v, axis=1)
-    left = s * np.linalg.norm(rows_u - u, axis=1) + s[0] * np.linalg.norm(rows_v - v, axis=1)
-    return Triplets(u, s, v, np.maximum(left, right))
-
-
-def _dense(run: SvdRun) -> Triplets:
-    operator, k = run.operator, run.k
-    check_memory(f"the full decomposition of a {operator.rows} × {operator.cols} matrix", _dense_bytes(operator))
-    alone = sum(_lapack_flops(operator)) <= _SERIAL_FLOPS
-    with serial_blas() if alone else nullcontext():
-        U, s, Vt = _core.thin_svd(operator.dense())
-    u, v = np.ascontiguousarray(U[:, :k].T, dtype=operator.dtype), Vt[:k].astype(operator.dtype)
-    s = s[:k].copy()
-    left = np.linalg.norm(operator.forward(v.astype(np.float64)) - s[:, None] * u, axis=1)
-    right = np.linalg.norm(operator.backward(u.astype(np.float64)) - s[:, None] * v, axis=1)
-    found = Triplets(u, s, v, np.maximum(left, right))
-    if not (found.residuals <= run.tol * s[0]).all():
-        run.status = "precision_limited"
-    return found
-
-
 def _probe(run: SvdRun, found: Triplets, kind: type[KrylovProcess], block: int) -> tuple[Triplets, Certificate | None]:
     """Look for values beyond the k-th in the complement of everything found, until a probe finds none."""
     operator, probes = run.operator, 0
@@ -279,7 +170,7 @@ def _probe(run: SvdRun, found: Triplets, kind: type[KrylovProcess], block: int) 
         limit = found.s[-1] + margin
         steps = _probe_steps(found.s, block)
         locked = found.V, found.U
-        probe = kind(operator, PROBE_BLOCK * (steps + 1), PROBE_BLOCK, run.seeds, locked=locked)
+        probe = kind(operator, PROBE_BLOCK * (LONGEST_PROBE + 1), PROBE_BLOCK, run.seeds, locked=locked)
         while probe.steps < steps and not probe.exhausted:
             run.advance(probe)
             if run.stopped(found.s, found.residuals):
@@ -287,6 +178,7 @@ def _probe(run: SvdRun, found: Triplets, kind: type[KrylovProcess], block: int) 
         probe.evaluate()
         missed = int((probe.values > limit).sum())
         if missed == 0:
+            run.probe = probe
             return found, _certificate(run, found, probe, margin, probes * MISS_PROBABILITY)
         run.hits += missed
         start = np.concatenate([found.V, probe.right(missed)])

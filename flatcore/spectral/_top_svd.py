@@ -15,7 +15,8 @@ from flatcore._checks import FloatArray, as_float_array, check_callback, check_c
 from flatcore._threads import limit_threads
 from flatcore.results import SvdResult, read_only
 from flatcore.spectral._svd_operator import StoredOperator, as_matrix
-from flatcore.spectral._svd_solver import Callback, SvdRun, solve
+from flatcore.spectral._svd_run import Callback, SvdRun
+from flatcore.spectral._svd_solver import solve
 from flatcore.spectral._tolerance import checked_tol, seeds
 
 DEFAULT_STEPS = 1000
@@ -94,9 +95,9 @@ def top_svd(
     if many is not None and (v0 is not None or callback is not None):
         given = "v0" if v0 is not None else "callback"
         raise ValueError(f"{given} is given with {len(many)} matrices; expected one matrix")
-    one = functools.partial(_one, k=k, tol=tol, seed=seed, v0=v0, steps=steps, callback=callback)
+    one = functools.partial(search, k=k, tol=tol, seed=seed, v0=v0, steps=steps, callback=callback)
     with limit_threads(threads):
-        return one("matrix", matrices[0]) if many is None else _each(one, matrices)
+        return one("matrix", matrices[0])[0] if many is None else _each(one, matrices)
 
 
 def _list_of(matrix: Any) -> list[FloatArray] | None:
@@ -109,44 +110,53 @@ def _list_of(matrix: Any) -> list[FloatArray] | None:
     return [as_matrix(f"matrix[{index}]", entry) for index, entry in enumerate(matrix)]
 
 
-def _each(one: functools.partial[SvdResult], matrices: list[FloatArray]) -> list[SvdResult]:
+def _each(one: functools.partial[tuple[SvdResult, SvdRun]], matrices: list[FloatArray]) -> list[SvdResult]:
     """A result for each matrix: several at a time with one thread each, or large ones in turn with all threads."""
     names = [f"matrix[{index}]" for index in range(len(matrices))]
     workers = min(_core.max_threads(), len(matrices))
     if workers <= 1 or max(A.size for A in matrices) >= _ALONE:
-        return [one(name, A) for name, A in zip(names, matrices, strict=True)]
+        return [one(name, A)[0] for name, A in zip(names, matrices, strict=True)]
     cancel = threading.Event()
     # OpenMP's thread count belongs to the thread that sets it, the BLAS's to the process.
     with limit_threads(1), ThreadPoolExecutor(workers, initializer=_core.set_threads, initargs=(1,)) as pool:
         futures = [pool.submit(one, name, A, cancel=cancel) for name, A in zip(names, matrices, strict=True)]
         try:
-            return [future.result() for future in futures]
+            return [future.result()[0] for future in futures]
         except BaseException:
             cancel.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _one(
+def search(
     name: str,
     A: FloatArray,
     *,
     k: int,
-    tol: float | None,
-    seed: int,
-    v0: Any,
-    steps: int,
-    callback: Callback | None,
+    tol: float | None = None,
+    seed: int = 0,
+    v0: Any = None,
+    steps: int = DEFAULT_STEPS,
+    callback: Callback | None = None,
     cancel: threading.Event | None = None,
-) -> SvdResult:
-    operator = StoredOperator(name, A)
+    largest: float | None = None,
+) -> tuple[SvdResult, SvdRun]:
+    """`top_svd` of one matrix from `as_matrix`, and the run with what it found besides.
+
+    Parameters
+    ----------
+    largest
+        max |a_ij| where all entries are known to be finite: the matrix is not read for it again.
+
+    """
+    operator = StoredOperator(name, A, largest)
     used_tol, limited = checked_tol(tol, operator.dtype)
     start = _checked_start(v0, A.shape[1], operator)
     run = SvdRun(operator, k, used_tol, steps, callback, seeds(seed), cancel)
     found, certificate = solve(run, start)
     converged = found.residuals <= used_tol * found.s[0]
     left, right = (found.V, found.U) if operator.transposed else (found.U, found.V)
-    return SvdResult(
+    result = SvdResult(
         U=read_only(left.T),
         s=read_only(found.s / operator.scale),
         Vt=read_only(right),
@@ -161,6 +171,7 @@ def _one(
         certificate=certificate,
         method=run.method,
     )
+    return result, run
 
 
 def _checked_start(v0: Any, n: int, operator: StoredOperator) -> FloatArray | None:

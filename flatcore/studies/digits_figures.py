@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flatcore.report.analysis import heat_map
-from flatcore.report.figures import COLOURS, figure, svg_text
+from flatcore.report.figures import COLOURS, figure, panel_grid, svg_text
 from flatcore.results import CouplingResult
 from flatcore.studies.descent import Trace
 
@@ -21,11 +21,7 @@ def _steps(trace: Trace) -> Any:
 
 def sharpness(traces: Sequence[Trace], name: str = "sharpness") -> str:
     """Sharpness over training, the 2/η line and λ*, a panel a run."""
-    cols = min(3, len(traces))
-    rows = -(-len(traces) // cols)
-    with figure(name, rows, cols, (3.3 * cols, 2.6 * rows)) as (canvas, axes):
-        for ax in axes.ravel()[len(traces) :]:
-            ax.set_visible(False)
+    with panel_grid(name, len(traces), 3, (3.3, 2.6)) as (canvas, axes):
         for ax, trace in zip(axes.ravel(), traces, strict=False):
             ax.plot(_steps(trace), trace.column("sharpness"), "o-", ms=2.5, label="sharpness")
             ax.axhline(trace.last["two_over_step"], label="2/η", **_GUIDE)

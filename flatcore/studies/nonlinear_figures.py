@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from flatcore._checks import FloatArray
-from flatcore.report.figures import COLOURS, figure, svg_text
+from flatcore.report.figures import COLOURS, figure, panel_grid, svg_text
 from flatcore.studies import nonlinear_quantities as q
 from flatcore.studies.nonlinear_groups import Panels, Quantity
 from flatcore.studies.statistics import mean_and_error
@@ -18,15 +18,9 @@ _GUIDE = {"color": "#1d2733", "ls": "--", "lw": 1.0}
 _BARS = {"fmt": "o-", "ms": 3.5, "capsize": 2.5}
 
 
-def _panels(name: str, panels: Panels, **kwargs: Any) -> Any:
+def _panels(name: str, panels: Panels) -> Any:
     """Two panels a row, which phones can still show."""
-    rows = -(-len(panels) // 2)
-    return figure(name, rows, min(2, len(panels)), (3.9 * min(2, len(panels)), 2.75 * rows), **kwargs)
-
-
-def _hide_rest(axes: Any, used: int) -> None:
-    for ax in axes.ravel()[used:]:
-        ax.set_visible(False)
+    return panel_grid(name, len(panels), 2, (3.9, 2.75))
 
 
 def _plain_ticks(axis: Any) -> None:
@@ -60,7 +54,6 @@ def over_time(name: str, panels: Panels, column: str, label: str, *, edge: bool 
             ax.legend()
         for row in axes:
             row[0].set_ylabel(label)
-        _hide_rest(axes, len(panels))
         return svg_text(canvas)
 
 
@@ -105,7 +98,6 @@ def over_layers(name: str, panels: Panels, prefix: str, label: str, x: str, guid
             ax.legend()
         for row in axes:
             row[0].set_ylabel(label)
-        _hide_rest(axes, len(panels))
         return svg_text(canvas)
 
 
@@ -123,5 +115,4 @@ def scatter(name: str, panels: Panels, across: Quantity, up: Quantity, labels: S
             ax.legend()
         for row in axes:
             row[0].set_ylabel(labels[1])
-        _hide_rest(axes, len(panels))
         return svg_text(canvas)

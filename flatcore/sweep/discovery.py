@@ -96,10 +96,7 @@ def discover(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], o
     if order == "given":
         return Found([Item(path, "as given", place) for place, path in enumerate(_each_once(found))], left_aside)
     ordered = sorted(_each_once(found), key=natural_key)
-    items = [Item(path, *_trajectory(path)) for path in ordered]
-    groups: dict[str, list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.trajectory, []).append(item)
+    groups = by_trajectory(Item(path, *_trajectory(path)) for path in ordered)
     return Found([item for group in groups.values() for item in group], left_aside)
 
 
@@ -161,6 +158,14 @@ def identity(path: str) -> str:
     return hashlib.sha256(os.fsencode(text)).hexdigest()[:32]
 
 
+def by_trajectory(items: Iterable[Item]) -> dict[str, list[Item]]:
+    """The items of each trajectory, in order."""
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.trajectory, []).append(item)
+    return groups
+
+
 def segments(items: Sequence[Item], workers: int, warm: bool) -> list[list[Item]]:
     """Runs of consecutive checkpoints of one trajectory, at least as many as there are workers where that can be.
 
@@ -168,10 +173,7 @@ def segments(items: Sequence[Item], workers: int, warm: bool) -> list[list[Item]
     """
     if not warm:
         return [[item] for item in items]
-    groups: dict[str, list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.trajectory, []).append(item)
-    out = []
+    out, groups = [], by_trajectory(items)
     for group in groups.values():
         pieces = 1 if len(groups) >= workers else min(len(group), -(-workers * len(group) // len(items)))
         bounds = [len(group) * piece // pieces for piece in range(pieces + 1)]

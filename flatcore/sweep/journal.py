@@ -29,7 +29,7 @@ import numpy as np
 
 from flatcore._atomic import read_checkpoint
 from flatcore.io import write_npz_atomic
-from flatcore.io.checkpoints.strict import shown
+from flatcore.io.strict import shown
 from flatcore.sweep.following import Vectors
 
 FOLDER = ".sweep"  # appended to the name of the results

@@ -16,13 +16,13 @@ from flatcore._memory import available_memory
 from flatcore.io import load_opener, open_checkpoint
 from flatcore.results import SweepPlan
 from flatcore.spectral import top_svd
-from flatcore.sweep.discovery import Item, files_of
+from flatcore.sweep.discovery import Item, by_trajectory, files_of
 from flatcore.sweep.running import Segment
 
 # Passes over a matrix that a search for eight triplets takes, cold and with the vectors of the checkpoint before, probe
 # and final products included; what effective ranks and pairs take in their terms; and what a checkpoint takes however
-# small it is. Measured on matrices of 1536 and 2048, and on files of 8 kB.
-COLD_READS, WARM_READS, REST_READS, FILE_SECONDS = 60, 15, 35, 0.01
+# small it is. Measured on matrices of 2048 and 4096, and on files of 8 kB.
+COLD_READS, WARM_READS, REST_READS, FILE_SECONDS = 60, 15, 15, 0.01
 OVERHEAD = 300_000_000  # bytes of a worker beside its tensors
 _PIECE, _SAMPLE = 1 << 25, 1024  # bytes to read; side of the matrix to multiply
 
@@ -68,14 +68,11 @@ def plan(
     """
     todo = [segment.items[position] for segment in segments for position in segment.todo]
     sizes = _sizes(todo)
-    groups: dict[str, list[int]] = {}
-    for item, size in zip(todo, sizes, strict=True):
-        groups.setdefault(item.trajectory, []).append(size.nbytes)
-    largest = max((size.largest for size in sizes), default=0)
+    largest = max((size.largest for size in sizes.values()), default=0)
     memory, available = 2 * largest + OVERHEAD, available_memory() or 0
     fitting, note = _fitting(workers, memory, available) if shared and todo else (workers, "")
     cold = sum(bool(segment.todo) and not segment.kept for segment in segments)
-    nbytes, entries = (sum(getattr(size, name) for size in sizes) for name in ("nbytes", "entries"))
+    nbytes, entries = (sum(getattr(size, name) for size in sizes.values()) for name in ("nbytes", "entries"))
     read_rate, product_rate = _rates(todo, k, threads) if todo else (math.nan, math.nan)
     reads = COLD_READS, WARM_READS
     if not spectra_only:
@@ -84,7 +81,9 @@ def plan(
     seconds = nbytes / read_rate + passes * entries / product_rate + FILE_SECONDS * len(todo)
     return SweepPlan(
         out=str(out),
-        trajectories=tuple((name, len(parts), sum(parts)) for name, parts in groups.items()),
+        trajectories=tuple(
+            (name, len(group), sum(sizes[item].nbytes for item in group)) for name, group in by_trajectory(todo).items()
+        ),
         paths=tuple(item.path for item in todo),
         done=done,
         nbytes=nbytes,
@@ -112,17 +111,17 @@ def _fitting(workers: int, memory: int, available: int) -> tuple[int, str]:
     return workers, ""
 
 
-def _sizes(todo: Sequence[Item]) -> list[Size]:
+def _sizes(todo: Sequence[Item]) -> dict[Item, Size]:
     """Of every checkpoint; headers are read of one a trajectory, in whose proportions the others are taken to be."""
     seen: dict[str, Size] = {}
-    out = []
+    out = {}
     for item in todo:
         nbytes = size_of(item.path)
         model = seen.get(item.trajectory)
         if model is None or model.entries == 0:
             model = seen[item.trajectory] = _opened(item.path, nbytes)
         share = nbytes / model.nbytes if model.nbytes else 0.0
-        out.append(Size(nbytes, round(model.entries * share), round(model.largest * max(1.0, share))))
+        out[item] = Size(nbytes, round(model.entries * share), round(model.largest * max(1.0, share)))
     return out
 
 

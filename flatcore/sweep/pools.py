@@ -149,6 +149,14 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def slots_of(executor: Executor) -> int:
+    """As many as a pool has workers, as a Dask cluster has threads now (with one in store)."""
+    client = getattr(executor, "_client", None)
+    if client is not None:
+        return 1 + int(sum(client.nthreads().values()))
+    return int(getattr(executor, "_max_workers", _UNKNOWN))
+
+
 class Given:
     """An executor of the caller's.
 
@@ -156,26 +164,16 @@ class Given:
     ----------
     executor
         Any `concurrent.futures.Executor`; it is not shut down.
-    workers
-        How many tasks to give it at a time; None asks it.
+    slots
+        How many tasks to give it at a time.
 
     """
 
     mends = False
 
-    def __init__(self, executor: Executor, workers: int | None) -> None:
-        self._executor, self._workers = executor, workers
+    def __init__(self, executor: Executor, slots: int) -> None:
+        self.slots, self._executor = slots, executor
         self._futures: set[Future[Outcome]] = set()
-
-    @property
-    def slots(self) -> int:
-        """As many as were asked for, as a pool has workers, as a Dask cluster has threads now (with one in store)."""
-        if self._workers is not None:
-            return self._workers
-        client = getattr(self._executor, "_client", None)
-        if client is not None:
-            return 1 + int(sum(client.nthreads().values()))
-        return int(getattr(self._executor, "_max_workers", _UNKNOWN))
 
     def submit(self, task: Task) -> Future[Outcome]:
         """Begin a task."""

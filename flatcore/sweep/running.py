@@ -42,9 +42,7 @@ def run(
     pool: Pool,
     journal: Journal,
     options: Mapping[str, Any],
-    *,
-    warm: bool = True,
-    tell: Callable[[Outcome], None] | None = None,
+    tell: Callable[[Outcome], None],
 ) -> None:
     """Analyse what is to be done and write it to the journal.
 
@@ -58,8 +56,6 @@ def run(
         Open for writing.
     options
         Of ``analyze_checkpoint``.
-    warm
-        Whether vectors are kept for the next checkpoint of a segment.
     tell
         Hears each outcome after it was written.
 
@@ -81,9 +77,8 @@ def run(
                 segment, task = active.pop(future)
                 outcome = _outcome(future, task, segment, pool)
                 if outcome is not None:
-                    _keep(outcome, segment, journal, warm)
-                    if tell is not None:
-                        tell(outcome)
+                    _keep(outcome, segment, journal)
+                    tell(outcome)
                 if segment.todo:
                     waiting.appendleft(segment)  # a segment begun is gone on with: fewer vectors are kept at a time
     except BaseException:
@@ -131,19 +126,19 @@ def _gone(error: BaseException) -> str:
     )
 
 
-def _keep(outcome: Outcome, segment: Segment, journal: Journal, warm: bool) -> None:
+def _keep(outcome: Outcome, segment: Segment, journal: Journal) -> None:
     """Vectors first, then the line that says that the checkpoint is done, then older vectors away."""
     position = segment.todo[0]
     item, more = segment.items[position], len(segment.todo) > 1
-    keep = outcome.vectors is not None and warm and more
-    if outcome.vectors is not None and keep:
-        journal.keep_vectors(outcome.vectors)
+    vectors = outcome.vectors if more else None
+    if vectors is not None:
+        journal.keep_vectors(vectors)
     record = {"path": item.path, "identity": outcome.identity, "trajectory": item.trajectory}
     journal.append({**record, "step": item.step, "rows": outcome.rows})
     segment.todo.popleft()
     segment.tries = 0
-    if keep or not more:
-        now = sorted({*(older for older in segment.kept if older < position), position})[-_HISTORY:] if keep else []
+    if vectors is not None or not more:
+        now = sorted({*(older for older in segment.kept if older < position), position})[-_HISTORY:] if more else []
         for older in set(segment.kept).difference(now):
             journal.forget_vectors(segment.items[older].path)
         segment.kept = now

@@ -27,7 +27,7 @@ from flatcore.spectral._tolerance import checked_tol
 from flatcore.sweep.discovery import Item, discover, identity, segments
 from flatcore.sweep.journal import Entry, Journal, check_folder, peek
 from flatcore.sweep.planning import plan, size_of
-from flatcore.sweep.pools import Given, Here, LocalProcesses, Pool
+from flatcore.sweep.pools import Given, Here, LocalProcesses, Pool, slots_of
 from flatcore.sweep.rows import Row, columns, writable
 from flatcore.sweep.running import Segment, run
 from flatcore.sweep.tables import check_ending, write_table
@@ -129,8 +129,8 @@ def sweep(
     settings = {"flatcore": flatcore.__version__, **asked, "rules": None if rules is None else repr(rules)}
     items, left_aside = discover(paths, order)
     options = {**asked, "rules": rules, "threads": threads}
-    count = workers or (1 if executor is None else Given(executor, None).slots)
-    job = _Job(place, items, left_aside, k, count, executor, warm, retry_failed, options, started, progress)
+    count = workers or (1 if executor is None else slots_of(executor))
+    job = _Job(place, items, left_aside, count, executor, warm, retry_failed, options, started, progress)
     if dry_run:
         done = {} if restart else peek(place, settings)
         foreseen = job.plan(job.segments(done, lambda path: False))
@@ -167,7 +167,6 @@ class _Job:
     out: Path
     items: list[Item]
     left_aside: tuple[str, ...]
-    k: int
     workers: int
     executor: Executor | None
     warm: bool
@@ -206,7 +205,7 @@ class _Job:
         meter, began = _Meter(foreseen, self.progress), time.perf_counter()
         pool, options = self._pool(foreseen.workers, meter), self._options(foreseen.workers)
         try:
-            run(parts, pool, journal, options, warm=self.warm, tell=meter.finished)
+            run(parts, pool, journal, options, meter.finished)
         except BaseException:
             if journal.nbytes <= _QUICK:
                 with suppress(OSError):
@@ -234,7 +233,7 @@ class _Job:
         trajectory = {path: entry.trajectory for path, entry in journal.entries.items()}
         order = sorted(trajectory, key=lambda path: (natural_key(trajectory[path]), natural_key(path)))
         made = journal.folder / f"table{self.out.suffix}"
-        count = write_table(made, _rows(journal, order), columns(self.k))
+        count = write_table(made, _rows(journal, order), columns(self.options["k"]))
         os.replace(made, self.out)
         return count
 

@@ -12,9 +12,9 @@ from typing import Any
 import flatcore
 from flatcore.checkpoints import analyze_checkpoint
 from flatcore.io import load_opener, open_checkpoint
-from flatcore.results import CheckpointAnalysis
+from flatcore.results import Array, CheckpointAnalysis
 from flatcore.sweep.discovery import identity
-from flatcore.sweep.following import Vectors, foretold, starts
+from flatcore.sweep.following import Vectors, extrapolated, foretold, starts
 from flatcore.sweep.rows import Row, file_row, notes_of, rows_of
 
 Progress = Callable[[str, float], None]
@@ -57,10 +57,11 @@ def analyse(task: Task, progress: Progress | None = None) -> Outcome:
         raise RuntimeError(f"flatcore {task.version} asks a worker that has {flatcore.__version__}")
     before, began = identity(task.path), time.perf_counter()
     try:
-        found, nbytes = _analysis(task, progress)
+        ahead = extrapolated(task.history, task.step)
+        found, nbytes = _analysis(task, starts(task.history, ahead), progress)
         if identity(task.path) != before:
             raise ValueError("changed while it was read; the next sweep reads it again")
-        ahead = foretold(task.history, task.step, found.right)
+        better = foretold(task.history, ahead, found.right)
     except Exception as error:
         return failed(task.path, _said(error), before, time.perf_counter() - began)
     entries = [math.prod(tensor.shape) for tensor in found.tensors]
@@ -74,7 +75,7 @@ def analyse(task: Task, progress: Progress | None = None) -> Outcome:
         bytes=nbytes,
         seconds=time.perf_counter() - began,
     )
-    vectors = Vectors(task.path, task.step, found.right, ahead) if found.right else None
+    vectors = Vectors(task.path, task.step, found.right, better) if found.right else None
     return Outcome(task.path, before, [row, *rows_of(found)], vectors)
 
 
@@ -84,12 +85,10 @@ def failed(path: str, reason: str, known_identity: str, seconds: float | None = 
     return Outcome(path, known_identity, [row])
 
 
-def _analysis(task: Task, progress: Progress | None) -> tuple[CheckpointAnalysis, int]:
+def _analysis(task: Task, start: Mapping[str, Array], progress: Progress | None) -> tuple[CheckpointAnalysis, int]:
     load_opener(task.path)
     with open_checkpoint(Path(task.path)) as checkpoint:
-        found = analyze_checkpoint(
-            checkpoint, starts=starts(task.history, task.step), progress=progress, **task.options
-        )
+        found = analyze_checkpoint(checkpoint, starts=start, progress=progress, **task.options)
         return found, sum(tensor.nbytes for tensor in checkpoint.values() if tensor.name not in checkpoint.tied)
 
 

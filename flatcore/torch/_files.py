@@ -23,8 +23,9 @@ from torch import Tensor
 from flatcore._checks import as_numpy
 from flatcore._memory import check_memory
 from flatcore.io import NamedArrays, natural_key, register_reader
-from flatcore.io.npz import check_inflation
+from flatcore.io.npz import check_inflation, kind_of
 from flatcore.io.parametrized import parametrized_of
+from flatcore.io.strict import check_file
 
 SUFFIXES = (".pt", ".pth")
 CONTAINERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "weights")
@@ -85,10 +86,7 @@ def load_state_dict(place: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
         As :func:`read_state_dict`.
 
     """
-    if not place.exists():
-        raise FileNotFoundError(f"{place} does not exist; expected a PyTorch file")
-    if not place.is_file():
-        raise ValueError(f"{place} is {'a directory' if place.is_dir() else 'no regular file'}; {_SAFE}")
+    check_file(place, "a PyTorch file: torch.save(model.state_dict(), path)")
     found, notes = _state_dict(place, _loaded(place))
     state = {str(name): value for name, value in found.items()}
     for prefix in _PREFIXES * 2:  # either may be outside
@@ -103,8 +101,7 @@ def _loaded(place: Path) -> Any:
     with open(place, "rb") as stream:
         start = stream.read(len(_BEFORE_ZIP))
     if not start.startswith((_ZIP, _BEFORE_ZIP)):
-        kind = "a pickle file, which is never opened" if start[:1] == b"\x80" else f"a file that begins with {start!r}"
-        raise ValueError(f"{place} is {kind if start else 'an empty file'}; {_SAFE}")
+        raise ValueError(f"{place} is {kind_of(start)}; {_SAFE}")
     if start.startswith(_ZIP):
         check_inflation(place, _declared(place))
     else:  # cannot be mapped

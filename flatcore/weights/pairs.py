@@ -10,7 +10,7 @@ A convolution followed by Flatten meets a Linear layer with p positions a channe
 
 Where two Gram matrices cost more than asked for, ‖X − Y‖_F² is the mean of ‖(X − Y)z‖² over random signs z.
 
-cost    two Gram matrices, 2d²(iK + oK) flops; or 4·32·d(iK + oK) for the estimate.
+cost    two Gram matrices, 2d²(iK + oK) flops; or 4·8·d(iK + oK) to 4·32·d(iK + oK) for the estimate.
 source  docs/theory.md, 5 and 6; Du, Hu & Lee (2018) for the diagonal; Hutchinson (1990) for the estimate.
 """
 
@@ -27,13 +27,14 @@ from flatcore._checks import FloatArray, chunks, is_half, with_unit_stride
 from flatcore._linalg import divided, multiplied
 from flatcore._memory import check_memory
 from flatcore.results import LayerPair, SvdResult, read_only
-from flatcore.spectral import top_svd
+from flatcore.spectral._svd_operator import as_matrix
+from flatcore.spectral._top_svd import search
 from flatcore.weights.coupling import angle_chance, overlap_chance, principal_cosines, usable_values
 from flatcore.weights.layers import Kernel, Layer, kernel_columns, kernel_rows
 from flatcore.weights.spectra import Svd
 
 _PANEL_ENTRIES = 1 << 22  # converted to float64 together
-_PROBES = 32
+_BATCH, _PROBES, _CLOSE = 8, 32, 0.02  # signs together, at most; relative error that needs no more of them
 _USUAL = 30  # powers of two between which layers are taken as they are
 GAP_BEYOND = "the gap is beyond float64; its ratio to the norms is not"
 
@@ -46,6 +47,11 @@ class Triplets(NamedTuple):
     converged: FloatArray
     status: str
     reads: int
+
+    @classmethod
+    def of(cls, found: SvdResult) -> Triplets:
+        """Those of one matrix."""
+        return cls(Svd(found.U, found.s, found.Vt), found.residuals, found.converged, found.status, found.reads)
 
 
 class Member(NamedTuple):
@@ -70,9 +76,7 @@ class Gap(NamedTuple):
 NOT_BALANCED = Gap(math.nan, math.nan)
 
 
-def top_triplets(
-    blocks: FloatArray, k: int, tol: float | None = None, seed: int = 0, v0: FloatArray | None = None
-) -> Triplets:
+def top_triplets(blocks: FloatArray, k: int, tol: float | None = None, seed: int = 0) -> Triplets:
     """The top k triplets of diag(blocks): the largest among those of the blocks (g, m, n).
 
     Parameters
@@ -81,8 +85,6 @@ def top_triplets(
         (g, m, n), read in place.
     k, tol, seed
         As in :func:`flatcore.top_svd`; k at most the smaller side.
-    v0
-        Start vectors (n, b) where g is 1.
 
     Returns
     -------
@@ -90,11 +92,9 @@ def top_triplets(
 
     """
     g, m, n = blocks.shape
-    found = [_one(block, min(k, m, n), tol, seed, v0) for block in blocks]
-    reads = sum(r.reads for r in found)
+    found = [search("matrix", as_matrix("matrix", block), k=min(k, m, n), tol=tol, seed=seed)[0] for block in blocks]
     if g == 1:
-        one = found[0]
-        return Triplets(Svd(one.U, one.s, one.Vt), one.residuals, one.converged, one.status, reads)
+        return Triplets.of(found[0])
     owner = np.repeat(np.arange(g), [len(r.s) for r in found])
     number = np.concatenate([np.arange(len(r.s)) for r in found])
     best = np.argsort(-np.concatenate([r.s for r in found]), kind="stable")[:k]
@@ -106,13 +106,7 @@ def top_triplets(
         np.concatenate([getattr(r, name) for r in found])[best] for name in ("s", "residuals", "converged")
     )
     status = next((r.status for r in found if r.status != "converged"), "converged")
-    return Triplets(Svd(U, s, Vt), residuals, converged, status, reads)
-
-
-def _one(matrix: FloatArray, k: int, tol: float | None, seed: int, v0: FloatArray | None) -> SvdResult:
-    result = top_svd(matrix, k, tol=tol, seed=seed, v0=v0)
-    assert isinstance(result, SvdResult)
-    return result
+    return Triplets(Svd(U, s, Vt), residuals, converged, status, sum(r.reads for r in found))
 
 
 def frobenius(array: FloatArray) -> float:
@@ -243,10 +237,29 @@ def _gap(lower: Kernel, columns: FloatArray, most_flops: float, seed: int) -> Ga
 
 
 def _estimated(R: FloatArray, bias: FloatArray | None, C: FloatArray, seed: int) -> Gap:
-    """The gap from products with random signs; a relative error is that of the gap, as both norms share the signs."""
+    """The gap from products with random signs; a relative error is that of the gap, as both norms share the signs.
+
+    Batches of signs until the error is small beside the gap: that of large layers without a few strong directions is
+    after the first.
+    """
+    rng, differences, sizes = np.random.default_rng(seed), np.zeros(0), np.zeros(0)
+    while True:
+        X, Y = _seen(R, bias, C, rng)
+        differences = np.append(differences, ((X - Y) ** 2).sum(axis=1))
+        sizes = np.append(sizes, (X**2).sum(axis=1) + (Y**2).sum(axis=1))
+        gap, count = math.sqrt(float(differences.mean())), len(differences)
+        error = float(differences.std(ddof=1)) / math.sqrt(count) / (2.0 * gap) if gap > 0.0 else 0.0
+        if error <= _CLOSE * gap or count >= _PROBES:
+            return Gap(gap, _ratio(gap, math.sqrt(float(sizes.mean()))), error)
+
+
+def _seen(
+    R: FloatArray, bias: FloatArray | None, C: FloatArray, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """The images of random signs under X and Y."""
     wide = any(a is not None and a.dtype == np.float64 for a in (R, bias, C))
     dtype = np.dtype(np.float64 if wide else np.float32)
-    Z = np.random.default_rng(seed).choice(np.array([-1.0, 1.0], dtype), (_PROBES, R.shape[0]))
+    Z = rng.choice(np.array([-1.0, 1.0], dtype), (_BATCH, R.shape[0]))
     X, Y = np.empty_like(Z), np.empty_like(Z)
     _core.normal_product(with_unit_stride(C), Z, X, 1.0)
     _core.normal_product(with_unit_stride(R).T, Z, Y, 1.0)
@@ -254,11 +267,7 @@ def _estimated(R: FloatArray, bias: FloatArray | None, C: FloatArray, seed: int)
     if bias is not None:
         b = bias.astype(float)
         Y += np.outer(Z @ b, b)
-    squares = ((X - Y) ** 2).sum(axis=1)
-    gap = math.sqrt(float(squares.mean()))
-    error = float(squares.std(ddof=1)) / math.sqrt(_PROBES) / (2.0 * gap) if gap > 0.0 else 0.0
-    size = math.sqrt(float(((X**2).sum(axis=1) + (Y**2).sum(axis=1)).mean()))
-    return Gap(gap, _ratio(gap, size), error)
+    return X, Y
 
 
 def _ratio(gap: float, size: float) -> float:

@@ -38,6 +38,7 @@ flatcore_library(core
   gains.cpp
   hessian.cpp
   lapack.cpp
+  magnitude.cpp
   matrix_product.cpp
   normal_product.cpp
   reduced_hessian.cpp

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from flatcore.io.checkpoints.strict import shown
+from flatcore.io.strict import shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,11 @@ class StoredTensor:
     def entries(self) -> int:
         """How many numbers it has."""
         return math.prod(self.shape)
+
+    @property
+    def is_floating(self) -> bool:
+        """Whether these are real floating-point numbers."""
+        return self.dtype.startswith(("F", "BF"))
 
     def load(self) -> NDArray[Any]:
         """Give this tensor alone.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flatcore.io.checkpoints.checkpoint import Checkpoint, StoredTensor
 from flatcore.io.checkpoints.openers import ENDINGS, open_file
-from flatcore.io.checkpoints.strict import check_file, parse_object, shown
+from flatcore.io.strict import check_file, parse_object, read_short, shown
 
 INDEX = ".index.json"
 LONGEST_INDEX = 100_000_000  # bytes
@@ -133,10 +133,7 @@ def _merged(index: Path, shard_of: Mapping[str, str], parts: Mapping[str, Checkp
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Names of tensors → names of shards, each a plain name with the index's own ending."""
-    check_file(index, "an index of shards")
-    if index.stat().st_size > LONGEST_INDEX:
-        raise ValueError(f"{index} has {index.stat().st_size} bytes; expected at most {LONGEST_INDEX}")
-    found = parse_object(str(index), index.read_bytes()).get("weight_map")
+    found = parse_object(str(index), read_short(index, "an index of shards", LONGEST_INDEX)).get("weight_map")
     if not isinstance(found, dict) or not found:
         raise ValueError(f"{index} has weight_map {shown(found)}; expected the shard of each tensor by name")
     ending = Path(index.name.removesuffix(INDEX)).suffix

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from flatcore.io.checkpoints.checkpoint import Checkpoint, StoredTensor
 from flatcore.io.checkpoints.precisions import name_of
-from flatcore.io.checkpoints.strict import check_file
 from flatcore.io.npy import Header, map_array, read_header
 from flatcore.io.npz import kind_of, open_archive
+from flatcore.io.strict import check_file
 
 
 def open_npz(path: Path) -> Checkpoint:

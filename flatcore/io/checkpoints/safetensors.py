@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from flatcore.io.checkpoints.checkpoint import Checkpoint, StoredTensor
 from flatcore.io.checkpoints.precisions import FORMATS, decoded, stored_type
-from flatcore.io.checkpoints.strict import check_file, parse_object, shown
 from flatcore.io.npy import map_array
+from flatcore.io.strict import check_file, parse_object, shown
 
 LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 _MOST_EXTENTS = 32

@@ -1,6 +1,7 @@
 #include "bindings/numpy_views.hpp"
 #include "bindings/registrations.hpp"
 #include "bindings/signals.hpp"
+#include "core/magnitude.hpp"
 #include "core/normal_product.hpp"
 
 namespace flatcore::bindings {
@@ -31,15 +32,15 @@ void bound_stored_product(const py::array& X, const py::array& A, py::array out)
     });
 }
 
-double bound_largest_modulus(const py::array& A) {
+py::tuple bound_magnitude(const py::array& A) {
     RunControl control = python_control();
-    double largest = 0.0;
-    dispatch(A, [&](auto t) {
-        const auto a = const_view<decltype(t)>(A);
+    const StoredMatrix stored = stored_matrix(A);
+    Magnitude found{};
+    {
         const py::gil_scoped_release release;
-        largest = largest_modulus(a, control);
-    });
-    return largest;
+        found = magnitude(stored, control);
+    }
+    return py::make_tuple(found.largest, found.squares);
 }
 
 }  // namespace
@@ -49,7 +50,8 @@ void bind_svd(py::module_& module) {
                "out = scale² X AᵀA with one read of A; rows of X are vectors.");
     module.def("stored_product", &bound_stored_product, py::arg("X"), py::arg("A"), py::arg("out"),
                "out = X A in the precision of out, whatever that of A.");
-    module.def("largest_modulus", &bound_largest_modulus, py::arg("A"), "max |a_ij|; NaN where A is not finite.");
+    module.def("magnitude", &bound_magnitude, py::arg("A"),
+               "max |a_ij|, NaN where A is not finite, and the sum of the squares in float64.");
 }
 
 }  // namespace flatcore::bindings

@@ -17,8 +17,4 @@ namespace flatcore {
 template <class T>
 void normal_product(T scale, const StoredMatrix& A, ConstMatrixView<T> X, MatrixView<T> Y, RunControl& control);
 
-// max |a_ij|, NaN where an entry is NaN or infinite; one read.
-template <class T>
-double largest_modulus(ConstMatrixView<T> A, RunControl& control);
-
 }  // namespace flatcore

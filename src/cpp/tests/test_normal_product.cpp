@@ -1,8 +1,5 @@
 #include <doctest/doctest.h>
 
-#include <cmath>
-#include <limits>
-
 #include "core/normal_product.hpp"
 #include "helpers.hpp"
 
@@ -65,23 +62,4 @@ TEST_CASE("the normal product refuses contradicting shapes") {
     CHECK_THROWS_AS(normal_product<double>(1.0, as_stored(a), narrow.read(), x.view(), control), InvalidArgument);
     CHECK_THROWS_AS(normal_product<double>(1.0, as_stored(a), x.read(), narrow.view(), control), InvalidArgument);
     CHECK_THROWS_AS(normal_product<double>(1.0, as_stored(a), x.read(), tall.view(), control), InvalidArgument);
-}
-
-TEST_CASE("the largest modulus, and NaN for what is not finite, wherever it stands") {
-    RunControl control;
-    for (const Layout layout : kLayouts) {
-        Dense A = random_dense(37, 43, 1);
-        A(20, 41) = -7.5;
-        CHECK(largest_modulus(Stored<float>(A, layout).read(), control) == 7.5);
-        CHECK(largest_modulus(Stored<double>(A, layout).read(), control) == 7.5);
-        for (const Index j : {Index{0}, Index{15}, Index{42}}) {
-            for (const double bad : {kNaN, std::numeric_limits<double>::infinity()}) {
-                Dense spoiled = A;
-                spoiled(36, j) = bad;
-                CHECK(std::isnan(largest_modulus(Stored<float>(spoiled, layout).read(), control)));
-                CHECK(std::isnan(largest_modulus(Stored<double>(spoiled, layout).read(), control)));
-            }
-        }
-    }
-    CHECK(largest_modulus(Stored<double>(Dense::Zero(3, 5), Layout::row).read(), control) == 0.0);
 }

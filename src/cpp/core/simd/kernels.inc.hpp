@@ -2,6 +2,7 @@
 // clang-format off
 #include "core/simd/lanes.inc.hpp"
 #include "core/simd/skinny.inc.hpp"
+#include "core/simd/magnitude.inc.hpp"
 #include "core/simd/small_chain.inc.hpp"
 #include "core/simd/committee.inc.hpp"
 #include "core/simd/online.inc.hpp"
@@ -15,6 +16,7 @@ constexpr Table all_kernels(const char* name) {
     return {name,
             skinny_kernels<float>(),
             skinny_kernels<double>(),
+            magnitude_kernels(),
             small_chain_kernels<float>(),
             small_chain_kernels<double>(),
             committee_kernels<float>(),

@@ -20,6 +20,7 @@
 #include "core/simd/committee.hpp"
 #include "core/simd/edges.hpp"
 #include "core/simd/functions.hpp"
+#include "core/simd/magnitude.hpp"
 #include "core/simd/node.hpp"
 #include "core/simd/online.hpp"
 #include "core/simd/small_chain.hpp"
@@ -69,8 +70,6 @@ struct SkinnyKernels {
     // rows of cut.packed entries, as C is.
     void (*normal)(Scalar stored, Index m, Index p, const RowCut& cut, const T* x, const void* w, Index ldw, T scale,
                    T* c);
-    // max |x_i|; NaN where an entry is NaN or infinite.
-    T (*largest)(Index n, const T* x);
     Index lanes, normal_rows;
 };
 
@@ -78,6 +77,7 @@ struct Table {
     const char* name;
     SkinnyKernels<float> skinny32;
     SkinnyKernels<double> skinny64;
+    MagnitudeKernels magnitude;
     SmallChainKernels<float> chain32;
     SmallChainKernels<double> chain64;
     CommitteeKernels<float> committee32;

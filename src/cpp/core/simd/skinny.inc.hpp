@@ -518,34 +518,7 @@ void normal(Scalar stored, Index m, Index p, const RowCut& cut, const T* x, cons
     with_stored<T>(stored, w, [&](const auto* rows) { normal_as(m, p, cut, x, rows, ldw, scale, c); });
 }
 
-// x − x is 0 only for finite x.
-template <class T>
-T largest(Index n, const T* x) {
-    using Vector = typename Lanes<T>::Vector;
-    constexpr int L = Lanes<T>::count;
-    Vector most[kVectors] = {}, spoiled = {};
-    Index j = 0;
-    for (; j + kVectors * L <= n; j += kVectors * L)
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) {
-            const Vector a = load(x + j + v * L), size = a < 0 ? -a : a;
-            most[v] = most[v] < size ? size : most[v];
-            spoiled += a - a;
-        }
-    T out = 0, rest = 0;
-    for (int lane = 0; lane < L; ++lane) {
-        for (int v = 0; v < kVectors; ++v) out = most[v][lane] > out ? most[v][lane] : out;
-        rest += spoiled[lane];
-    }
-    for (; j < n; ++j) {
-        const T size = x[j] < 0 ? -x[j] : x[j];
-        out = size > out ? size : out;
-        rest += x[j] - x[j];
-    }
-    return out + rest;
-}
-
 template <class T>
 constexpr SkinnyKernels<T> skinny_kernels() {
-    return {accumulate<T>, outer<T>, dots<T>, normal<T>, largest<T>, Lanes<T>::count, kNormalRows};
+    return {accumulate<T>, outer<T>, dots<T>, normal<T>, Lanes<T>::count, kNormalRows};
 }

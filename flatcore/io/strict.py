@@ -75,3 +75,19 @@ def _why_absent(path: Path) -> str:
     except OSError as error:
         back = error.errno == errno.ELOOP
     return f"is a link to {shown(os.readlink(path))}, which {'leads back to it' if back else 'does not exist'}"
+
+
+def read_short(path: Path, expected: str, longest: int) -> bytes:
+    """The bytes of a regular file that has at most so many.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        With the path and what was expected.
+
+    """
+    check_file(path, expected)
+    size = path.stat().st_size
+    if size > longest:
+        raise ValueError(f"{path} has {size} bytes; expected at most {longest}")
+    return path.read_bytes()
