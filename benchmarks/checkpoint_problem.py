@@ -3,7 +3,7 @@
 Layers are Gaussian noise, whose values lie closest, with a few strong directions in every second one. The model of the
 cost: each file is read once, at the rate at which its bytes can be read (a contender of its own), and every Krylov step
 multiplies a tensor's bytes once, at the larger of bytes over the copy's rate and flops over the matrix product's: four
-rows in searches, eight in effective ranks, 4·m·n flops a row. Steps are those that the analysis reports.
+rows, 4·m·n flops a row. Steps are those that the analysis reports.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.runner import Agreement
 from benchmarks.timing import Yardsticks
 from flatcore.io import open_checkpoint
 
-SEARCH_ROWS, RANK_ROWS = 4, 8
+ROWS = 4
 TOLERANCE = 1e-4  # a residual bounds the error of a singular value
 
 
@@ -100,14 +100,14 @@ class SpectraProblem:
     def quality(self, answer: Spectra) -> dict[str, float]:
         """What Krylov steps, of searches and of effective ranks, multiply: steps a tensor, bytes and flops of all."""
         out = {}
-        for kind, rows, place in (("search", SEARCH_ROWS, 0), ("rank", RANK_ROWS, 1)):
+        for place, kind in enumerate(("search", "rank")):
             steps = {key: both[place] for key, both in answer.steps.items()}
             if not steps:
                 continue
             entries = {key: float(np.prod(self._tensors[key].shape)) for key in steps}
             out[f"{kind} steps"] = sum(steps.values()) / len(steps)
             out[f"{kind} GB"] = sum(self._tensors[key].nbytes * count for key, count in steps.items()) / 1e9
-            out[f"{kind} Tflop"] = sum(4.0 * entries[key] * rows * count for key, count in steps.items()) / 1e12
+            out[f"{kind} Tflop"] = sum(4.0 * entries[key] * ROWS * count for key, count in steps.items()) / 1e12
         return out
 
 

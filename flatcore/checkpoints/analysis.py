@@ -4,7 +4,7 @@ Tensors are read in natural order of their names, mapped from their files where 
 and given back before the next; of each its right singular vectors stay, and its left ones until its pairs are done.
 
 cost    for every tensor one read for its norm, top_svd's block steps (4 rows each), and where the smaller side is long
-        some 10 to 25 reads with 8 rows for the effective rank; heads and pairs as their modules say.
+        up to 18 reads more for the effective rank; heads and pairs as their modules say.
 memory  the largest tensor, once more where it is stored in a format that has to be converted, and vectors.
 source  docs/checkpoints.md.
 """

@@ -143,17 +143,16 @@ def _fresh_probe(found: SvdResult, run: SvdRun) -> KrylovProcess:
 
 
 def _estimate(process: KrylovProcess, known: FloatArray, operator: StoredOperator) -> Estimate:
-    """Steps until both rules agree, and no more than pay."""
-    before = operator.reads
-    while process.steps < _LEAST_STEPS and not process.exhausted:
-        process.step()
+    """Steps until both rules agree, and no more than pay; their distance falls as the square of the steps, or faster."""
+    before, target = operator.reads, _LEAST_STEPS
     while True:
-        estimate, apart = _bracketed(process, known, operator.cols - len(known))
-        if apart <= _CLOSE * estimate.value or process.steps >= _MOST_STEPS or process.exhausted:
-            return estimate._replace(reads=operator.reads - before)
-        process.step()
-        if not process.exhausted:
+        while process.steps < target and not process.exhausted:
             process.step()
+        estimate, apart = _bracketed(process, known, operator.cols - len(known))
+        excess = apart / (_CLOSE * estimate.value)
+        if excess <= 1.0 or process.steps >= _MOST_STEPS or process.exhausted:
+            return estimate._replace(reads=operator.reads - before)
+        target = min(math.ceil(process.steps * max(math.sqrt(excess), 1.05)), _MOST_STEPS)
 
 
 def _bracketed(process: KrylovProcess, known: FloatArray, N: int) -> tuple[Estimate, float]:

@@ -21,8 +21,8 @@ from flatcore.sweep.running import Segment
 
 # Passes over a matrix that a search for eight triplets takes, cold and with the vectors of the checkpoint before, probe
 # and final products included; what effective ranks and pairs take in their terms; and what a checkpoint takes however
-# small it is. Measured on matrices of 1536 and 2048, and on files of 8 kB.
-COLD_READS, WARM_READS, REST_READS, FILE_SECONDS = 60, 15, 35, 0.01
+# small it is. Measured on matrices of 2048 and 4096, and on files of 8 kB.
+COLD_READS, WARM_READS, REST_READS, FILE_SECONDS = 60, 15, 15, 0.01
 OVERHEAD = 300_000_000  # bytes of a worker beside its tensors
 _PIECE, _SAMPLE = 1 << 25, 1024  # bytes to read; side of the matrix to multiply
 
