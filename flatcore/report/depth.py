@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flatcore.report.figures import COLOURS, figure_text
+from flatcore.report.figures import COLOURS, figure, figure_text, svg_text
 
 _NUMBERED = re.compile(
     r"(.*?)(\d{1,6})(?=[._/]|$)(.*)", re.DOTALL
@@ -60,6 +60,27 @@ def depths(named: Sequence[tuple[str, str]]) -> Depths:
     drawn = (Line(role, *np.array(sorted(points), dtype=np.int64).T) for (role, *_), points in lines.items())
     axis = "tensor, counted from 1 in the order of the tables" if by_order else "number of the block"
     return Depths(axis, tuple(drawn), 0 if by_order else len(named) - numbered)
+
+
+class Panel(NamedTuple):
+    """A quantity of all tensors, and the limits of its axis where they are known."""
+
+    title: str
+    values: Sequence[float]
+    limits: tuple[float, float | None] | None = None
+
+
+def depth_svg(
+    name: str, where: Depths, panels: Sequence[Panel], cols: int = 2, size: tuple[float, float] = (9.0, 6.0)
+) -> str:
+    """Quantities over the depth, a panel each in full rows of `cols`, as SVG."""
+    with figure(name, len(panels) // cols, cols, size) as (canvas, axes):
+        for ax, panel in zip(axes.ravel(), panels, strict=True):
+            draw_lines(ax, where, panel.values, panel.title, ylim=panel.limits)
+        for ax in axes[-1]:
+            ax.set_xlabel(where.axis)
+        role_legend(canvas, axes[0, 0])
+        return svg_text(canvas)
 
 
 def draw_lines(ax: Any, where: Depths, values: Iterable[float], title: str, **options: Any) -> None:
