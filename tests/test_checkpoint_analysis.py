@@ -17,6 +17,7 @@ from flatcore.checkpoints.ranks import effective_rank, noise_edge, survey
 from flatcore.checkpoints.rules import texts_of
 from flatcore.io import open_checkpoint
 from flatcore.spectral._top_svd import search
+from flatcore.weights.pairs import _estimated
 
 
 def saved(folder, tensors, name="model.safetensors", **files):
@@ -464,6 +465,58 @@ def test_estimated_effective_ranks_are_within_their_errors(rng, kind):
     exact = entropy_rank(singular_values(matrix.astype(np.float32)))
     assert abs(value - exact) < 3 * error
     assert error < (0.3 if kind == "decaying" else 0.02) * exact
+
+
+def test_effective_ranks_after_searches_that_did_not_probe(rng):
+    """One that was stopped, and one that has all values: fewer rows than a probe could tell apart."""
+    noise = rng.standard_normal((1100, 1100)).astype(np.float32)
+    found, run = search("matrix", noise, k=8, steps=5)
+    assert (found.status, run.probe) == ("max_iterations", None)
+    value, error, reads = effective_rank(found, run)
+    assert abs(value - entropy_rank(singular_values(noise))) < 3 * error
+    assert reads > 0
+    thin = noise[:40]
+    assert effective_rank(*search("matrix", thin, k=8)) == (
+        pytest.approx(entropy_rank(singular_values(thin)), rel=1e-6),
+        0.0,
+        0,
+    )
+
+
+def test_standard_errors_of_effective_ranks(rng):
+    """Over seeds the estimates scatter as their errors say: both rules agree on σ of 1 and 9, far from 0.
+
+    Ratios of nine degrees of freedom have a mean square of 9/7, that of 30 a standard error of 0.42.
+    """
+    n = 1100
+    U, V = (np.linalg.qr(rng.standard_normal((n, n)))[0] for _ in range(2))
+    matrix = ((U * np.where(np.arange(n) % 2, 1.0, 9.0)) @ V).astype(np.float32)
+    exact = entropy_rank(singular_values(matrix))
+    ratios = []
+    for seed in range(30):
+        value, error, _ = effective_rank(*search("matrix", matrix, k=2, seed=seed))
+        ratios.append((value - exact) / error)
+    assert 0.4 < np.mean(np.square(ratios)) < 2.6
+
+
+def test_estimated_gaps_take_the_signs_they_need(rng):
+    """Of noise 8 signs are enough; one strong direction leaves χ² of one degree of freedom, whose error 32 halve.
+
+    ‖X − Y‖_F is then known to √(2/32)/2 = 0.125 of itself, by 8 signs to 0.25.
+    """
+    n = 300
+    u, v = (rng.standard_normal(n) / n**0.5 for _ in range(2))
+    noise = [(rng.standard_normal((n, n)) / n**0.5).astype(np.float32) for _ in range(2)]
+    strong = noise[0] + 30.0 * np.outer(u, v).astype(np.float32)
+    shares = []
+    for lower in (noise[0], strong):
+        found = [_estimated(lower, None, noise[1], seed) for seed in range(40)]
+        exact = np.linalg.norm(lower.astype(float) @ lower.T - noise[1].T.astype(float) @ noise[1])
+        ratios = [(gap.gap - exact) / gap.error for gap in found]
+        assert np.median(np.abs(ratios)) < 2.0
+        shares.append(np.median([gap.error / gap.gap for gap in found]))
+    assert shares[0] < 0.025
+    assert 0.08 < shares[1] < 0.17
 
 
 def test_noise_ends_at_the_edge_and_signals_stand_out(rng):

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flatcore as fc
-from flatcore.spectral import _svd_operator, _svd_solver, _tolerance, _top_svd
+from flatcore.spectral import _svd_operator, _svd_process, _svd_solver, _tolerance, _top_svd
 from flatcore.spectral._certificate import certified_gap
 
 
@@ -606,3 +606,45 @@ def test_reads_are_counted():
     assert result.status == "max_iterations"
     assert result.reads == 1 + 3 + 2
     assert result.products == 3 * 2 * 4 + 2 * 2
+
+
+@pytest.mark.parametrize("kind", [_svd_process.FusedLanczos, _svd_process.GolubKahan])
+@pytest.mark.parametrize("locked", [0, 5])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_projected_matrix_of_a_process(rng, kind, locked, steps):
+    """AᵀAV = VT + QCᵀ in the complement of locked vectors, from the definition; rounding grows with the steps."""
+    A = rng.standard_normal((90, 70))
+    U, _, Vt = np.linalg.svd(A, full_matrices=False)
+    pair = (Vt[:locked], U.T[:locked]) if locked else None
+    operator = _svd_operator.StoredOperator("A", A)
+    process = kind(operator, 40, 4, _tolerance.seeds(0), locked=pair)
+    for _ in range(steps):
+        process.step()
+    T, C = process.projected
+    V, Q = process._V[locked : locked + process.rows], process.front
+    G = operator.scale**2 * A.T @ A
+    assert np.abs(V @ G @ V.T - T).max() <= 1e-12 * np.linalg.norm(G, 2)
+    assert np.abs(V @ G - T @ V - C @ Q).max() <= 1e-12 * np.linalg.norm(G, 2)
+
+
+def test_a_search_leaves_its_probe_and_all_values_where_it_has_them(rng):
+    A = rng.standard_normal((600, 500)).astype(np.float32)
+    _, run = _top_svd.search("A", A, k=3, largest=float(np.abs(A).max()))
+    assert run.operator.reads == run.steps + 2  # fused steps, two final products, none for the scale
+    assert np.abs(run.probe.front @ run.probe._V[:3].T).max() < 1e-6
+    _, full = _top_svd.search("A", A[:50], k=3)
+    exact = np.linalg.svd(A[:50].astype(float), compute_uv=False)
+    assert np.abs(full.all_values / full.operator.scale - exact).max() < 1e-6 * exact[0]
+
+
+def test_values_below_the_rounding_of_the_gram_matrix(rng):
+    """Values that are rounding of the squares count as zero, and delta says what may hide there."""
+    left, right = (np.linalg.qr(rng.standard_normal((n, 20)))[0] for n in (64, 40))
+    A = ((left * np.append(np.linspace(1.0, 0.5, 10), np.zeros(10))) @ right.T).astype(np.float32)
+    result, run = _top_svd.search("A", A, k=15)
+    exact = np.linalg.svd(A.astype(float), compute_uv=False)
+    assert (run.all_values[:10] > 0.0).all()
+    assert (run.all_values[10:] == 0.0).all()
+    assert 0.0 < exact[10] - result.s[-1] < result.certificate.delta
+    rounding = (64 + 40) * np.finfo(float).eps * np.linalg.norm(A) ** 2
+    assert result.certificate.delta == pytest.approx(np.sqrt(result.s[-1] ** 2 + rounding) - result.s[-1], rel=0.01)

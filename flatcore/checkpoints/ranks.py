@@ -143,7 +143,7 @@ def _fresh_probe(found: SvdResult, run: SvdRun) -> KrylovProcess:
 
 
 def _estimate(process: KrylovProcess, known: FloatArray, operator: StoredOperator) -> Estimate:
-    """Steps until both rules agree, and no more than pay; their distance falls as the square of the steps, or faster."""
+    """Steps until both rules agree, and no more than pay; their distance falls about as the square of the steps."""
     before, target = operator.reads, _LEAST_STEPS
     while True:
         while process.steps < target and not process.exhausted:
