@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flatcore._checks import counted
-from flatcore.report.depth import depth_of, depths, draw_lines, role_legend
+from flatcore.report.depth import Panel, depth_of, depth_svg, depths
 from flatcore.report.figures import Figure, figure, figure_text, panel_grid, svg_text
 from flatcore.report.pairs import by_chance
 from flatcore.results import Array, HeadComposition, ProductSpectrum, TensorSpectrum, number
@@ -28,20 +28,13 @@ def extreme(items: Iterable[Any], quantity: str, largest: bool) -> Any | None:
 def ranks_figure(tensors: Sequence[TensorSpectrum]) -> Figure:
     """Spectral norms, stable and effective ranks and tails of tensors along the depth."""
     where = depths([(t.name, t.role) for t in tensors])
-    quantities = (
-        ("spectral", "Spectral norm ‖W‖₂"),
-        ("stable_rank", "Stable rank ‖W‖_F²/‖W‖₂²"),
-        ("effective_rank", "Effective rank"),
-        ("tail", "Share of ‖W‖_F² beyond the top k"),
+    panels = (
+        Panel("Spectral norm ‖W‖₂", [t.spectral for t in tensors]),
+        Panel("Stable rank ‖W‖_F²/‖W‖₂²", [t.stable_rank for t in tensors]),
+        Panel("Effective rank", [t.effective_rank for t in tensors]),
+        Panel("Share of ‖W‖_F² beyond the top k", [t.tail for t in tensors], (-0.03, 1.03)),
     )
-    with figure("ranks", 2, 2, (9.0, 6.0)) as (canvas, axes):
-        for ax, (quantity, title) in zip(axes.ravel(), quantities, strict=True):
-            draw_lines(ax, where, (getattr(t, quantity) for t in tensors), title)
-        axes[1, 1].set_ylim(-0.03, 1.03)
-        for ax in axes[1]:
-            ax.set_xlabel(where.axis)
-        role_legend(canvas, axes[0, 0])
-        svg = svg_text(canvas)
+    svg = depth_svg("ranks", where, panels)
     return Figure("ranks", "Norms and ranks along the depth", svg, tuple(_ranks_words(tensors, where.without)))
 
 
@@ -231,12 +224,12 @@ def _composition_words(compositions: Sequence[HeadComposition], kinds: Sequence[
 def adapters_figure(adapters: Sequence[ProductSpectrum]) -> Figure:
     """Norms and ranks of adapters along the depth, a colour a module."""
     where = depths([(p.name, figure_text(p.name.rpartition(".")[2])) for p in adapters])
-    quantities = (("spectral", "Norm ‖s·BA‖₂"), ("stable_rank", "Stable rank of BA"), ("relative_gap", "Relative gap"))
-    with figure("adapters", 1, 3, (9.6, 3.2)) as (canvas, axes):
-        for ax, (quantity, title) in zip(axes[0], quantities, strict=True):
-            draw_lines(ax, where, (getattr(p, quantity) for p in adapters), title, xlabel=where.axis)
-        role_legend(canvas, axes[0, 0])
-        svg = svg_text(canvas)
+    panels = (
+        Panel("Norm ‖s·BA‖₂", [p.spectral for p in adapters]),
+        Panel("Stable rank of BA", [p.stable_rank for p in adapters]),
+        Panel("Relative gap", [p.relative_gap for p in adapters]),
+    )
+    svg = depth_svg("adapters", where, panels, 3, (9.6, 3.2))
     return Figure("adapters", "Adapters", svg, tuple(_adapter_words(adapters)))
 
 

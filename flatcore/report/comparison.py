@@ -9,8 +9,8 @@ import numpy as np
 
 from flatcore._checks import counted, listed
 from flatcore.report.checkpoints import failed_sections
-from flatcore.report.depth import depths, draw_lines, role_legend
-from flatcore.report.figures import COLOURS, Figure, figure, short_names, svg_text
+from flatcore.report.depth import Panel, depth_svg, depths
+from flatcore.report.figures import COLOURS, Figure, panel_grid, short_names, svg_text
 from flatcore.report.page import Cell, Section, Table, numeric, render_page
 from flatcore.results import CheckpointComparison, TensorChange, number, numbers
 
@@ -115,16 +115,13 @@ def _pictures(changes: Sequence[TensorChange], changed: Sequence[TensorChange], 
 
 def _rotation(tensors: Sequence[TensorChange], name: str) -> Figure:
     where = depths([(t.name, t.role) for t in tensors])
-    with figure(name, 2, 2, (9.0, 6.0)) as (canvas, axes):
-        for row, side in zip(axes, ("left", "right"), strict=True):
-            overlaps = [getattr(t, f"{side}_overlap") for t in tensors]
-            largest = [_degrees(getattr(t, f"{side}_angles")) for t in tensors]
-            draw_lines(row[0], where, overlaps, f"Mean squared cosine, {side} subspaces", ylim=(-0.03, 1.03))
-            draw_lines(row[1], where, largest, f"Largest angle in degrees, {side} subspaces", ylim=(-3.0, 93.0))
-        for ax in axes[1]:
-            ax.set_xlabel(where.axis)
-        role_legend(canvas, axes[0, 0])
-        svg = svg_text(canvas)
+    panels = []
+    for side in ("left", "right"):
+        overlaps = [getattr(t, f"{side}_overlap") for t in tensors]
+        largest = [_degrees(getattr(t, f"{side}_angles")) for t in tensors]
+        panels.append(Panel(f"Mean squared cosine, {side} subspaces", overlaps, (-0.03, 1.03)))
+        panels.append(Panel(f"Largest angle in degrees, {side} subspaces", largest, (-3.0, 93.0)))
+    svg = depth_svg(name, where, panels)
     return Figure(name, "Rotation of the top singular subspaces", svg, tuple(_rotation_words(tensors)))
 
 
@@ -155,20 +152,12 @@ def _rotation_words(tensors: Sequence[TensorChange]) -> Iterator[str]:
 def _change(tensors: Sequence[TensorChange], name: str) -> Figure:
     where = depths([(t.name, t.role) for t in tensors])
     panels = (
-        ("‖B − A‖_F/‖A‖_F", [t.relative_change for t in tensors]),
-        ("Stable rank of B − A", [t.update.stable_rank for t in tensors]),
-        ("Share of ‖B − A‖_F² beyond the top k", [t.update.tail for t in tensors]),
-        ("Change of the stable rank, B − A", [t.stable_rank_change for t in tensors]),
+        Panel("‖B − A‖_F/‖A‖_F", [t.relative_change for t in tensors], (0.0, None)),
+        Panel("Stable rank of B − A", [t.update.stable_rank for t in tensors]),
+        Panel("Share of ‖B − A‖_F² beyond the top k", [t.update.tail for t in tensors], (-0.03, 1.03)),
+        Panel("Change of the stable rank, B − A", [t.stable_rank_change for t in tensors]),
     )
-    with figure(name, 2, 2, (9.0, 6.0)) as (canvas, axes):
-        for ax, (title, values) in zip(axes.ravel(), panels, strict=True):
-            draw_lines(ax, where, values, title)
-        axes[0, 0].set_ylim(bottom=0.0)
-        axes[1, 0].set_ylim(-0.03, 1.03)
-        for ax in axes[1]:
-            ax.set_xlabel(where.axis)
-        role_legend(canvas, axes[0, 0])
-        svg = svg_text(canvas)
+    svg = depth_svg(name, where, panels)
     known = [t for t in tensors if np.isfinite(t.update.stable_rank)]
     lines = ["All updates are zero."]
     if known:
@@ -184,11 +173,7 @@ def _spectra(changed: Sequence[TensorChange], name: str) -> Figure:
     """A, B and B − A of the tensors that changed most."""
     most = sorted(changed, key=lambda t: -np.nan_to_num(t.relative_change, nan=np.inf))[:_MOST_SPECTRA]
     names = short_names([t.name for t in most])
-    cols = min(len(most), 3)
-    rows = -(-len(most) // cols)
-    with figure(name, rows, cols, (3.0 * cols + 0.6, 2.4 * rows + 0.4)) as (canvas, axes):
-        for ax in axes.ravel()[len(most) :]:
-            ax.set_visible(False)
+    with panel_grid(name, len(most), 3, (3.0, 2.4), (0.6, 0.4)) as (canvas, axes):
         for ax, t in zip(axes.ravel(), most, strict=False):
             drawn = ((t.before, "o-", "A"), (t.after, "s-", "B"), (t.update, "^--", "B − A"))
             for (spectrum, style, label), colour in zip(drawn, COLOURS, strict=False):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flatcore.report.figures import COLOURS, figure_text
+from flatcore.report.figures import COLOURS, figure, figure_text, svg_text
 
 _NUMBERED = re.compile(
     r"(.*?)(\d{1,6})(?=[._/]|$)(.*)", re.DOTALL
@@ -62,9 +62,29 @@ def depths(named: Sequence[tuple[str, str]]) -> Depths:
     return Depths(axis, tuple(drawn), 0 if by_order else len(named) - numbered)
 
 
-def draw_lines(ax: Any, where: Depths, values: Iterable[float], title: str, **options: Any) -> None:
-    """One quantity of all tensors over their depth; `options` go to the axes."""
-    heights = np.asarray(list(values), dtype=float)
+class Panel(NamedTuple):
+    """A quantity of all tensors, and the limits of its axis where they are known."""
+
+    title: str
+    values: Sequence[float]
+    limits: tuple[float, float | None] | None = None
+
+
+def depth_svg(
+    name: str, where: Depths, panels: Sequence[Panel], cols: int = 2, size: tuple[float, float] = (9.0, 6.0)
+) -> str:
+    """Quantities over the depth, a panel each in full rows of `cols`, as SVG."""
+    with figure(name, len(panels) // cols, cols, size) as (canvas, axes):
+        for ax, panel in zip(axes.ravel(), panels, strict=True):
+            _draw_lines(ax, where, panel)
+        for ax in axes[-1]:
+            ax.set_xlabel(where.axis)
+        _role_legend(canvas, axes[0, 0])
+        return svg_text(canvas)
+
+
+def _draw_lines(ax: Any, where: Depths, panel: Panel) -> None:
+    heights = np.asarray(panel.values, dtype=float)
     for line in where.lines:
         number = where.roles.index(line.role)
         ax.plot(
@@ -77,11 +97,11 @@ def draw_lines(ax: Any, where: Depths, values: Iterable[float], title: str, **op
             color=COLOURS[number % len(COLOURS)],
             label=figure_text(line.role),
         )
-    ax.set(title=title, **options)
+    ax.set(title=panel.title, ylim=panel.limits)
     ax.xaxis.get_major_locator().set_params(integer=True)
 
 
-def role_legend(canvas: Any, ax: Any) -> None:
+def _role_legend(canvas: Any, ax: Any) -> None:
     """Each role once, below all axes."""
     handles = {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     canvas.legend(handles.values(), handles, loc="outside lower center", ncols=4)

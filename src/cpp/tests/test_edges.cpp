@@ -87,6 +87,33 @@ Values swept(const simd::EdgeKernels& kernels, Index n, double plus, double minu
     return out;
 }
 
+// ½ log Q(z₊)/Q(z₋), z± = (ω − y ± 1)/√(V − 1 + y²).
+long double field(long double y, const simd::EdgeOutput& output) {
+    const long double spread = std::sqrt(static_cast<long double>(output.V) - 1 + y * y);
+    const auto part = [&](long double z) {
+        return (output.plus * std::erfc(-z * std::sqrt(0.5L)) + output.minus * std::erfc(z * std::sqrt(0.5L))) / 2;
+    };
+    return std::log(part((output.omega - y + 1) / spread) / part((output.omega - y - 1) / spread)) / 2;
+}
+
+// Messages to binary weights, whose cavities span ±1, against their formula.
+void check_binary(const simd::EdgeKernels& kernels, Index n, const simd::EdgeOutput& output) {
+    Row row(n);
+    for (Index i = 0; i < row.padded; ++i) row.h.data()[i] = i < n ? std::cos(static_cast<double>(i)) : 0.0;
+    kernels.down(1, &row.edges, &output, row.h.data(), row.padded, 0.0, 0.0, row.S.data(), row.scratch.data());
+    long double largest = 1.0, worst = 0.0;
+    for (Index i = 0; i < n; ++i) {
+        const bool bit = (row.words[static_cast<std::size_t>(i / 32)] >> (i % 32)) & 1;
+        const long double xi = bit == (row.edges.flip > 0) ? 1.0L : -1.0L;
+        const long double exact = xi * field(xi * row.h.data()[i], output);
+        largest = std::max(largest, std::fabs(exact));
+        worst = std::max(worst, std::fabs(row.a.data()[i] - exact));
+        CHECK(row.S.data()[i] == row.a.data()[i]);
+    }
+    // The interpolant is cut at 1e-13 of its largest coefficient, or of 1; exponents z²/2 < 110 round to 110 eps.
+    CHECK(worst <= 5e-13L * largest);
+}
+
 // φ(z)(p₊ − p₋)/Q(z).
 long double slope(long double z, long double plus, long double minus) {
     constexpr long double inverse_root_2 = 0.70710678118654752440L, root_2_over_pi = 0.79788456080286535588L;
@@ -129,6 +156,23 @@ TEST_CASE("messages to continuous weights are their formula, interpolated or not
                         check_gaussian(table->edges, n, {omega, V, 1.0, 0.0, span});
                         check_gaussian(table->edges, n, {omega, V, 0.8, 0.2, span});
                     }
+                }
+            }
+        }
+    }
+}
+
+TEST_CASE("messages to binary weights are their formula, interpolated or not") {
+    for (const simd::Table* table : simd::supported_tables()) {
+        CAPTURE(std::string(table->name));
+        for (const Index n : {63, 64, 203}) {
+            for (const double omega : {-9.0, -2.0, 0.0, 0.7, 4.0}) {
+                for (const double V : {1.5, 5.0, 12.0, 150.0}) {
+                    CAPTURE(n);
+                    CAPTURE(omega);
+                    CAPTURE(V);
+                    check_binary(table->edges, n, {omega, V, 1.0, 0.0, 0.0});
+                    check_binary(table->edges, n, {omega, V, 0.8, 0.2, 0.0});
                 }
             }
         }

@@ -326,3 +326,25 @@ TEST_CASE_TEMPLATE("skinny products agree with Eigen whatever the layout", T, fl
         CHECK((Z - normal).norm() <= 4 * eps * static_cast<double>(n + p) * normal.norm());
     }
 }
+
+TEST_CASE_TEMPLATE("the normal product of few and of twice as many rows, whatever the matrix is stored in", T, float,
+                   double) {
+    RunControl control;
+    const Index p = 40, n = 65, few = simd::skinny<T>().normal_rows;
+    for (const Scalar scalar : {Scalar::f16, Scalar::bf16, Scalar::f32, scalar_of<T>()}) {
+        const Stored W(scalar, p * n, 1);
+        const Eigen::Map<const RowMajor<double>> w(W.values.data(), p, n);
+        for (const Index m : {Index{1}, few, few + 1, 2 * few, 2 * few + 1}) {
+            CAPTURE(m);
+            const std::vector<T> values = entries<T>(m * n, 2);
+            const RowMajor<double> x = Eigen::Map<const RowMajor<T>>(values.data(), m, n).template cast<double>();
+            RowMajor<T> Y = RowMajor<T>::Ones(m, n);
+            skinny_normal<T>(T(0.5), {values.data(), m, n}, {W.bytes.data(), scalar, p, n, n, 1}, {Y.data(), m, n},
+                             control);
+            const RowMajor<double> expected = 0.25 * (x * w.transpose()) * w;
+            const RowMajor<double> size = 0.25 * (x.cwiseAbs() * w.cwiseAbs().transpose()) * w.cwiseAbs();
+            const double eps = std::numeric_limits<T>::epsilon() * static_cast<double>(n + p + 4);
+            CHECK(((Y.template cast<double>() - expected).array().abs() <= eps * size.array()).all());
+        }
+    }
+}
