@@ -90,7 +90,7 @@ def top_svd(
     for index, A in enumerate(matrices):
         check_count("k", k, 1, min(A.shape)) if many is None else _check_k(k, A, index)
     seed = check_count("seed", seed, 0)
-    steps = DEFAULT_STEPS if maxiter is None else check_count("maxiter", maxiter)
+    steps = None if maxiter is None else check_count("maxiter", maxiter)
     check_callback(callback)
     if many is not None and (v0 is not None or callback is not None):
         given = "v0" if v0 is not None else "callback"
@@ -136,7 +136,7 @@ def search(
     tol: float | None = None,
     seed: int = 0,
     v0: Any = None,
-    steps: int = DEFAULT_STEPS,
+    steps: int | None = None,
     callback: Callback | None = None,
     cancel: threading.Event | None = None,
     largest: float | None = None,
@@ -152,7 +152,7 @@ def search(
     operator = StoredOperator(name, A, largest)
     used_tol, limited = checked_tol(tol, operator.dtype)
     start = _checked_start(v0, A.shape[1], operator)
-    run = SvdRun(operator, k, used_tol, steps, callback, seeds(seed), cancel)
+    run = SvdRun(operator, k, used_tol, DEFAULT_STEPS if steps is None else steps, callback, seeds(seed), cancel)
     found, certificate = solve(run, start)
     converged = found.residuals <= used_tol * found.s[0]
     left, right = (found.V, found.U) if operator.transposed else (found.U, found.V)
