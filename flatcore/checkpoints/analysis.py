@@ -217,7 +217,7 @@ class _Run:
         tensor, began = self.checkpoint[name], time.perf_counter()
         self._tell(name, tensor.nbytes)
         try:
-            array = self._array(name)
+            array = self.structure.array(self.checkpoint, name)
             found = survey(array)
             if not found.fault:
                 return self._spectrum(name, array, found, began)
@@ -287,12 +287,6 @@ class _Run:
             return None
         return start.T
 
-    def _array(self, name: str) -> FloatArray:
-        """A tensor as stored, without an embedding's leading ones."""
-        tensor = self.checkpoint[name]
-        array = as_float_array(name, tensor.load(), len(tensor.shape), keep_half=True)
-        return array.reshape(extents_of(tensor.shape, self.structure.roles[name]))
-
     def _whole(self, name: str) -> Part:
         extents = extents_of(self.checkpoint[name].shape, self.structure.roles[name])
         rows, inputs = extents[0], math.prod(extents[1:])
@@ -300,7 +294,7 @@ class _Run:
 
     def _matrix(self, part: Part) -> FloatArray:
         """Rows of a tensor's matrix (out, in), in place."""
-        array = self._array(part.tensor)
+        array = self.structure.array(self.checkpoint, part.tensor)
         matrix = array.T if part.tensor in self.structure.in_out else array.reshape(len(array), -1)
         return matrix[part.first : part.last]
 
@@ -317,7 +311,7 @@ class _Run:
             dtype=tensor.dtype,
             dims=(1, part.rows, part.inputs // offsets, offsets),
             offsets=offsets_text(len(extents) - 2),
-            load=lambda: self._kernel(part, self._array(part.tensor)),
+            load=lambda: self._kernel(part, self.structure.array(self.checkpoint, part.tensor)),
         )
 
     def _kernel(self, part: Part, array: FloatArray) -> Kernel:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flatcore._atomic import PathLike
-from flatcore._checks import FloatArray, as_float_array, check_count, check_progress, chunks, common_type
+from flatcore._checks import FloatArray, check_count, check_progress, chunks, common_type
 from flatcore._memory import check_memory
 from flatcore._threads import limit_threads
 from flatcore.checkpoints.adapter_triplets import Factors, adapter_triplets
@@ -125,10 +125,8 @@ class _Side(NamedTuple):
 
     def stored(self, name: str) -> FloatArray:
         """A tensor as a matrix, rows as stored."""
-        tensor = self.checkpoint[name]
-        array = as_float_array(name, tensor.load(), len(tensor.shape), keep_half=True)
-        extents = extents_of(tensor.shape, self.structure.roles[name])
-        return array.reshape(extents[0], math.prod(extents[1:]))
+        array = self.structure.array(self.checkpoint, name)
+        return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
 class _Measured(NamedTuple):

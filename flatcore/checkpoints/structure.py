@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from flatcore._checks import listed
+from flatcore._checks import FloatArray, as_float_array, listed
 from flatcore.checkpoints.adapters import Adapter, find_adapters
 from flatcore.checkpoints.config import TEXT, ModelConfig, part_of, read_adapter_config, read_model_config
 from flatcore.checkpoints.rules import Rules
@@ -152,6 +152,12 @@ class Structure:
     def is_plain(self) -> bool:
         """Whether the names are those of no known family: the tensors may be the layers of a chain."""
         return self.family in (SEQUENTIAL, NO_FAMILY)
+
+    def array(self, checkpoint: Checkpoint, name: str) -> FloatArray:
+        """A tensor as stored, without an embedding's leading ones."""
+        tensor = checkpoint[name]
+        array = as_float_array(name, tensor.load(), len(tensor.shape), keep_half=True)
+        return array.reshape(extents_of(tensor.shape, self.roles[name]))
 
     def are_neighbours(self, lower: Attention, upper: Attention) -> bool:
         """Whether two attention units are one after the other in the same stack: names that differ in numbers alone."""
