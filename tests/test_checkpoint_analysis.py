@@ -553,9 +553,9 @@ def test_noise_ends_at_the_edge_and_signals_stand_out(rng):
     assert noise_edge(singular_values(signal)[:8], float(np.linalg.norm(signal)), (60, 40)).outliers == 3
 
 
-def test_chance_levels_of_composition(rng):
+@pytest.mark.parametrize(("d", "e"), [(48, 8), (24, 16), (8, 16)])
+def test_chance_levels_of_composition(rng, d, e):
     """Direct draws of Gaussian factors give the same mean, spread and quantile of the largest of 16."""
-    d, e = 48, 8
     scores = []
     for _ in range(2000):
         q, k, v, o = (rng.standard_normal((e, d)) for _ in range(4))
@@ -564,7 +564,7 @@ def test_chance_levels_of_composition(rng):
     centre, spread = composition_chance(d, e)
     assert centre == pytest.approx(np.mean(np.log(scores)), abs=4 * spread * (1 / 200 + 1 / 2000) ** 0.5)
     assert spread == pytest.approx(np.std(np.log(scores)), rel=0.25)  # four standard errors of 200 draws
-    assert np.exp(centre) == pytest.approx(d**-0.5, rel=0.05)
+    assert np.exp(centre) == pytest.approx(d**-0.5, rel=0.05 if e < d else 0.2)
     high = np.exp(centre + spread * scipy.special.ndtri(0.95 ** (1 / 16)))
     most = np.reshape(scores, (-1, 16)).max(axis=1)
     assert np.mean(most > high) == pytest.approx(0.05, abs=0.08)  # 125 groups, and the spread of 200 draws
@@ -591,6 +591,24 @@ def test_norms_of_large_arrays(rng, scale, dtype):
     assert found.largest == np.abs(array.astype(float)).max()
     array[1000, 7] = np.nan
     assert survey(array).fault == "1 entry is NaN, the first at [1000, 7]"
+
+
+def test_a_norm_beyond_float64_is_a_fault():
+    assert survey(np.full((300, 4000), 1e307)).fault == "its norm is beyond float64"
+    assert survey(np.full((30, 40), 1e306)).frobenius == pytest.approx(1200**0.5 * 1e306)
+
+
+@pytest.mark.parametrize("dtype", [">f2", ">f4", ">f8"])
+def test_surveys_read_any_byte_order(rng, dtype):
+    array = rng.standard_normal((50, 30)).astype(dtype)
+    assert survey(array).frobenius == pytest.approx(np.linalg.norm(array.astype(float)), rel=1e-12)
+
+
+def test_a_tolerance_below_the_floor_is_told(tmp_path, rng):
+    path = save_safetensors(tmp_path / "m.safetensors", {"w.weight": rng.standard_normal((40, 30)).astype(np.float32)})
+    notes = analyze_checkpoint(path, k=2, tol=1e-30).notes
+    assert "tol 1e-30 is below what float32 attains; 1e-06 was used" in notes
+    assert not any("attains" in note for note in analyze_checkpoint(path, k=2, tol=1e-5).notes)
 
 
 @pytest.mark.parametrize("scale", [0.0, 5e-324, 1e-170, 1e200])

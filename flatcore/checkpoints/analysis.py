@@ -240,6 +240,8 @@ class _Run:
             v0=self._start(name, matrix.shape[1]),
             largest=size.largest,
         )
+        if self.tol is not None and found.tol > self.tol:
+            self.notes.append(f"tol {self.tol:g} is below what {run.operator.dtype} attains; {found.tol:g} was used")
         top = Triplets.of(found)
         spectral, values = float(top.svd.s[0]), top.svd.s.astype(float)
         known, edge = spectral > 0.0, noise_edge(values, frobenius, matrix.shape)

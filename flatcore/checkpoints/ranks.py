@@ -80,13 +80,15 @@ def survey(array: FloatArray) -> Survey:
     if not math.isfinite(largest):
         return Survey(math.nan, math.nan, _fault(array))
     lost = squares < _LOST * flat.size or math.isinf(squares)
-    return Survey(_careful_norm(flat) if lost else math.sqrt(squares), largest)
+    norm = _careful_norm(flat) if lost else math.sqrt(squares)
+    return Survey(norm, largest, "" if math.isfinite(norm) else "its norm is beyond float64")
 
 
 def _careful_norm(flat: FloatArray) -> float:
     """The same where squares vanish or overflow."""
     panels = (flat[part].astype(np.float64) for part in chunks(flat.size, _PANEL_ENTRIES))
-    return float(scipy.linalg.norm([scipy.linalg.norm(panel, check_finite=False) for panel in panels]))
+    norms = [scipy.linalg.norm(panel, check_finite=False) for panel in panels]
+    return float(scipy.linalg.norm(norms, check_finite=False))
 
 
 def _fault(array: FloatArray) -> str:
