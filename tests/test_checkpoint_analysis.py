@@ -553,6 +553,12 @@ def test_noise_ends_at_the_edge_and_signals_stand_out(rng):
     assert noise_edge(singular_values(signal)[:8], float(np.linalg.norm(signal)), (60, 40)).outliers == 3
 
 
+def test_rounding_of_low_rank_stands_out_of_nothing(tmp_path, rng):
+    low = rng.standard_normal((500, 3)) @ rng.standard_normal((3, 400))
+    path = save_safetensors(tmp_path / "m.safetensors", {"a.weight": low, "b.weight": np.ones((64, 90), np.float16)})
+    assert [tensor.outliers for tensor in analyze_checkpoint(path, k=8).tensors] == [3, 1]
+
+
 @pytest.mark.parametrize(("d", "e"), [(48, 8), (24, 16), (8, 16)])
 def test_chance_levels_of_composition(rng, d, e):
     """Direct draws of Gaussian factors give the same mean, spread and quantile of the largest of 16."""

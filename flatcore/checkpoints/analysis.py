@@ -244,7 +244,7 @@ class _Run:
             self.notes.append(f"tol {self.tol:g} is below what {run.operator.dtype} attains; {found.tol:g} was used")
         top = Triplets.of(found)
         spectral, values = float(top.svd.s[0]), top.svd.s.astype(float)
-        known, edge = spectral > 0.0, noise_edge(values, frobenius, matrix.shape)
+        known, edge = spectral > 0.0, noise_edge(values, frobenius, matrix.shape, found.tol * spectral)
         rank = effective_rank(found, run, frobenius) if known and self._ranks else Estimate(math.nan, 0.0)
         tail = max(0.0, 1.0 - float(((values / frobenius) ** 2).sum())) if known else math.nan
         self.right[name] = read_only(top.svd.Vt)

@@ -63,7 +63,7 @@ class _Known(NamedTuple):
 
     values: FloatArray
     squares: float
-    count: int
+    others: int
 
 
 class Edge(NamedTuple):
@@ -109,12 +109,12 @@ def _fault(array: FloatArray) -> str:
     return f"{' and '.join(texts)}, the first at {list(first or ())}"
 
 
-def noise_edge(values: FloatArray, frobenius: float, shape: tuple[int, int]) -> Edge:
+def noise_edge(values: FloatArray, frobenius: float, shape: tuple[int, int], least: float = 0.0) -> Edge:
     """The level that the largest singular value of Gaussian noise of the same size exceeds once in a hundred.
 
     s(√m + √n) and a little more, by the Tracy–Widom law as Johnstone (2001) centres and scales it. s² is the mean
     square of the entries without the values beyond the edge, which are taken out until no more are: one strong
-    direction alone would raise the edge above all others.
+    direction alone would raise the edge above all others. Values up to `least` were not resolved, and count as none.
     """
     m, n = shape
     root = math.sqrt(max(m, n) - 1 or 1) + math.sqrt(min(m, n))
@@ -124,7 +124,7 @@ def noise_edge(values: FloatArray, frobenius: float, shape: tuple[int, int]) -> 
     sizes, total, outliers = values / largest, frobenius / largest, 0
     while True:
         edge = unit * math.sqrt(max(total**2 - float((sizes[:outliers] ** 2).sum()), 0.0))
-        beyond = int((sizes > edge * (1.0 + 1e-6)).sum())
+        beyond = int((sizes > max(edge * (1.0 + 1e-6), least / largest)).sum())
         if beyond <= outliers:
             return Edge(edge * largest, outliers)
         outliers = beyond
@@ -200,7 +200,7 @@ def _of_rule(theta: FloatArray, rows: FloatArray, known: _Known) -> Estimate:
     That slope is one of the directions which the block met; what it corrects counts as an error of as many freedoms.
     """
     sigma, b = np.sqrt(np.maximum(theta, 0.0)), len(rows)
-    of_sum, of_entropy, of_squares = (known.count * (rows * f) @ rows.T for f in (sigma, _xlogx(sigma), theta))
+    of_sum, of_entropy, of_squares = (known.others * (rows * f) @ rows.T for f in (sigma, _xlogx(sigma), theta))
     excess = float(of_squares.trace()) / b - known.squares
     excess = 0.0 if math.isnan(excess) else excess
     control = _centred(of_squares)
