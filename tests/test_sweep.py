@@ -746,6 +746,21 @@ def test_a_worker_that_dies_loses_nothing(runs, tmp_path, monkeypatch):
     assert len(journaled(tmp_path / "two.parquet")) == 10
 
 
+def test_workers_that_die_without_a_task_are_replaced():
+    pool = LocalProcesses(2, abs)
+    try:
+        for future in [pool.submit(-3), pool.submit(-4)]:
+            future.result(timeout=120)
+        dead = [process.started.result() for process in pool._processes]
+        for process in pool._processes:
+            os.kill(process.started.result(), signal.SIGKILL)
+            wait_for(lambda: process.executor._broken)  # noqa: B023
+        assert pool.submit(-5).result(timeout=120) == 5
+        assert not {process.started.result() for process in pool._processes}.intersection(dead)
+    finally:
+        pool.kill()
+
+
 def test_a_file_that_kills_its_workers_is_a_row(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(sweeping, "LocalProcesses", functools.partial(LocalProcesses, function=dies_always))
     result = sweep(runs, tmp_path / "two.parquet", **OPTIONS, workers=2)

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from flatcore.sweep.work import Outcome, Progress, Task, analyse
 
 ANSWER_WITHIN = 20.0  # seconds that a scheduler has
+_SPAWNS = 3  # processes that may die one after the other before they are given their task
 _UNKNOWN = 64  # tasks that an executor is given at a time which does not say how many it can run
 
 
@@ -97,22 +98,38 @@ class LocalProcesses:
         self._context = multiprocessing.get_context("spawn")
 
     def submit(self, task: Task) -> Future[Outcome]:
-        """Begin a task in a process that has none."""
+        """Begin a task in a process that has none; one that died while it had none is replaced."""
+        for left in range(len(self._processes) + _SPAWNS, -1, -1):
+            process = self._free()
+            try:
+                future = process.future = process.executor.submit(self._function, task)
+                break
+            except BrokenExecutor:
+                self._drop(process)
+                if not left:
+                    raise
+        return future
+
+    def _free(self) -> _Process:
+        """A process that has no task, a new one where there is none."""
         process = next((p for p in self._processes if p.free), None)
         if process is not None and process.broken:
-            self._processes.remove(process)
-            process.executor.shutdown(wait=False)
-            if process.started.exception() is not None:
-                raise ConnectionError(
-                    "worker processes end before they begin: a script that sweeps with several workers needs "
-                    "if __name__ == '__main__':"
-                )
+            self._drop(process)
             process = None
         if process is None:
             process = self._spawned()
             self._processes.append(process)
-        process.future = process.executor.submit(self._function, task)
-        return process.future
+        return process
+
+    def _drop(self, process: _Process) -> None:
+        """Forget a process that died."""
+        self._processes.remove(process)
+        process.executor.shutdown(wait=False)
+        if process.started.exception() is not None:
+            raise ConnectionError(
+                "worker processes end before they begin: a script that sweeps with several workers needs "
+                "if __name__ == '__main__':"
+            )
 
     def kill(self) -> None:
         """Kill all processes."""
