@@ -887,7 +887,7 @@ def test_the_command_line_on_a_cluster(scheduler, workers, runs, tmp_path, monke
         assert without_times(table(out)) == expected
 
 
-def test_a_scheduler_that_goes_ends_the_sweep_and_loses_nothing(tmp_path):
+def test_a_scheduler_that_goes_ends_the_sweep_and_loses_nothing(tmp_path, caplog):
     pattern = make_runs(tmp_path / "runs", (400, 350), 6)
     file, out = tmp_path / "scheduler.json", tmp_path / "all.parquet"
     processes = [dask("scheduler", "--port", 0, "--host", "127.0.0.1", "--scheduler-file", file)]
@@ -904,6 +904,7 @@ def test_a_scheduler_that_goes_ends_the_sweep_and_loses_nothing(tmp_path):
             sweep(pattern, out, **OPTIONS, executor=executor, workers=2, progress=progress)
     finally:
         end(processes)
+    assert not [record for record in caplog.records if record.name == "distributed.client"]
     assert sweep(pattern, out, **OPTIONS).skipped >= 3
 
 
@@ -922,6 +923,22 @@ def test_schedulers_that_are_not_there(runs, tmp_path, monkeypatch):
     result = run_cli(runs, "--out", tmp_path / "x.csv", "--scheduler", tmp_path / "none.json")
     assert result.exit_code == 2
     assert "none.json" in result.stderr
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"address": 3}', '{"address": "nowhere"}', b"\xff"])
+def test_files_that_no_scheduler_wrote(runs, tmp_path, content):
+    file = tmp_path / "bad.json"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    result = run_cli(runs, "--out", tmp_path / "x.csv", "--scheduler", file)
+    assert result.exit_code == 2
+    assert "bad.json is not what dask scheduler --scheduler-file writes" in result.stderr
+
+
+@pytest.mark.parametrize("address", ["nonsense", "tcp://host", "host:port", "tcp://host:99999", ":8786", ""])
+def test_addresses_that_are_none(runs, tmp_path, address):
+    result = run_cli(runs, "--out", tmp_path / "x.csv", "--scheduler", address)
+    assert result.exit_code == 2
+    assert f"{address!r} is no address of a scheduler; expected tcp://host:8786" in result.stderr
 
 
 # -- estimates -------------------------------------------------------------------------------------------------------
