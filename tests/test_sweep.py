@@ -104,12 +104,24 @@ def test_steps_come_in_natural_order_run_by_run(tmp_path):
         (["run1/last.npz", "run2/last.npz"], ["run1/last.npz", "run2/last.npz"]),
         (["c-5/model.safetensors", "c-10/model.safetensors"], ["c-#"]),
         (["a/x.npz", "a/y.npz"], ["a/x.npz", "a/y.npz"]),
+        (["lr0.001_step9.pt", "lr0.001_step10.pt", "lr0.01_step9.pt"], ["lr0.001_step#.pt", "lr0.01_step#.pt"]),
+        (["lr1e-3_step1.pt", "lr1e-4_step1.pt", "lr=.5-3.pt"], ["lr1e-3_step#.pt", "lr1e-4_step#.pt", "lr=.5-#.pt"]),
+        (["run1.10.pt", "run1.20.pt", "width0.5-1.pt"], ["run1.#.pt", "width0.5-#.pt"]),
     ],
 )
 def test_files_that_differ_in_numbers_alone_are_a_trajectory(tmp_path, names, trajectories):
     touch(tmp_path, *names)
     seen = dict.fromkeys(os.path.relpath(item.trajectory, tmp_path) for item in discover(tmp_path).items)
     assert list(seen) == trajectories
+
+
+def test_a_trajectory_is_in_the_order_of_its_steps(tmp_path):
+    for number, name in enumerate(["loss2.3_step100.npz", "loss1.3_step200.npz", "loss1.9_step30.npz"], 1):
+        np.savez(tmp_path / name, W1=number * np.eye(2))
+    out = tmp_path / "all.parquet"
+    plan = sweep(tmp_path, out, k=1).plan
+    assert [Path(path).name[8:] for path in plan.paths] == ["step30.npz", "step100.npz", "step200.npz"]
+    assert [row["step"] for row in table(out) if row["part"] == "file"] == [30, 100, 200]
 
 
 def test_folders_and_shards_count_once(tmp_path):

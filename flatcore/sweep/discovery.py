@@ -2,7 +2,7 @@
 
 The *trajectory* of a checkpoint is its path with the numbers of one component replaced by ``#``: of the file's name
 where it has any, else of its folder (``run1/checkpoint-500/weights.npz``). Numbers that follow a word
-such as seed or run tell runs apart and stay.
+such as seed, run or lr (``lr1e-3``) tell runs apart and stay. The checkpoints of a trajectory come by their step.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from flatcore.io import natural_key
 from flatcore.io.checkpoints.folders import INDEX, find_file
 from flatcore.io.checkpoints.openers import ENDINGS
 from flatcore.results.sweeps import left_aside_text
+from flatcore.sweep.journal import Entry
 from flatcore.sweep.searching import Search
 
 CONFIGURATIONS = (MODEL_CONFIG, ADAPTER_CONFIG)
 _NUMBER = re.compile(
-    r"(?i)(?P<word>seed|run|rank|fold|replica|trial|width|depth|lr)?(?P<mark>[-_=]?)(?P<number>[0-9]+)"
+    r"(?i)(?:seed|run|rank|fold|replica|trial)[-_=]?[0-9]+"
+    r"|(?:width|depth|lr)[-_=]?[0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?"
+    r"|(?P<mark>[-_=]?)(?P<number>[0-9]+)"
 )
 _STEP = re.compile(r"(?i)(?:step|steps|iter|iteration|checkpoint|ckpt|update)[-_=]?([0-9]+)")
 
@@ -97,7 +100,12 @@ def discover(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], o
         return Found([Item(path, "as given", place) for place, path in enumerate(_each_once(found))], left_aside)
     ordered = sorted(_each_once(found), key=natural_key)
     groups = by_trajectory(Item(path, *_trajectory(path)) for path in ordered)
-    return Found([item for group in groups.values() for item in group], left_aside)
+    return Found([item for group in groups.values() for item in sorted(group, key=by_step)], left_aside)
+
+
+def by_step(known: Item | Entry) -> tuple[bool, int]:
+    """What sorts the checkpoints of a trajectory: their step, where they have one."""
+    return known.step is not None, known.step or 0
 
 
 def _each_once(paths: Iterable[str]) -> list[str]:
@@ -123,9 +131,9 @@ def _trajectory(path: str) -> tuple[str, int | None]:
     """The path with # for the numbers that count, and the step."""
     parts = path.split(os.sep)
     for place in (len(parts) - 1, len(parts) - 2):
-        pattern = _NUMBER.sub(lambda m: m[0] if m["word"] else f"{m['mark']}#", parts[place])
+        pattern = _NUMBER.sub(lambda m: f"{m['mark']}#" if m["number"] else m[0], parts[place])
         if pattern != parts[place]:
-            numbers = [m["number"] for m in _NUMBER.finditer(parts[place]) if not m["word"]]
+            numbers = [m["number"] for m in _NUMBER.finditer(parts[place]) if m["number"]]
             step = _STEP.search(parts[place])
             return os.sep.join([*parts[:place], pattern, *parts[place + 1 :]]), int(step[1] if step else numbers[0])
     return path, None

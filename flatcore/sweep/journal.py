@@ -42,6 +42,7 @@ class Entry:
     offset: int
     identity: str
     trajectory: str
+    step: int | None
     broken: bool  # the file could not be analysed
     failed: bool  # that, or a tensor of it could not
     uncertified: bool
@@ -241,7 +242,8 @@ def _entry(offset: int, record: dict[str, Any]) -> Entry:
     rows = record["rows"]
     failed = any(row.get("error") for row in rows)
     uncertified = any(row.get("certified") is False for row in rows)
-    return Entry(offset, record["identity"], record["trajectory"], bool(rows[0].get("error")), failed, uncertified)
+    identity, trajectory, step = (record[name] for name in ("identity", "trajectory", "step"))
+    return Entry(offset, identity, trajectory, step, bool(rows[0].get("error")), failed, uncertified)
 
 
 def _check_settings(found: dict[str, Any] | None, out: Path, settings: Mapping[str, Any]) -> None:
