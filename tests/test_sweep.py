@@ -106,6 +106,10 @@ def test_steps_come_in_natural_order_run_by_run(tmp_path):
         (["a/x.npz", "a/y.npz"], ["a/x.npz", "a/y.npz"]),
         (["lr0.001_step9.pt", "lr0.001_step10.pt", "lr0.01_step9.pt"], ["lr0.001_step#.pt", "lr0.01_step#.pt"]),
         (["lr1e-3_step1.pt", "lr1e-4_step1.pt", "lr=.5-3.pt"], ["lr1e-3_step#.pt", "lr1e-4_step#.pt", "lr=.5-#.pt"]),
+        (["step100/gpt2.npz", "step200/gpt2.npz"], ["step#/gpt2.npz"]),
+        (["step100/gpt2.npz", "step200/llama3.npz"], ["step#/gpt2.npz", "step#/llama3.npz"]),
+        (["c-5/gpt2.npz", "c-10/gpt2.npz"], ["c-#/gpt2.npz"]),
+        (["1/10.npz", "1/20.npz", "2/10.npz"], ["1/#.npz", "2/#.npz"]),
         (["run1.10.pt", "run1.20.pt", "width0.5-1.pt"], ["run1.#.pt", "width0.5-#.pt"]),
     ],
 )
@@ -113,6 +117,11 @@ def test_files_that_differ_in_numbers_alone_are_a_trajectory(tmp_path, names, tr
     touch(tmp_path, *names)
     seen = dict.fromkeys(os.path.relpath(item.trajectory, tmp_path) for item in discover(tmp_path).items)
     assert list(seen) == trajectories
+
+
+def test_the_step_is_that_of_the_component_that_counts(tmp_path):
+    touch(tmp_path, *(f"step{step}/gpt2.npz" for step in (100, 200, 1000)), "c-7/gpt2.npz", "r2/step30.npz")
+    assert [item.step for item in discover(tmp_path).items] == [2, 30, 100, 200, 1000]  # c-7 has no sibling
 
 
 def test_a_trajectory_is_in_the_order_of_its_steps(tmp_path):
