@@ -621,25 +621,46 @@ def test_two_sweeps_at_once_are_refused(runs, tmp_path):
         sweep(runs, out, **OPTIONS)
 
 
+def run_limited(nbytes, *arguments):
+    """The command line in a process none of whose files may become larger."""
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, nbytes))
+
+    script = [sys.executable, "-P", "-c", "from flatcore.cli import main; main()", "sweep", *map(str, arguments)]
+    return subprocess.run(script, capture_output=True, text=True, timeout=300, preexec_fn=limited, check=False)
+
+
 def test_a_full_disk_ends_a_sweep_and_loses_nothing(runs, tmp_path):
     out = tmp_path / "all.parquet"
     expected = without_times(table_of_one_run(runs, tmp_path / "whole.parquet"))
-
-    def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
-
-    script = [sys.executable, "-P", "-c", "from flatcore.cli import main; main()"]
-    arguments = ["sweep", runs, "--out", out, "-k", "3", "--threads", "1"]
-    done = subprocess.run(
-        [*script, *arguments], capture_output=True, text=True, timeout=300, preexec_fn=limited, check=False
-    )
+    done = run_limited(6000, runs, "--out", out, "-k", "3", "--threads", "1")
     assert done.returncode == 2, done.stderr
-    assert "File too large; what is finished is kept" in done.stderr
+    assert f"flatcore: {folder_of(out) / 'journal.jsonl'}: File too large; what is finished is kept" in done.stderr
     assert "Traceback" not in done.stderr
     before = len(journaled(out))
     assert 0 < before < 10
     assert sweep(runs, out, **OPTIONS).computed == 10 - before
     assert without_times(table(out)) == expected
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_start_vectors_that_cannot_be_kept_are_told_once(tmp_path, workers):
+    pattern, out = make_runs(tmp_path / "runs", (40, 2000), 3), tmp_path / "all.parquet"
+    options = ("-k", "3", "--threads", "1", "--workers", str(workers), "--spectra-only")
+    done = run_limited(40_000, pattern, "--out", out, *options)  # three matrices leave 3·3·2000·4 bytes or more
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("start vectors cannot be kept") == 1
+    assert [row["warm_from"] for row in table(out) if row["part"] == "file"] == [None] * 6
+    assert sorted(file.name for file in folder_of(out).iterdir()) == ["journal.jsonl"]
+
+
+def test_a_table_that_cannot_be_written_is_named(runs, tmp_path):
+    out = tmp_path / "all.csv"
+    assert sweep(runs, out, **OPTIONS).certified
+    done = run_limited(3000, runs, "--out", out, "-k", "3", "--threads", "1")
+    assert done.returncode == 2, done.stderr
+    assert f"flatcore: {out}: File too large; what is finished is kept in the journal" in done.stderr
 
 
 def table_of_one_run(pattern, out, **options):
@@ -665,6 +686,23 @@ def test_damaged_vectors_cost_work_alone(tmp_path):
         ):
             file.write_bytes(content)
             assert journal.vectors(vectors.path) is None
+        head = {"step": 1, "names": ["W"], "foretold": []}
+        for said, rows in (
+            ([], np.eye(3)),
+            ("{", np.eye(3)),
+            (3, np.eye(3)),
+            ({**head, "names": ["W", "V"]}, np.eye(3)),
+            ({**head, "names": [[]]}, np.eye(3)),
+            ({**head, "step": "1"}, np.eye(3)),
+            ({**head, "foretold": None}, np.eye(3)),
+            (head, np.full((2, 2), np.nan)),
+            (head, np.ones(3)),
+            (head, np.ones((0, 3))),
+            (head, np.array([["a"]])),
+        ):
+            with open(file, "wb") as stream:
+                np.savez(stream, head=said if isinstance(said, str) else json.dumps(said), v0=rows)
+            assert journal.vectors(vectors.path) is None, said
 
 
 # -- kills -----------------------------------------------------------------------------------------------------------

@@ -233,8 +233,12 @@ class _Job:
         found = journal.entries
         order = sorted(found, key=lambda p: (natural_key(found[p].trajectory), by_step(found[p]), natural_key(p)))
         made = journal.folder / f"table{self.out.suffix}"
-        count = write_table(made, _rows(journal, order), columns(self.options["k"]))
-        os.replace(made, self.out)
+        try:
+            count = write_table(made, _rows(journal, order), columns(self.options["k"]))
+            os.replace(made, self.out)
+        except OSError as error:
+            reason = f"{error.strerror or error}; what is finished is kept in the journal"
+            raise OSError(error.errno, reason, str(self.out)) from None
         return count
 
 
