@@ -1025,6 +1025,12 @@ def test_dry_runs_say_what_would_be_done_and_do_nothing(runs, tmp_path):
     assert (foreseen.plan.done, foreseen.plan.paths) == (10, ())
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_places_that_take_no_files_are_foreseen(runs, dry_run):
+    with pytest.raises(OSError, match=r"^/proc/x.jsonl cannot be written: /proc takes no files"):
+        sweep(runs, "/proc/x.jsonl", dry_run=dry_run)
+
+
 def test_workers_that_do_not_fit_are_left_out(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(planning, "available_memory", lambda: 700_000_000)
     plan = sweep(runs, tmp_path / "all.csv", workers=4, dry_run=True).plan

@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
+import tempfile
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -198,6 +199,8 @@ def check_folder(out: Path) -> None:
     Raises
     ------
     NotADirectoryError, PermissionError
+    OSError
+        A file system where no files can be made.
 
     """
     folder = folder_of(out)
@@ -205,6 +208,11 @@ def check_folder(out: Path) -> None:
         raise NotADirectoryError(f"{folder} is a file; expected the folder of a sweep's journal, or another --out")
     if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         raise PermissionError(f"{folder}, the journal of the sweep, may not be written to")
+    place = folder if folder.exists() else folder.parent
+    try:  # what permissions do not tell; the file has no name
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise OSError(f"{out} cannot be written: {place} takes no files ({error.strerror})") from None
 
 
 def peek(out: Path, settings: Mapping[str, Any]) -> dict[str, Entry]:
