@@ -104,12 +104,33 @@ def test_steps_come_in_natural_order_run_by_run(tmp_path):
         (["run1/last.npz", "run2/last.npz"], ["run1/last.npz", "run2/last.npz"]),
         (["c-5/model.safetensors", "c-10/model.safetensors"], ["c-#"]),
         (["a/x.npz", "a/y.npz"], ["a/x.npz", "a/y.npz"]),
+        (["lr0.001_step9.pt", "lr0.001_step10.pt", "lr0.01_step9.pt"], ["lr0.001_step#.pt", "lr0.01_step#.pt"]),
+        (["lr1e-3_step1.pt", "lr1e-4_step1.pt", "lr=.5-3.pt"], ["lr1e-3_step#.pt", "lr1e-4_step#.pt", "lr=.5-#.pt"]),
+        (["step100/gpt2.npz", "step200/gpt2.npz"], ["step#/gpt2.npz"]),
+        (["step100/gpt2.npz", "step200/llama3.npz"], ["step#/gpt2.npz", "step#/llama3.npz"]),
+        (["c-5/gpt2.npz", "c-10/gpt2.npz"], ["c-#/gpt2.npz"]),
+        (["1/10.npz", "1/20.npz", "2/10.npz"], ["1/#.npz", "2/#.npz"]),
+        (["run1.10.pt", "run1.20.pt", "width0.5-1.pt"], ["run1.#.pt", "width0.5-#.pt"]),
     ],
 )
 def test_files_that_differ_in_numbers_alone_are_a_trajectory(tmp_path, names, trajectories):
     touch(tmp_path, *names)
     seen = dict.fromkeys(os.path.relpath(item.trajectory, tmp_path) for item in discover(tmp_path).items)
     assert list(seen) == trajectories
+
+
+def test_the_step_is_that_of_the_component_that_counts(tmp_path):
+    touch(tmp_path, *(f"step{step}/gpt2.npz" for step in (100, 200, 1000)), "c-7/gpt2.npz", "r2/step30.npz")
+    assert [item.step for item in discover(tmp_path).items] == [2, 30, 100, 200, 1000]  # c-7 has no sibling
+
+
+def test_a_trajectory_is_in_the_order_of_its_steps(tmp_path):
+    for number, name in enumerate(["loss2.3_step100.npz", "loss1.3_step200.npz", "loss1.9_step30.npz"], 1):
+        np.savez(tmp_path / name, W1=number * np.eye(2))
+    out = tmp_path / "all.parquet"
+    plan = sweep(tmp_path, out, k=1).plan
+    assert [Path(path).name[8:] for path in plan.paths] == ["step30.npz", "step100.npz", "step200.npz"]
+    assert [row["step"] for row in table(out) if row["part"] == "file"] == [30, 100, 200]
 
 
 def test_folders_and_shards_count_once(tmp_path):
@@ -600,25 +621,46 @@ def test_two_sweeps_at_once_are_refused(runs, tmp_path):
         sweep(runs, out, **OPTIONS)
 
 
+def run_limited(nbytes, *arguments):
+    """The command line in a process none of whose files may become larger."""
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, nbytes))
+
+    script = [sys.executable, "-P", "-c", "from flatcore.cli import main; main()", "sweep", *map(str, arguments)]
+    return subprocess.run(script, capture_output=True, text=True, timeout=300, preexec_fn=limited, check=False)
+
+
 def test_a_full_disk_ends_a_sweep_and_loses_nothing(runs, tmp_path):
     out = tmp_path / "all.parquet"
     expected = without_times(table_of_one_run(runs, tmp_path / "whole.parquet"))
-
-    def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
-
-    script = [sys.executable, "-P", "-c", "from flatcore.cli import main; main()"]
-    arguments = ["sweep", runs, "--out", out, "-k", "3", "--threads", "1"]
-    done = subprocess.run(
-        [*script, *arguments], capture_output=True, text=True, timeout=300, preexec_fn=limited, check=False
-    )
+    done = run_limited(6000, runs, "--out", out, "-k", "3", "--threads", "1")
     assert done.returncode == 2, done.stderr
-    assert "File too large; what is finished is kept" in done.stderr
+    assert f"flatcore: {folder_of(out) / 'journal.jsonl'}: File too large; what is finished is kept" in done.stderr
     assert "Traceback" not in done.stderr
     before = len(journaled(out))
     assert 0 < before < 10
     assert sweep(runs, out, **OPTIONS).computed == 10 - before
     assert without_times(table(out)) == expected
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_start_vectors_that_cannot_be_kept_are_told_once(tmp_path, workers):
+    pattern, out = make_runs(tmp_path / "runs", (40, 2000), 3), tmp_path / "all.parquet"
+    options = ("-k", "3", "--threads", "1", "--workers", str(workers), "--spectra-only")
+    done = run_limited(40_000, pattern, "--out", out, *options)  # three matrices leave 3·3·2000·4 bytes or more
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("start vectors cannot be kept") == 1
+    assert [row["warm_from"] for row in table(out) if row["part"] == "file"] == [None] * 6
+    assert sorted(file.name for file in folder_of(out).iterdir()) == ["journal.jsonl"]
+
+
+def test_a_table_that_cannot_be_written_is_named(runs, tmp_path):
+    out = tmp_path / "all.csv"
+    assert sweep(runs, out, **OPTIONS).certified
+    done = run_limited(3000, runs, "--out", out, "-k", "3", "--threads", "1")
+    assert done.returncode == 2, done.stderr
+    assert f"flatcore: {out}: File too large; what is finished is kept in the journal" in done.stderr
 
 
 def table_of_one_run(pattern, out, **options):
@@ -644,6 +686,23 @@ def test_damaged_vectors_cost_work_alone(tmp_path):
         ):
             file.write_bytes(content)
             assert journal.vectors(vectors.path) is None
+        head = {"step": 1, "names": ["W"], "foretold": []}
+        for said, rows in (
+            ([], np.eye(3)),
+            ("{", np.eye(3)),
+            (3, np.eye(3)),
+            ({**head, "names": ["W", "V"]}, np.eye(3)),
+            ({**head, "names": [[]]}, np.eye(3)),
+            ({**head, "step": "1"}, np.eye(3)),
+            ({**head, "foretold": None}, np.eye(3)),
+            (head, np.full((2, 2), np.nan)),
+            (head, np.ones(3)),
+            (head, np.ones((0, 3))),
+            (head, np.array([["a"]])),
+        ):
+            with open(file, "wb") as stream:
+                np.savez(stream, head=said if isinstance(said, str) else json.dumps(said), v0=rows)
+            assert journal.vectors(vectors.path) is None, said
 
 
 # -- kills -----------------------------------------------------------------------------------------------------------
@@ -744,6 +803,21 @@ def test_a_worker_that_dies_loses_nothing(runs, tmp_path, monkeypatch):
     assert (tmp_path / "runs/died").exists()
     assert without_times(rows) == without_times(expected)
     assert len(journaled(tmp_path / "two.parquet")) == 10
+
+
+def test_workers_that_die_without_a_task_are_replaced():
+    pool = LocalProcesses(2, abs)
+    try:
+        for future in [pool.submit(-3), pool.submit(-4)]:
+            future.result(timeout=120)
+        dead = [process.started.result() for process in pool._processes]
+        for process in pool._processes:
+            os.kill(process.started.result(), signal.SIGKILL)
+            wait_for(lambda: process.executor._broken)  # noqa: B023
+        assert pool.submit(-5).result(timeout=120) == 5
+        assert not {process.started.result() for process in pool._processes}.intersection(dead)
+    finally:
+        pool.kill()
 
 
 def test_a_file_that_kills_its_workers_is_a_row(runs, tmp_path, monkeypatch):
@@ -872,7 +946,7 @@ def test_the_command_line_on_a_cluster(scheduler, workers, runs, tmp_path, monke
         assert without_times(table(out)) == expected
 
 
-def test_a_scheduler_that_goes_ends_the_sweep_and_loses_nothing(tmp_path):
+def test_a_scheduler_that_goes_ends_the_sweep_and_loses_nothing(tmp_path, caplog):
     pattern = make_runs(tmp_path / "runs", (400, 350), 6)
     file, out = tmp_path / "scheduler.json", tmp_path / "all.parquet"
     processes = [dask("scheduler", "--port", 0, "--host", "127.0.0.1", "--scheduler-file", file)]
@@ -889,6 +963,7 @@ def test_a_scheduler_that_goes_ends_the_sweep_and_loses_nothing(tmp_path):
             sweep(pattern, out, **OPTIONS, executor=executor, workers=2, progress=progress)
     finally:
         end(processes)
+    assert not [record for record in caplog.records if record.name == "distributed.client"]
     assert sweep(pattern, out, **OPTIONS).skipped >= 3
 
 
@@ -907,6 +982,22 @@ def test_schedulers_that_are_not_there(runs, tmp_path, monkeypatch):
     result = run_cli(runs, "--out", tmp_path / "x.csv", "--scheduler", tmp_path / "none.json")
     assert result.exit_code == 2
     assert "none.json" in result.stderr
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"address": 3}', '{"address": "nowhere"}', b"\xff"])
+def test_files_that_no_scheduler_wrote(runs, tmp_path, content):
+    file = tmp_path / "bad.json"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    result = run_cli(runs, "--out", tmp_path / "x.csv", "--scheduler", file)
+    assert result.exit_code == 2
+    assert "bad.json is not what dask scheduler --scheduler-file writes" in result.stderr
+
+
+@pytest.mark.parametrize("address", ["nonsense", "tcp://host", "host:port", "tcp://host:99999", ":8786", ""])
+def test_addresses_that_are_none(runs, tmp_path, address):
+    result = run_cli(runs, "--out", tmp_path / "x.csv", "--scheduler", address)
+    assert result.exit_code == 2
+    assert f"{address!r} is no address of a scheduler; expected tcp://host:8786" in result.stderr
 
 
 # -- estimates -------------------------------------------------------------------------------------------------------
@@ -932,6 +1023,12 @@ def test_dry_runs_say_what_would_be_done_and_do_nothing(runs, tmp_path):
     assert sweep(runs, out, **OPTIONS).frame()["computed"] == [10]
     foreseen = sweep(runs, out, **OPTIONS, dry_run=True)
     assert (foreseen.plan.done, foreseen.plan.paths) == (10, ())
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_places_that_take_no_files_are_foreseen(runs, dry_run):
+    with pytest.raises(OSError, match=r"^/proc/x.jsonl cannot be written: /proc takes no files"):
+        sweep(runs, "/proc/x.jsonl", dry_run=dry_run)
 
 
 def test_workers_that_do_not_fit_are_left_out(runs, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ def sweep(
         typer.Argument(
             metavar="PATHS…",
             help="Checkpoints, folders that hold them, and patterns in quotes, such as 'runs/*/step*.safetensors'. "
-            "Files of one folder whose names differ only in numbers are analysed in order.",
+            "Files, or folders, whose names differ only in numbers are analysed in order.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The table: .parquet, .csv or .jsonl.")],

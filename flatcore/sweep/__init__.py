@@ -2,9 +2,10 @@
 
 What is swept
     Files and folders are found by patterns, in natural order (step9 before step10). Files of one folder whose names
-    differ only in numbers are a *trajectory*: they are analysed in order, and each search starts from the singular
-    vectors of the checkpoint before it. Trajectories are independent and run in parallel; where there are more workers
-    than trajectories, these are cut into consecutive *segments*, each of which begins cold.
+    differ only in numbers, or of folders that do, are a *trajectory*: they are analysed by their steps, and each search
+    starts from the singular vectors of the checkpoint before it. Trajectories are independent and run in parallel;
+    where there are more workers than trajectories, these are cut into consecutive *segments*, each of which begins
+    cold.
 
 How it survives
     The parent process alone writes. Every finished checkpoint becomes one line of an append-only journal

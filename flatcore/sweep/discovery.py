@@ -1,8 +1,10 @@
 """Patterns → checkpoints in order, grouped into trajectories.
 
-The *trajectory* of a checkpoint is its path with the numbers of one component replaced by ``#``: of the file's name
-where it has any, else of its folder (``run1/checkpoint-500/weights.npz``). Numbers that follow a word
-such as seed or run tell runs apart and stay.
+The *trajectory* of a checkpoint is its path with the numbers of one component replaced by ``#``: of the file's name,
+or of its folder (``run1/checkpoint-500/weights.npz``). Where both have numbers it is the one that a word such as step
+names; where that does not tell, the folder if the file has the same name in all such folders, else the file. Numbers
+that follow a word such as seed, run or lr (``lr1e-3``) tell runs apart and stay. The checkpoints of a trajectory come
+by their step.
 """
 
 from __future__ import annotations
@@ -21,11 +23,14 @@ from flatcore.io import natural_key
 from flatcore.io.checkpoints.folders import INDEX, find_file
 from flatcore.io.checkpoints.openers import ENDINGS
 from flatcore.results.sweeps import left_aside_text
+from flatcore.sweep.journal import Entry
 from flatcore.sweep.searching import Search
 
 CONFIGURATIONS = (MODEL_CONFIG, ADAPTER_CONFIG)
 _NUMBER = re.compile(
-    r"(?i)(?P<word>seed|run|rank|fold|replica|trial|width|depth|lr)?(?P<mark>[-_=]?)(?P<number>[0-9]+)"
+    r"(?i)(?:seed|run|rank|fold|replica|trial)[-_=]?[0-9]+"
+    r"|(?:width|depth|lr)[-_=]?[0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?"
+    r"|(?P<mark>[-_=]?)(?P<number>[0-9]+)"
 )
 _STEP = re.compile(r"(?i)(?:step|steps|iter|iteration|checkpoint|ckpt|update)[-_=]?([0-9]+)")
 
@@ -96,8 +101,13 @@ def discover(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], o
     if order == "given":
         return Found([Item(path, "as given", place) for place, path in enumerate(_each_once(found))], left_aside)
     ordered = sorted(_each_once(found), key=natural_key)
-    groups = by_trajectory(Item(path, *_trajectory(path)) for path in ordered)
-    return Found([item for group in groups.values() for item in group], left_aside)
+    groups = by_trajectory(_items(ordered))
+    return Found([item for group in groups.values() for item in sorted(group, key=by_step)], left_aside)
+
+
+def by_step(known: Item | Entry) -> tuple[bool, int]:
+    """What sorts the checkpoints of a trajectory: their step, where they have one."""
+    return known.step is not None, known.step or 0
 
 
 def _each_once(paths: Iterable[str]) -> list[str]:
@@ -119,16 +129,41 @@ def _detour(path: str) -> int:
     return 0 if os.path.realpath(folder) == folder else folder.count(os.sep)
 
 
-def _trajectory(path: str) -> tuple[str, int | None]:
-    """The path with # for the numbers that count, and the step."""
+def _items(paths: Sequence[str]) -> list[Item]:
+    """Every path with its trajectory and step."""
+    names: dict[str, list[str]] = {}  # of the files whose paths differ in the numbers of name and folder alone
+    for path in paths:
+        names.setdefault(_unnumbered(path, -1, -2), []).append(os.path.basename(path))
+    return [Item(path, *_trajectory(path, names[_unnumbered(path, -1, -2)])) for path in paths]
+
+
+def _trajectory(path: str, alike: Sequence[str]) -> tuple[str, int | None]:
+    """The path with # for the numbers that count, and the step; `alike` are the names of files of such paths."""
     parts = path.split(os.sep)
-    for place in (len(parts) - 1, len(parts) - 2):
-        pattern = _NUMBER.sub(lambda m: m[0] if m["word"] else f"{m['mark']}#", parts[place])
-        if pattern != parts[place]:
-            numbers = [m["number"] for m in _NUMBER.finditer(parts[place]) if not m["word"]]
-            step = _STEP.search(parts[place])
-            return os.sep.join([*parts[:place], pattern, *parts[place + 1 :]]), int(step[1] if step else numbers[0])
-    return path, None
+    places = [place for place in (-1, -2) if _numbers(parts[place])]
+    if len(places) == 2:
+        file, folder = (_STEP.search(parts[place]) is not None for place in places)
+        constant = len(alike) > 1 and len(set(alike)) == 1
+        if folder > file or (folder == file and constant):
+            places.reverse()
+    if not places:
+        return path, None
+    counts = parts[places[0]]
+    step = _STEP.search(counts)
+    return _unnumbered(path, places[0]), int(step[1] if step else _numbers(counts)[0])
+
+
+def _numbers(component: str) -> list[str]:
+    """Its numbers that count."""
+    return [found["number"] for found in _NUMBER.finditer(component) if found["number"]]
+
+
+def _unnumbered(path: str, *places: int) -> str:
+    """The path with # for the numbers of some components."""
+    parts = path.split(os.sep)
+    for place in places:
+        parts[place] = _NUMBER.sub(lambda m: f"{m['mark']}#" if m["number"] else m[0], parts[place])
+    return os.sep.join(parts)
 
 
 def files_of(path: str) -> list[Path]:

@@ -17,6 +17,8 @@ import fcntl
 import hashlib
 import json
 import os
+import tempfile
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -30,6 +32,7 @@ import numpy as np
 from flatcore._atomic import read_checkpoint
 from flatcore.io import write_npz_atomic
 from flatcore.io.strict import shown
+from flatcore.results import Array
 from flatcore.sweep.following import Vectors
 
 FOLDER = ".sweep"  # appended to the name of the results
@@ -42,6 +45,7 @@ class Entry:
     offset: int
     identity: str
     trajectory: str
+    step: int | None
     broken: bool  # the file could not be analysed
     failed: bool  # that, or a tensor of it could not
     uncertified: bool
@@ -67,7 +71,7 @@ class Journal:
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any], *, restart: bool = False) -> None:
-        self.folder = folder_of(out)
+        self.folder, self._warned = folder_of(out), False
         place = self.folder / "journal.jsonl"
         if not place.exists() and out.exists() and not restart:
             raise ValueError(f"{out} is there without the journal of a sweep; expected a new name, or --restart")
@@ -145,24 +149,30 @@ class Journal:
 
     # -- start vectors ----------------------------------------------------------------------------------------------
 
-    def keep_vectors(self, vectors: Vectors) -> None:
-        """Keep the vectors of a checkpoint. What a crash of the machine damages is not read: it only saves work."""
+    def keep_vectors(self, vectors: Vectors) -> bool:
+        """Keep the vectors of a checkpoint, which only save work; False where they cannot be written, said once."""
         head = {"step": vectors.step, "names": list(vectors.right), "foretold": sorted(vectors.foretold)}
         arrays: dict[str, Any] = {"head": np.array(json.dumps(head))}
         arrays |= {f"v{index}": rows for index, rows in enumerate(vectors.right.values())}
-        write_npz_atomic(self.folder / _starts_name(vectors.path), arrays, durable=False)
+        try:
+            write_npz_atomic(self.folder / _starts_name(vectors.path), arrays, durable=False)
+        except OSError as error:
+            if not self._warned:
+                reason = error.strerror or error
+                warnings.warn(
+                    f"start vectors cannot be kept in {self.folder} ({reason}): searches start colder", stacklevel=2
+                )
+            self._warned = True
+            return False
+        return True
 
     def vectors(self, path: str) -> Vectors | None:
-        """The vectors kept of a checkpoint, None where there are none that can be read."""
+        """The vectors kept of a checkpoint, None where there are none that can be read: a crash may damage them."""
         try:
             arrays = read_checkpoint(self.folder / _starts_name(path), ("head",))
-        except ValueError:
+            return None if arrays is None else _vectors(path, arrays)
+        except (ValueError, KeyError, TypeError):
             return None
-        if arrays is None:
-            return None
-        head = json.loads(str(arrays["head"]))
-        right = {name: arrays[f"v{index}"] for index, name in enumerate(head["names"])}
-        return Vectors(path, head["step"], right, frozenset(head["foretold"]))
 
     def has_vectors(self, path: str) -> bool:
         """Whether vectors were kept of a checkpoint."""
@@ -189,6 +199,8 @@ def check_folder(out: Path) -> None:
     Raises
     ------
     NotADirectoryError, PermissionError
+    OSError
+        A file system where no files can be made.
 
     """
     folder = folder_of(out)
@@ -196,6 +208,11 @@ def check_folder(out: Path) -> None:
         raise NotADirectoryError(f"{folder} is a file; expected the folder of a sweep's journal, or another --out")
     if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         raise PermissionError(f"{folder}, the journal of the sweep, may not be written to")
+    place = folder if folder.exists() else folder.parent
+    try:  # what permissions do not tell; the file has no name
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise OSError(f"{out} cannot be written: {place} takes no files ({error.strerror})") from None
 
 
 def peek(out: Path, settings: Mapping[str, Any]) -> dict[str, Entry]:
@@ -241,7 +258,8 @@ def _entry(offset: int, record: dict[str, Any]) -> Entry:
     rows = record["rows"]
     failed = any(row.get("error") for row in rows)
     uncertified = any(row.get("certified") is False for row in rows)
-    return Entry(offset, record["identity"], record["trajectory"], bool(rows[0].get("error")), failed, uncertified)
+    identity, trajectory, step = (record[name] for name in ("identity", "trajectory", "step"))
+    return Entry(offset, identity, trajectory, step, bool(rows[0].get("error")), failed, uncertified)
 
 
 def _check_settings(found: dict[str, Any] | None, out: Path, settings: Mapping[str, Any]) -> None:
@@ -254,6 +272,19 @@ def _check_settings(found: dict[str, Any] | None, out: Path, settings: Mapping[s
             f"{out} was begun with {then}, and now {now} is asked for; expected the same settings, another --out, or "
             "--restart to begin again"
         )
+
+
+def _vectors(path: str, arrays: Mapping[str, Array]) -> Vectors:
+    """The vectors in a file's arrays; KeyError, TypeError or ValueError where it holds something else."""
+    head = json.loads(str(arrays["head"]))
+    step, right = head["step"], {name: arrays[f"v{index}"] for index, name in enumerate(head["names"])}
+    if not (step is None or isinstance(step, int)):
+        raise TypeError("a step that is no number")
+    if any(rows.ndim != 2 or rows.dtype.kind != "f" or not rows.size for rows in right.values()):
+        raise TypeError("vectors that are no rows of numbers")
+    if not all(np.isfinite(rows).all() for rows in right.values()):
+        raise ValueError("vectors that are not finite")
+    return Vectors(path, step, right, frozenset(head["foretold"]))
 
 
 def _starts_name(path: str) -> str:

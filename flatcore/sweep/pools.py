@@ -8,6 +8,8 @@ parent's to handle.
 
 from __future__ import annotations
 
+import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -17,10 +19,13 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from flatcore.sweep.work import Outcome, Progress, Task, analyse
 
 ANSWER_WITHIN = 20.0  # seconds that a scheduler has
+_WRITER = "dask scheduler --scheduler-file"
+_SPAWNS = 3  # processes that may die one after the other before they are given their task
 _UNKNOWN = 64  # tasks that an executor is given at a time which does not say how many it can run
 
 
@@ -97,22 +102,38 @@ class LocalProcesses:
         self._context = multiprocessing.get_context("spawn")
 
     def submit(self, task: Task) -> Future[Outcome]:
-        """Begin a task in a process that has none."""
+        """Begin a task in a process that has none; one that died while it had none is replaced."""
+        for left in range(len(self._processes) + _SPAWNS, -1, -1):
+            process = self._free()
+            try:
+                future = process.future = process.executor.submit(self._function, task)
+                break
+            except BrokenExecutor:
+                self._drop(process)
+                if not left:
+                    raise
+        return future
+
+    def _free(self) -> _Process:
+        """A process that has no task, a new one where there is none."""
         process = next((p for p in self._processes if p.free), None)
         if process is not None and process.broken:
-            self._processes.remove(process)
-            process.executor.shutdown(wait=False)
-            if process.started.exception() is not None:
-                raise ConnectionError(
-                    "worker processes end before they begin: a script that sweeps with several workers needs "
-                    "if __name__ == '__main__':"
-                )
+            self._drop(process)
             process = None
         if process is None:
             process = self._spawned()
             self._processes.append(process)
-        process.future = process.executor.submit(self._function, task)
-        return process.future
+        return process
+
+    def _drop(self, process: _Process) -> None:
+        """Forget a process that died."""
+        self._processes.remove(process)
+        process.executor.shutdown(wait=False)
+        if process.started.exception() is not None:
+            raise ConnectionError(
+                "worker processes end before they begin: a script that sweeps with several workers needs "
+                "if __name__ == '__main__':"
+            )
 
     def kill(self) -> None:
         """Kill all processes."""
@@ -201,22 +222,60 @@ def dask_executor(scheduler: str) -> Iterator[Any]:
     ModuleNotFoundError
         dask.distributed is missing (the extra ``scale``).
     FileNotFoundError, ValueError
-        There is no such file, or no scheduler answers.
+        There is no such file, it holds no address, what is given is none, or no scheduler answers.
 
     """
     import dask
     from distributed import Client
 
-    if scheduler.endswith(".json") and not os.path.isfile(scheduler):
-        raise FileNotFoundError(f"{scheduler} does not exist; expected what dask scheduler --scheduler-file writes")
-    to = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
+    address = _address(scheduler)
     # Start vectors travel with their task on purpose: what workers keep for others is lost with them.
-    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"}):
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"}), _quiet("distributed.client"):
         try:
-            client = Client(**to, timeout=ANSWER_WITHIN, set_as_default=False)
+            client = Client(address, timeout=ANSWER_WITHIN, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise ValueError(
                 f"no scheduler answers at {scheduler} ({error}); expected a running dask scheduler"
             ) from None
         with client:
             yield client.get_executor(pure=False)
+
+
+def _address(scheduler: str) -> str:
+    """Where a scheduler is: a client that is given what leads nowhere takes long to go away."""
+    address: Any = scheduler
+    if scheduler.endswith(".json"):
+        if not os.path.isfile(scheduler):
+            raise FileNotFoundError(f"{scheduler} does not exist; expected what {_WRITER} writes")
+        try:
+            with open(scheduler, encoding="utf-8") as stream:
+                address = json.load(stream)["address"]
+            known = _has_port(address)
+        except (ValueError, KeyError, TypeError):
+            known = False
+        if not known:
+            raise ValueError(f"{scheduler} is not what {_WRITER} writes")
+    elif not _has_port(scheduler):
+        raise ValueError(f"{scheduler!r} is no address of a scheduler; expected tcp://host:8786, or its .json file")
+    return str(address)
+
+
+def _has_port(address: str) -> bool:
+    """Whether an address has a host and a port; the protocol may be left out."""
+    try:
+        parts = urlsplit(address if "://" in address else f"tcp://{address}")
+        return bool(parts.hostname and parts.port)
+    except ValueError:
+        return False
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Without the messages of a logger: what happened to a scheduler is said once, by us."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -131,8 +131,8 @@ def _keep(outcome: Outcome, segment: Segment, journal: Journal) -> None:
     position = segment.todo[0]
     item, more = segment.items[position], len(segment.todo) > 1
     vectors = outcome.vectors if more else None
-    if vectors is not None:
-        journal.keep_vectors(vectors)
+    if vectors is not None and not journal.keep_vectors(vectors):
+        vectors = None
     record = {"path": item.path, "identity": outcome.identity, "trajectory": item.trajectory}
     journal.append({**record, "step": item.step, "rows": outcome.rows})
     segment.todo.popleft()

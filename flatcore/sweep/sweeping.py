@@ -24,7 +24,7 @@ from flatcore.io import natural_key
 from flatcore.results import SweepPlan, SweepResult
 from flatcore.results.sweeps import duration
 from flatcore.spectral._tolerance import checked_tol
-from flatcore.sweep.discovery import Item, discover, identity, segments
+from flatcore.sweep.discovery import Item, by_step, discover, identity, segments
 from flatcore.sweep.journal import Entry, Journal, check_folder, peek
 from flatcore.sweep.planning import plan, size_of
 from flatcore.sweep.pools import Given, Here, LocalProcesses, Pool, slots_of
@@ -230,11 +230,15 @@ class _Job:
 
     def _write(self, journal: Journal) -> int:
         """The table of everything in the journal; says how many rows."""
-        trajectory = {path: entry.trajectory for path, entry in journal.entries.items()}
-        order = sorted(trajectory, key=lambda path: (natural_key(trajectory[path]), natural_key(path)))
+        found = journal.entries
+        order = sorted(found, key=lambda p: (natural_key(found[p].trajectory), by_step(found[p]), natural_key(p)))
         made = journal.folder / f"table{self.out.suffix}"
-        count = write_table(made, _rows(journal, order), columns(self.options["k"]))
-        os.replace(made, self.out)
+        try:
+            count = write_table(made, _rows(journal, order), columns(self.options["k"]))
+            os.replace(made, self.out)
+        except OSError as error:
+            reason = f"{error.strerror or error}; what is finished is kept in the journal"
+            raise OSError(error.errno, reason, str(self.out)) from None
         return count
 
 
