@@ -410,3 +410,18 @@ def test_what_an_index_promises_in_vain_has_failed(tmp_path, rng):
         ("W1", "B: the index has it in '1.safetensors', which does not hold it")
     ]
     assert found["not_compared"] == []
+
+
+@pytest.mark.filterwarnings("error")
+def test_ratios_beyond_float64_are_undefined(tmp_path, rng):
+    """Denormal numbers beside 1e200: no quotient of the two is a float64, in either direction."""
+    W = rng.standard_normal((6, 5))
+    a, b = (save(tmp_path / f"{name}.safetensors", {"W1": scale * W}, "F64") for name, scale in (("a", 1e-310), ("b", 1e200)))
+    for first, second in ((a, b), (b, a)):
+        found = compare_checkpoints(first, second, k=2)
+        found.report(str(tmp_path / "c.html"))
+        assert "inf" not in re.findall(r"<td[^>]*>([^<]*)</td>", (tmp_path / "c.html").read_text(encoding="utf-8"))
+    (change,) = compare_checkpoints(a, b, k=2).tensors
+    assert np.isnan(change.relative_change)
+    assert change.status == "computed; ‖B − A‖_F/‖A‖_F is beyond float64"
+    assert "‖B − A‖_F/‖A‖_F is undefined" in change.summary()

@@ -23,6 +23,7 @@ import numpy as np
 
 from flatcore._atomic import PathLike
 from flatcore._checks import FloatArray, check_count, check_progress, chunks, common_type
+from flatcore._linalg import ratio
 from flatcore._memory import check_memory
 from flatcore._threads import limit_threads
 from flatcore.checkpoints.adapter_triplets import Factors, adapter_triplets
@@ -48,6 +49,7 @@ from flatcore.spectral._tolerance import checked_tol
 Progress = Callable[[str, float], None]
 _PANEL_ENTRIES = 1 << 20
 LORA_UPDATE = "LoRA s·B·A"  # the role of a product
+_RATIO_BEYOND = "‖B − A‖_F/‖A‖_F is beyond float64"
 
 
 def compare_checkpoints(
@@ -140,12 +142,13 @@ class _Measured(NamedTuple):
     def fields(self) -> dict[str, Any]:
         """Those of a change."""
         before, after, update, turn = self
-        norm = before.frobenius
+        relative_change = ratio(update.frobenius, before.frobenius)
+        beyond = before.frobenius > 0.0 and math.isnan(relative_change)
         return {
             "before": before,
             "after": after,
             "update": update,
-            "relative_change": update.frobenius / norm if norm > 0.0 else math.nan,
+            "relative_change": relative_change,
             "rank": turn.rank,
             "left_angles": read_only(turn.left),
             "right_angles": read_only(turn.right),
@@ -154,7 +157,7 @@ class _Measured(NamedTuple):
             "left_chance": turn.left_chance,
             "right_chance": turn.right_chance,
             "angle_error": turn.error,
-            "status": turn.status,
+            "status": f"{turn.status}; {_RATIO_BEYOND}" if beyond else turn.status,
         }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from flatcore._checks import counted, listed
+from flatcore._linalg import ratio
 from flatcore.report.checkpoints import failed_sections
 from flatcore.report.depth import Panel, depth_svg, depths
 from flatcore.report.figures import COLOURS, Figure, panel_grid, short_names, svg_text
@@ -71,7 +72,7 @@ def _findings(changes: Sequence[TensorChange], changed: Sequence[TensorChange], 
         yield f"The top singular subspaces turned most in {most.name}: {_turned_words(most)}."
     low = [t for t in changed if t.update.tail <= _FEW]
     yield from _low_rank_words(low, changed, what)
-    moved = [t.name for t in changed if t.status != "computed"]
+    moved = [t.name for t in changed if "tied" in t.status]
     if moved:
         yield f"Singular values are tied, or too close, where subspaces were to end: {listed(moved)}; see the table."
 
@@ -186,8 +187,8 @@ def _spectra(changed: Sequence[TensorChange], name: str) -> Figure:
         svg = svg_text(canvas)
     which = ", of those that changed most" if len(most) < len(changed) else ""
     lines = [f"Singular values of A, of B and of the update B − A{which}."]
-    ratios = [(float(t.after.values[0] / t.before.values[0]), t.name) for t in changed if t.before.values[0] > 0.0]
-    if ratios:
+    ratios = [(ratio(float(t.after.values[0]), float(t.before.values[0])), t.name) for t in changed]
+    if ratios := [pair for pair in ratios if np.isfinite(pair[0])]:
         (low, lowest), (high, highest) = min(ratios), max(ratios)
         lines.append(f"σ_1 of B over that of A: from {number(low, 4)} ({lowest}) to {number(high, 4)} ({highest}).")
     return Figure(name, "Spectra side by side", svg, tuple(lines))
@@ -234,8 +235,7 @@ def _values_table(changed: Sequence[TensorChange], what: str) -> Table:
     rows: list[tuple[str | Cell, ...]] = []
     for t in changed:
         a, b = t.before.values, t.after.values
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = np.where(a > 0.0, b / a, np.nan)
+        ratios = [ratio(float(y), float(x)) for x, y in zip(a, b, strict=True)]
         tops = (numeric(float(x)) for x in (a[0], b[0], ratios[0], t.update.values[0]))
         texts = (numbers(x, 3, most=8) for x in (a, b, ratios, t.update.values))
         rows.append((t.name, *tops, *texts))

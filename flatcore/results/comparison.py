@@ -62,7 +62,7 @@ class TensorChange(Record):
     ``name`` in A, ``other`` in B; ``dtypes`` as stored in A and B; ``matrix`` which matrix was decomposed, of
     ``size`` (out, in). ``before``
     and ``after`` are the spectra in A and B, ``update`` that of W_B − W_A. ``relative_change`` is
-    ‖W_B − W_A‖_F/‖W_A‖_F, NaN for W_A = 0.
+    ‖W_B − W_A‖_F/‖W_A‖_F, NaN for W_A = 0 and, as ``status`` then says, where it is beyond float64.
 
     ``rank`` is the largest r ≤ k at which both spectra have a gap, and ``left_angles``, ``right_angles`` (r,) the
     principal angles, ascending in radians, between the spans of the first r left and right singular vectors of W_A and
@@ -131,7 +131,7 @@ class TensorChange(Record):
         yield "in A", f"{numbers(self.before.values, 5)} ({self.before.status})"
         yield "in B", f"{numbers(self.after.values, 5)} ({self.after.status})"
         yield "stable rank", f"{number(self.before.stable_rank, 4)}, then {number(self.after.stable_rank, 4)}"
-        yield "change", f"‖B − A‖_F is {number(self.relative_change, 4)} of ‖A‖_F"
+        yield "change", f"‖B − A‖_F/‖A‖_F is {number(self.relative_change, 4)}"
         yield "update", f"{numbers(self.update.values, 5)} ({self.update.status})"
         yield (
             "update's rank",
