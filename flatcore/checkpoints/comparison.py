@@ -246,7 +246,8 @@ class _Comparison:
             measured = _Measured(same, same, _zero_spectrum(k), no_turn(shared, size))
         else:
             before, after, change = (self._spectrum(found, found.frobenius) for found in (first, second, update))
-            measured = _Measured(before, after, change, turn_between(first, second, shared))
+            turn = turn_between(first, second, shared)
+            measured = _Measured(before, after, change, turn if change.frobenius > 0.0 else _same_up_to_rounding(turn))
         texts = [f"{adapter.scaling:.5g}·B·A of rank {adapter.rank}" for adapter in both]
         sources = dict.fromkeys(adapter.note for adapter in both if adapter.note)
         return ProductChange(
@@ -395,6 +396,11 @@ def _update(name: str, A: FloatArray, B: FloatArray) -> FloatArray:
 def _not_computed(frobenius: float) -> TopSpectrum:
     no = np.zeros(0)
     return TopSpectrum(no, no, no.astype(bool), "identical", frobenius, math.nan, math.nan, math.nan, 0)
+
+
+def _same_up_to_rounding(turn: Turn) -> Turn:
+    status = "the same up to rounding"
+    return turn._replace(status=status if turn.status == "computed" else f"{status}; {turn.status}")
 
 
 def _zero_spectrum(k: int) -> TopSpectrum:

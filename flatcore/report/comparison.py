@@ -58,6 +58,9 @@ def _lead(c: CheckpointComparison) -> list[str]:
 def _findings(changes: Sequence[TensorChange], changed: Sequence[TensorChange], what: str) -> Iterator[str]:
     if not changed and changes:
         yield f"All {what}s compared are identical."
+    if same := [t.name for t in changed if t.update.frobenius == 0.0]:
+        yield f"The same up to rounding, of other factors: {listed(same)}."
+    changed = [t for t in changed if t.update.frobenius > 0.0]
     known = [t for t in changed if np.isfinite(t.relative_change)]
     if known:
         most = max(known, key=lambda t: t.relative_change)

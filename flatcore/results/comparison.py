@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -133,14 +134,17 @@ class TensorChange(Record):
         yield "stable rank", f"{number(self.before.stable_rank, 4)}, then {number(self.after.stable_rank, 4)}"
         yield "change", f"‖B − A‖_F/‖A‖_F is {number(self.relative_change, 4)}"
         yield "update", f"{numbers(self.update.values, 5)} ({self.update.status})"
-        yield (
-            "update's rank",
-            f"stable {number(self.update.stable_rank, 4)}; {percent(self.update.tail)} of ‖B − A‖_F² beyond "
-            f"these values; {self.update.outliers} above {number(self.update.edge, 4)}, where noise would end",
-        )
+        if self.update.frobenius > 0.0:
+            yield "update's rank", self._update_rank()
         for side in ("left", "right"):
             yield f"{side} rotation", self._rotation(side)
         yield "status", self.status
+
+    def _update_rank(self) -> str:
+        u = self.update
+        text = f"stable {number(u.stable_rank, 4)}; {percent(u.tail)} of ‖B − A‖_F² beyond these values"
+        known = math.isfinite(u.edge)
+        return text + (f"; {u.outliers} above {number(u.edge, 4)}, where noise would end" if known else "")
 
     def _rotation(self, side: str) -> str:
         angles, chance = getattr(self, f"{side}_angles"), getattr(self, f"{side}_chance")
@@ -160,7 +164,8 @@ class ProductChange(TensorChange):
     As :class:`TensorChange`, of the products (out, in): ``name`` is the module, ``dtypes`` those of the factors B,
     ``factors`` the names of B and A in checkpoint A, ``ranks`` their inner extents and ``scalings`` s in A and in B;
     ``note`` says where these came from. Values are those of LAPACK in float64 in reduced coordinates; ``converged``
-    are also those whose residual is the rounding of the products themselves, 1e-14·|s|·‖B‖_F·‖A‖_F.
+    are also those whose residual is the rounding of the products themselves, 1e-14·|s|·‖B‖_F·‖A‖_F. Values below half of
+    that are zero; where all those of the update are, ``status`` begins with "the same up to rounding".
     """
 
     factors: tuple[str, str]
