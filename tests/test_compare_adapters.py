@@ -187,3 +187,20 @@ def test_values_beyond_the_rank_of_an_update_are_zero(tmp_path, rng):
         values = compare_checkpoints(first, second, k=4).products[0].update.values
         assert (values[:2] > 0.0).all()
         np.testing.assert_array_equal(values[2:], np.zeros(2))
+
+
+def test_updates_stand_beside_the_rank_they_can_have_not_beside_noise(two, tmp_path):
+    """With k = 1 most of ‖B − A‖_F² is beyond the values, though no update has a rank above 4 + 3."""
+    a, b, first, second = two
+    found = compare_checkpoints(a, b, k=1)
+    (change,) = found.products
+    for spectrum in (change.before, change.after, change.update):
+        assert np.isnan(spectrum.edge)
+        assert spectrum.outliers == 0
+    assert "noise" not in change.summary()
+    found.report(str(tmp_path / "c.html"))
+    page = page_of(tmp_path / "c.html")
+    assert "no update is of low rank" not in page
+    assert "above noise" not in page
+    s = np.linalg.svd(second - first, compute_uv=False)
+    assert f"in {MODULE}: {(s @ s) / s[0] ** 2:.4g} of 7." in page

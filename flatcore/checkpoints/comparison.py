@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -245,7 +246,7 @@ class _Comparison:
             same = _not_computed(first.frobenius)
             measured = _Measured(same, same, _zero_spectrum(k), no_turn(shared, size))
         else:
-            before, after, change = (self._spectrum(found, found.frobenius) for found in (first, second, update))
+            before, after, change = (self._values(found, found.frobenius) for found in (first, second, update))
             turn = turn_between(first, second, shared)
             measured = _Measured(before, after, change, turn if change.frobenius > 0.0 else _same_up_to_rounding(turn))
         texts = [f"{adapter.scaling:.5g}·B·A of rank {adapter.rank}" for adapter in both]
@@ -344,9 +345,16 @@ class _Comparison:
         assert isinstance(svd, SvdResult)
         return svd
 
-    def _spectrum(self, svd: Found, frobenius: float) -> TopSpectrum:
+    def _spectrum(self, svd: SvdResult, frobenius: float) -> TopSpectrum:
+        """Its values beside those of noise of the same size."""
+        found = self._values(svd, frobenius)
+        edge = noise_edge(found.values, frobenius, (svd.U.shape[0], svd.Vt.shape[1]))
+        resolved = int((found.values > svd.tol * found.values[0]).sum())
+        return replace(found, edge=edge.edge, outliers=min(edge.outliers, resolved))
+
+    def _values(self, svd: Found, frobenius: float) -> TopSpectrum:
+        """Without an edge: noise of full rank says nothing about products of low rank."""
         values = svd.s[: self.k].astype(float)
-        edge = noise_edge(values, frobenius, (svd.U.shape[0], svd.Vt.shape[1]))
         known = values[0] > 0.0
         return TopSpectrum(
             values=read_only(values),
@@ -356,8 +364,8 @@ class _Comparison:
             frobenius=frobenius,
             stable_rank=(frobenius / values[0]) ** 2 if known else math.nan,
             tail=max(0.0, 1.0 - float(((values / frobenius) ** 2).sum())) if known else math.nan,
-            edge=edge.edge,
-            outliers=min(edge.outliers, int((values > svd.tol * values[0]).sum())),  # smaller ones are not resolved
+            edge=math.nan,
+            outliers=0,
         )
 
 

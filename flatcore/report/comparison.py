@@ -13,7 +13,7 @@ from flatcore.report.checkpoints import failed_sections
 from flatcore.report.depth import Panel, depth_svg, depths
 from flatcore.report.figures import COLOURS, Figure, panel_grid, short_names, svg_text
 from flatcore.report.page import Cell, Section, Table, numeric, render_page
-from flatcore.results import CheckpointComparison, TensorChange, number, numbers
+from flatcore.results import CheckpointComparison, ProductChange, TensorChange, number, numbers
 
 _MOST_SPECTRA = 12  # panels of spectra side by side
 _FEW = 0.05  # share of the update outside the k values, below which it is called of low rank
@@ -73,8 +73,8 @@ def _findings(changes: Sequence[TensorChange], changed: Sequence[TensorChange], 
     if turned:
         most = min(turned, key=_kept)
         yield f"The top singular subspaces turned most in {most.name}: {_turned_words(most)}."
-    low = [t for t in changed if t.update.tail <= _FEW]
-    yield from _low_rank_words(low, changed, what)
+    products = [t for t in changed if isinstance(t, ProductChange)]
+    yield from _rank_words(products) if products else _low_rank_words(changed, what)
     moved = [t.name for t in changed if "tied" in t.status]
     if moved:
         yield f"Singular values are tied, or too close, where subspaces were to end: {listed(moved)}; see the table."
@@ -93,9 +93,20 @@ def _turned_words(t: TensorChange) -> str:
     )
 
 
-def _low_rank_words(low: Sequence[TensorChange], changed: Sequence[TensorChange], what: str) -> Iterator[str]:
+def _rank_words(changed: Sequence[ProductChange]) -> Iterator[str]:
+    """Beside the rank that updates of adapters have at most."""
+    most = {t.name: min(sum(t.ranks), *t.size) for t in changed}
+    least = min(changed, key=lambda t: t.update.stable_rank / most[t.name])
+    yield (
+        f"Beside the rank that both adapters allow, the stable rank of B − A is lowest in {least.name}: "
+        f"{number(least.update.stable_rank, 4)} of {most[least.name]}."
+    )
+
+
+def _low_rank_words(changed: Sequence[TensorChange], what: str) -> Iterator[str]:
     if not changed:
         return
+    low = [t for t in changed if t.update.tail <= _FEW]
     head = f"In {len(low)} of {counted(len(changed), f'changed {what}')} the top singular values hold at least "
     if low:
         least = min(low, key=lambda t: t.update.stable_rank)
@@ -213,9 +224,10 @@ def _tables(changes: Sequence[TensorChange], changed: Sequence[TensorChange], wh
 
 
 def _changes_table(changed: Sequence[TensorChange], what: str) -> Table:
+    above = [] if what == "update" else ["above noise"]  # products of low rank are not beside noise of full rank
     header = (
         what, "taken for", "shape", "dtypes", "‖B − A‖/‖A‖", "stable rank A", "stable rank B", "change",
-        "update's stable rank", "update's tail", "above noise", "dimensions", "left overlap", "left largest °",
+        "update's stable rank", "update's tail", *above, "dimensions", "left overlap", "left largest °",
         "right overlap", "right largest °", "± at most °", "name in B", "status",
     )  # fmt: skip
     rows = [
@@ -223,7 +235,8 @@ def _changes_table(changed: Sequence[TensorChange], what: str) -> Table:
             t.name, t.role, " × ".join(map(str, t.shape)),
             ", ".join(dict.fromkeys(t.dtypes)), numeric(t.relative_change), numeric(t.before.stable_rank),
             numeric(t.after.stable_rank), numeric(t.stable_rank_change, 3), numeric(t.update.stable_rank),
-            numeric(t.update.tail, 3), numeric(t.update.outliers), numeric(t.rank), numeric(t.left_overlap),
+            numeric(t.update.tail, 3), *(numeric(t.update.outliers) for _ in above), numeric(t.rank),
+            numeric(t.left_overlap),
             numeric(_degrees(t.left_angles), 3), numeric(t.right_overlap), numeric(_degrees(t.right_angles), 3),
             numeric(float(np.degrees(t.angle_error)), 2), "" if t.other == t.name else t.other, t.status,
         )

@@ -50,10 +50,11 @@ class TopSpectrum(Record):
         yield "singular values", numbers(self.values, 6)
         yield "residuals", f"{numbers(self.residuals, 2)} ({self.status})"
         yield "size", f"‖·‖_F {number(self.frobenius)}, stable rank {number(self.stable_rank, 4)}"
-        yield (
-            "tail",
-            f"{percent(self.tail)} of ‖·‖_F² beyond them; {self.outliers} above {number(self.edge, 4)}",
-        )
+        yield "tail", f"{percent(self.tail)} of ‖·‖_F² beyond them{self._above()}"
+
+    def _above(self, what: str = "") -> str:
+        """How many values lie above the edge; nothing where there is none."""
+        return "" if math.isnan(self.edge) else f"; {self.outliers} above {number(self.edge, 4)}{what}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -143,8 +144,7 @@ class TensorChange(Record):
     def _update_rank(self) -> str:
         u = self.update
         text = f"stable {number(u.stable_rank, 4)}; {percent(u.tail)} of ‖B − A‖_F² beyond these values"
-        known = math.isfinite(u.edge)
-        return text + (f"; {u.outliers} above {number(u.edge, 4)}, where noise would end" if known else "")
+        return text + u._above(", where noise would end")
 
     def _rotation(self, side: str) -> str:
         angles, chance = getattr(self, f"{side}_angles"), getattr(self, f"{side}_chance")
@@ -165,7 +165,8 @@ class ProductChange(TensorChange):
     ``factors`` the names of B and A in checkpoint A, ``ranks`` their inner extents and ``scalings`` s in A and in B;
     ``note`` says where these came from. Values are those of LAPACK in float64 in reduced coordinates; ``converged``
     are also those whose residual is the rounding of the products themselves, 1e-14·|s|·‖B‖_F·‖A‖_F. Values below half of
-    that are zero; where all those of the update are, ``status`` begins with "the same up to rounding".
+    that are zero; where all those of the update are, ``status`` begins with "the same up to rounding". An update has at
+    most the rank r_A + r_B; edges of noise of full rank say nothing about it: they are NaN, and no value is an outlier.
     """
 
     factors: tuple[str, str]
