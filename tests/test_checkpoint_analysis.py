@@ -316,6 +316,28 @@ def test_an_adapter_of_zero_and_one_alone(tmp_path):
     assert found.certified
 
 
+def test_what_scales_adapters_is_known_and_an_alpha_that_is_not_finite_is_told(tmp_path, rng):
+    tensors = {
+        f"{module}.{name}": value
+        for module, alpha in (("lora_unet_a", 4.0), ("lora_unet_b", np.nan))
+        for name, value in {
+            "lora_up.weight": rng.standard_normal((6, 2)),
+            "lora_down.weight": rng.standard_normal((2, 5)),
+            "alpha": np.array(alpha),
+            "lora_magnitude_vector": rng.standard_normal(6),
+        }.items()
+    }
+    found = analyze_checkpoint(saved(tmp_path, tensors), k=2)
+    assert found.unknown == ()
+    assert set(dict(found.not_analysed).values()) == {"an adapter's α", "an adapter's magnitudes"}
+    parts = by_name(found.products)
+    assert parts["lora_unet_a"].scaling == 2.0  # α = 4 over rank 2
+    assert parts["lora_unet_b"].scaling == 1.0
+    why = "lora_unet_b.alpha is nan, not finite: the scaling is not known, 1 was taken"
+    assert parts["lora_unet_b"].note == why
+    assert f"1 adapter: {why}" in found.notes
+
+
 def test_adapters_of_convolutions_and_embeddings_with_their_own_alpha(tmp_path, rng):
     tensors = {
         "lora_unet_conv.lora_down.weight": rng.standard_normal((3, 5, 3, 3)),

@@ -31,12 +31,14 @@ from flatcore.io.parametrized import parametrized_of, why_set_aside
 from flatcore.io.roles import (
     BIAS,
     BUFFER,
+    DORA,
     DOWN,
     EMBEDDING,
     GATE,
     GATE_UP,
     KEY,
     LORA_A,
+    LORA_ALPHA,
     LORA_B,
     NORM,
     OUTPUT,
@@ -50,6 +52,7 @@ from flatcore.io.roles import (
 )
 
 _ATTENTION, _MLP = (QUERY, KEY, VALUE, OUTPUT, QKV), (UP, GATE, DOWN, GATE_UP)
+_SHORT = {NORM: "a norm's vector", LORA_ALPHA: "an adapter's α", DORA: "an adapter's magnitudes"}  # not analysed
 _CONV1D = re.compile(r"(?:.*[./])?(c_attn|c_proj|c_fc|q_attn)\.weight", re.DOTALL)
 _INTERLEAVED = re.compile(r"(?:.*[./])?query_key_value\.weight", re.DOTALL)
 _MOST_NOTES = 20
@@ -258,7 +261,7 @@ class _Recogniser:
         if 0 in tensor.shape:
             return "no entries"
         if len(extents) < 2:
-            return "a norm's vector" if role == NORM else "a number" if not extents else "a vector"
+            return _SHORT.get(role) or ("a vector" if extents else "a number")
         if len(extents) > 5:
             return f"{len(extents)} extents: no matrix and no kernel of one to three offsets"
         return ""
