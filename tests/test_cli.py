@@ -392,6 +392,11 @@ def test_a_triplet_that_is_not_certified_is_exit_3(torch_files, monkeypatch):
         (["analyze", "MODEL", "--json", "x", "--out", "x"], "x is given twice"),
         (["analyze", "MODEL", "--out", "model.safetensors"], "is named as part of a checkpoint"),
         (["analyze", "MODEL", "--json", "config.json"], "is named as part of a checkpoint"),
+        (
+            ["analyze", "MODEL", "--parquet", "t.csv"],
+            "--parquet t.csv: the ending is another format's; expected a name",
+        ),
+        (["compare", "MODEL", "MODEL", "--parquet", "t.HTML"], "--parquet t.HTML: the ending is another format's"),
     ],
 )
 def test_bad_input_is_exit_2_with_a_short_message_and_no_files(files, tmp_path, monkeypatch, arguments, message):

@@ -416,7 +416,10 @@ def test_what_an_index_promises_in_vain_has_failed(tmp_path, rng):
 def test_ratios_beyond_float64_are_undefined(tmp_path, rng):
     """Denormal numbers beside 1e200: no quotient of the two is a float64, in either direction."""
     W = rng.standard_normal((6, 5))
-    a, b = (save(tmp_path / f"{name}.safetensors", {"W1": scale * W}, "F64") for name, scale in (("a", 1e-310), ("b", 1e200)))
+    a, b = (
+        save(tmp_path / f"{name}.safetensors", {"W1": scale * W}, "F64")
+        for name, scale in (("a", 1e-310), ("b", 1e200))
+    )
     for first, second in ((a, b), (b, a)):
         found = compare_checkpoints(first, second, k=2)
         found.report(str(tmp_path / "c.html"))

@@ -24,6 +24,7 @@ Lines = Iterable[tuple[str, str]]
 
 
 _LONGEST_WORD = 200  # of texts that hold names; paths of files are rarely longer
+_OTHER_FORMATS = (".csv", ".json", ".jsonl", ".html", ".htm", ".txt")
 _CONFIGURATIONS = ("config.json", ".index.json")  # ends of names
 
 
@@ -35,10 +36,15 @@ def text_stream(json_file: str | None) -> TextIO:
     return sys.stderr if json_file == "-" else sys.stdout
 
 
-def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path | None]) -> None:
-    """Refuse, before anything is computed, results that would have no place or would overwrite something read."""
+def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path | None], parquet: Path | None = None) -> None:
+    """Refuse, before anything is computed, results that would have no place or would overwrite something read.
+
+    A Parquet file is refused the ending of another format.
+    """
+    if parquet is not None and parquet.suffix.lower() in _OTHER_FORMATS:
+        raise ValueError(f"--parquet {parquet}: the ending is another format's; expected a name such as t.parquet")
     taken = {Path(os.path.realpath(path)) for path in inputs if path is not None}  # which loops of links do not stop
-    for path in outputs:
+    for path in (*outputs, parquet):
         if path is None:
             continue
         place = check_target(path)

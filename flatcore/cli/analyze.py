@@ -66,7 +66,7 @@ def analyze(
     A file that is one linear chain: its balance, coupling and gains, with data its sharpness too.
     """
     is_target = bool(_TARGET.fullmatch(model)) and not Path(model).exists()
-    check_outputs([None if is_target else Path(model), data, rules], [out, result_file(json_file), parquet])
+    check_outputs([None if is_target else Path(model), data, rules], [out, result_file(json_file)], parquet)
     said = rules_of(rules, pair, heads, kv_heads)
     stream = text_stream(json_file)
     if is_target:

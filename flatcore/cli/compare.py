@@ -29,7 +29,7 @@ def compare(
     threads: ThreadsOption = None,
 ) -> None:
     """What changed from checkpoint A to B: spectra side by side, rotation of singular subspaces, rank of the update."""
-    check_outputs([a, b], [out, result_file(json_file), parquet])
+    check_outputs([a, b], [out, result_file(json_file)], parquet)
     load_opener(a, b)
     stream = text_stream(json_file)
     with progress_bar() as progress:
