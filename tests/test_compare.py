@@ -354,7 +354,8 @@ def test_exit_codes(files, tmp_path, rng, monkeypatch):
     result = run(files[0], broken, "--parquet", tmp_path / "c.pq")
     assert result.exit_code == 3
     assert "B: 48 entries are NaN" in result.stdout
-    assert result.stderr == "flatcore: not certified: a tensor failed\n"
+    why = "layers.1.weight: B: 48 entries are NaN, the first at [0, 0]; expected finite numbers"
+    assert result.stderr == f"flatcore: not certified: {why}\n"
     assert pyarrow.parquet.read_table(tmp_path / "c.pq").column("reason").to_pylist()[0] is None
     for arguments, message in (
         ((files[0], tmp_path / "none"), "none"),
