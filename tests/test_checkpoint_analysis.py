@@ -666,7 +666,7 @@ def test_roles_and_storage_by_rules(tmp_path, rng):
         ("headz = 3", "unknown key 'headz'; expected heads, kv_heads"),
         ("heads = 0", "heads is 0; expected at least 1"),
         ('heads = "4"', "heads is '4'; expected an integer"),
-        ("kv_heads = 4", "kv_heads is 4 and heads None"),
+        ("kv_heads = 4", "kv_heads is 4, and heads is not given; expected both"),
         ("heads = 6\nkv_heads = 4", "expected a multiple of kv_heads"),
         ('storage = "sideways"', "'sideways'; expected one of in_out, out_in"),
         ('[roles]\n"a" = "engine"', "'a' is 'engine'; expected one of embedding"),

@@ -182,7 +182,8 @@ class _Comparison:
         began, (a, b) = time.perf_counter(), (self.a.checkpoint, self.b.checkpoint)
         products = tuple(self._products())
         if not (self.pairs or products):
-            why = "; ".join(f"{name}: {reason}" for name, reason in list(self.not_compared.items())[:4])
+            reasons = [f"{name}: {reason}" for name, reason in list(self.not_compared.items())[:4]]
+            why = "; ".join(text for text in (self.matching.note, *reasons) if text)
             raise ValueError(f"{a.path} and {b.path} share no matrix ({why}); expected the same names and shapes")
         tensors = tuple(self._tensors())
         self._missing()
