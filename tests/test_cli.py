@@ -632,6 +632,13 @@ def test_a_full_disk_behind_standard_output_is_exit_2(tmp_path):
     assert (process.returncode, errors) == (2, "flatcore: standard output: No space left on device\n")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("option", ["--json", "--parquet"])
+def test_a_full_disk_behind_a_file_is_told_with_its_name(files, option):
+    result = run("analyze", files[0], option, "/dev/full")
+    assert (result.exit_code, result.stderr) == (2, "flatcore: /dev/full: No space left on device\n")
+
+
 @pytest.mark.parametrize("json_file", ["a.json", "-"])
 def test_closed_standard_streams_do_not_matter(files, tmp_path, json_file):
     arguments = [*COMMAND, "analyze", str(files[0]), "--json", json_file]
