@@ -380,7 +380,7 @@ def test_names_that_match_in_two_ways_are_told_where_nothing_else_is_shared(tmp_
     W = rng.standard_normal((3, 3))
     a, b = save(tmp_path / "a.safetensors", {"W1": W}), save(tmp_path / "b.safetensors", {"x.W1": W, "y.W1": W})
     with pytest.raises(
-        ValueError, match=r"share no matrix \(names may match without 'x.' in B or .*ambiguous.*; W1: only"
+        ValueError, match=r"share no matrix \(names may match without 'x.' in B .*ambiguous.*; W1"
     ):
         compare_checkpoints(a, b)
 

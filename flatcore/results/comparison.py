@@ -164,9 +164,9 @@ class ProductChange(TensorChange):
     As :class:`TensorChange`, of the products (out, in): ``name`` is the module, ``dtypes`` those of the factors B,
     ``factors`` the names of B and A in checkpoint A, ``ranks`` their inner extents and ``scalings`` s in A and in B;
     ``note`` says where these came from. Values are those of LAPACK in float64 in reduced coordinates; ``converged``
-    are also those whose residual is the rounding of the products themselves, 1e-14·|s|·‖B‖_F·‖A‖_F. Values below half of
-    that are zero; where all those of the update are, ``status`` begins with "the same up to rounding". An update has at
-    most the rank r_A + r_B; edges of noise of full rank say nothing about it: they are NaN, and no value is an outlier.
+    are also those whose residual is the rounding of the products themselves, 1e-14·|s|·‖B‖_F·‖A‖_F. Values below half
+    of that are zero; where all those of the update are, ``status`` begins with "the same up to rounding". An update has
+    at most the rank r_A + r_B; edges of noise of full rank say nothing of it: they are NaN, and no value an outlier.
     """
 
     factors: tuple[str, str]
