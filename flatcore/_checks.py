@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -206,6 +208,13 @@ def human_bytes(count: float) -> str:
 def one_line(text: str) -> str:
     """The text, in which names that files give cannot break lines or steer a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def as_path(name: str, value: Any, or_what: str = "") -> Path:
+    """A path, given as one or as text."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError(f"{name} is {value!r}; expected {or_what}a path")
+    return Path(value)
 
 
 def abridged(text: str, most: int = 100) -> str:

@@ -15,8 +15,9 @@ from scipy.linalg import subspace_angles
 from typer.testing import CliRunner
 
 from flatcore import cli
-from flatcore.checkpoints import compare_checkpoints
+from flatcore.checkpoints import analyze_checkpoint, compare_checkpoints
 from flatcore.checkpoints.matching import match_names
+from flatcore.io import open_checkpoint
 from flatcore.weights import angle_chance
 
 TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -379,10 +380,22 @@ def test_exit_codes(files, tmp_path, rng, monkeypatch):
 def test_names_that_match_in_two_ways_are_told_where_nothing_else_is_shared(tmp_path, rng):
     W = rng.standard_normal((3, 3))
     a, b = save(tmp_path / "a.safetensors", {"W1": W}), save(tmp_path / "b.safetensors", {"x.W1": W, "y.W1": W})
-    with pytest.raises(
-        ValueError, match=r"share no matrix \(names may match without 'x.' in B .*ambiguous.*; W1"
-    ):
+    with pytest.raises(ValueError, match=r"share no matrix \(names may match without 'x.' in B .*ambiguous.*; W1"):
         compare_checkpoints(a, b)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda path: compare_checkpoints(path, None), "b is None; expected a checkpoint or a path"),
+        (lambda path: compare_checkpoints(7, path), "a is 7; expected a checkpoint or a path"),
+        (lambda _: analyze_checkpoint(3), "checkpoint is 3; expected a checkpoint or a path"),
+        (lambda _: open_checkpoint(5), "path is 5; expected a path"),
+    ],
+)
+def test_what_is_no_path_is_told_by_its_name(files, call, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        call(files[0])
 
 
 def interrupted(*_, **__):

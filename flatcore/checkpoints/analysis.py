@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from flatcore._atomic import PathLike
-from flatcore._checks import FloatArray, as_float_array, check_count, check_finite, check_flags, check_progress
+from flatcore._checks import FloatArray, as_float_array, as_path, check_count, check_finite, check_flags, check_progress
 from flatcore._threads import limit_threads
 from flatcore.checkpoints.adapters import analyze_adapter
 from flatcore.checkpoints.heads import Heads, compositions, head_products
@@ -111,6 +111,8 @@ def analyze_checkpoint(
     check_flags(spectra_only=spectra_only)
     check_progress(progress)
     vectors = _checked_starts(starts)
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = as_path("checkpoint", checkpoint, "a checkpoint or ")
     opened = nullcontext(checkpoint) if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
     with opened as found, limit_threads(threads):
         structure = recognise(found, rules)

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flatcore._atomic import PathLike
-from flatcore._checks import FloatArray, check_count, check_progress, chunks, common_type
+from flatcore._checks import FloatArray, as_path, check_count, check_progress, chunks, common_type
 from flatcore._linalg import ratio
 from flatcore._memory import check_memory
 from flatcore._threads import limit_threads
@@ -107,8 +107,13 @@ def compare_checkpoints(
     checked_tol(tol, np.dtype(np.float32))
     check_progress(progress)
     with ExitStack() as stack, limit_threads(threads):
-        opened = [c if isinstance(c, Checkpoint) else stack.enter_context(open_checkpoint(c)) for c in (a, b)]
+        sides = (("a", a), ("b", b))
+        opened = [c if isinstance(c, Checkpoint) else stack.enter_context(_open(name, c)) for name, c in sides]
         return _Comparison(opened[0], opened[1], k, tol, seed, progress).result()
+
+
+def _open(name: str, path: PathLike) -> Checkpoint:
+    return open_checkpoint(as_path(name, path, "a checkpoint or "))
 
 
 class _Side(NamedTuple):
