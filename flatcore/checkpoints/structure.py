@@ -5,7 +5,7 @@ files where these agree with the shapes, and by the user's rules, which win. Not
 nothing about is analysed by its shape and listed.
 
 An attention *unit* is what has one name up to its first part with "att" in it, a *block* what has one name up to that.
-Consecutive layers are, at most nine pairs a block:
+Consecutive layers are, at most eight pairs a block:
 
     up → down, gate → down, value → output (where every head has its own value),
     output → up or gate of the same block, down → query, key and value of the next: writers and readers of the residual;
