@@ -12,7 +12,7 @@ from checkpoint_files import save_safetensors
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flatcore.checkpoints import PairRule, Rules, analyze_checkpoint, recognise
+from flatcore.checkpoints import PairRule, Rules, analyze_checkpoint, compare_checkpoints, recognise
 from flatcore.checkpoints.heads import composition_chance
 from flatcore.checkpoints.ranks import effective_rank, noise_edge, survey
 from flatcore.checkpoints.rules import texts_of
@@ -276,6 +276,15 @@ def test_nn_linear_of_the_same_names_is_not_transposed(tmp_path):
     for a, b in zip(stored.products, plain.products, strict=True):
         np.testing.assert_allclose(a.values, b.values, rtol=1e-6)
     assert not any("stored (in, out)" in part.matrix for part in plain.tensors)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tails_that_are_rounding_are_zero(tmp_path, rng, dtype):
+    """All values are among the k: nothing is beyond them."""
+    tensors = {f"layers.{j}.weight": rng.standard_normal((4 + j, 4)).astype(dtype) for j in range(12)}
+    a, b = (saved(tmp_path, {n: f * W for n, W in tensors.items()}, f"{f}.safetensors") for f in (1, 3))
+    assert {t.tail for t in analyze_checkpoint(a, k=4).tensors} == {0.0}
+    assert {s.tail for t in compare_checkpoints(a, b, k=4).tensors for s in (t.before, t.after, t.update)} == {0.0}
 
 
 # -- adapters ---------------------------------------------------------------------------------------------------

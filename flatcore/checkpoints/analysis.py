@@ -25,6 +25,7 @@ from flatcore._checks import FloatArray, as_float_array, as_path, check_count, c
 from flatcore._threads import limit_threads
 from flatcore.checkpoints.adapters import analyze_adapter
 from flatcore.checkpoints.heads import Heads, compositions, head_products
+from flatcore.checkpoints.products import tail_of
 from flatcore.checkpoints.ranks import Estimate, Survey, effective_rank, noise_edge, survey
 from flatcore.checkpoints.rules import Rules
 from flatcore.checkpoints.structure import Attention, Consecutive, Part, Structure, extents_of, recognise
@@ -246,7 +247,7 @@ class _Run:
         spectral, values = float(top.svd.s[0]), top.svd.s.astype(float)
         known, edge = spectral > 0.0, noise_edge(values, frobenius, matrix.shape)
         rank = effective_rank(found, run) if known and self._ranks else Estimate(math.nan, 0.0)
-        tail = max(0.0, 1.0 - float(((values / frobenius) ** 2).sum())) if known else math.nan
+        tail = tail_of(values, frobenius) if known else math.nan
         self.right[name] = read_only(top.svd.Vt)
         if name in self._waiting:
             self._tops[name] = top

@@ -30,6 +30,7 @@ from flatcore._threads import limit_threads
 from flatcore.checkpoints.adapter_triplets import Factors, adapter_triplets
 from flatcore.checkpoints.adapters import Adapter
 from flatcore.checkpoints.matching import match_names
+from flatcore.checkpoints.products import tail_of
 from flatcore.checkpoints.ranks import noise_edge, survey
 from flatcore.checkpoints.rotation import Found, Turn, no_turn, overlap, turn_between
 from flatcore.checkpoints.structure import Structure, extents_of, recognise
@@ -369,7 +370,7 @@ class _Comparison:
             status=svd.status,
             frobenius=frobenius,
             stable_rank=(frobenius / values[0]) ** 2 if known else math.nan,
-            tail=max(0.0, 1.0 - float(((values / frobenius) ** 2).sum())) if known else math.nan,
+            tail=tail_of(values, frobenius) if known else math.nan,
             edge=math.nan,
             outliers=0,
         )
