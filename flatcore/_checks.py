@@ -222,6 +222,11 @@ def abridged(text: str, most: int = 100) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}…{text[-((most - 1) // 2) :]}"
 
 
+def of_short_words(text: str, most: int = 200) -> str:
+    """The text, the middle of its long words left out: names in it are as long as strangers like."""
+    return " ".join(abridged(word, most) for word in text.split(" "))
+
+
 def counted(count: int, what: str) -> str:
     """A number of things."""
     return f"{count} {what}" + "s" * (count != 1)

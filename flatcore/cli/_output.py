@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from flatcore._checks import abridged, one_line
+from flatcore._checks import abridged, of_short_words, one_line
 from flatcore.io import check_target, write_text_atomic
 from flatcore.io.checkpoints import ENDINGS
 from flatcore.results import plain
@@ -23,7 +23,6 @@ from flatcore.results import plain
 Lines = Iterable[tuple[str, str]]
 
 
-_LONGEST_WORD = 200  # of texts that hold names; paths of files are rarely longer
 _OTHER_FORMATS = (".csv", ".json", ".jsonl", ".html", ".htm", ".txt")
 _CONFIGURATIONS = ("config.json", ".index.json")  # ends of names
 
@@ -65,8 +64,8 @@ def write_json(file: str, content: Any) -> None:
 
 def show(stream: TextIO, title: str, lines: Lines) -> None:
     """Lines under a title: a table in a terminal, aligned text elsewhere. Long names are abridged."""
-    title = one_line(_of_short_words(title))
-    rows = [(one_line(abridged(label)), one_line(_of_short_words(text))) for label, text in lines]
+    title = one_line(of_short_words(title))
+    rows = [(one_line(abridged(label)), one_line(of_short_words(text))) for label, text in lines]
     console = Console(file=stream, highlight=False)
     if not console.is_terminal:
         width = max((len(label) for label, _ in rows), default=0)
@@ -79,10 +78,6 @@ def show(stream: TextIO, title: str, lines: Lines) -> None:
         console.print()
         console.print(table)
     emit(stream, captured.get().removesuffix("\n"))
-
-
-def _of_short_words(text: str) -> str:
-    return " ".join(abridged(word, _LONGEST_WORD) for word in text.split(" "))
 
 
 def emit(stream: TextIO, text: str) -> None:
