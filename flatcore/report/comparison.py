@@ -230,7 +230,7 @@ def _changes_table(changed: Sequence[TensorChange], what: str) -> Table:
         "update's stable rank", "update's tail", *above, "dimensions", "left overlap", "left largest °",
         "right overlap", "right largest °", "± at most °", "name in B", "status",
     )  # fmt: skip
-    rows = [
+    rows: list[tuple[str | Cell, ...]] = [
         (
             t.name, t.role, " × ".join(map(str, t.shape)),
             ", ".join(dict.fromkeys(t.dtypes)), numeric(t.relative_change), numeric(t.before.stable_rank),
