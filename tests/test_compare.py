@@ -384,6 +384,12 @@ def test_names_that_match_in_two_ways_are_told_where_nothing_else_is_shared(tmp_
         compare_checkpoints(a, b)
 
 
+def test_updates_of_which_all_values_are_known_are_not_called_of_low_rank(tmp_path, rng):
+    found = compared(tmp_path, {"W1": rng.standard_normal((9, 3))}, {"W1": rng.standard_normal((9, 3))}, k=3)
+    found.report(str(tmp_path / "c.html"))
+    assert "low rank" not in (tmp_path / "c.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -104,6 +104,7 @@ def _rank_words(changed: Sequence[ProductChange]) -> Iterator[str]:
 
 
 def _low_rank_words(changed: Sequence[TensorChange], what: str) -> Iterator[str]:
+    changed = [t for t in changed if len(t.update.values) < min(t.size)]  # all values hold all of every update
     if not changed:
         return
     low = [t for t in changed if t.update.tail <= _FEW]
