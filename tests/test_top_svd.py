@@ -648,3 +648,43 @@ def test_values_below_the_rounding_of_the_gram_matrix(rng):
     assert 0.0 < exact[10] - result.s[-1] < result.certificate.delta
     rounding = (64 + 40) * np.finfo(float).eps * np.linalg.norm(A) ** 2
     assert result.certificate.delta == pytest.approx(np.sqrt(result.s[-1] ** 2 + rounding) - result.s[-1], rel=0.01)
+
+
+@pytest.mark.parametrize("power", [1e305, 1e300, 1e-300, 1e-310])
+@pytest.mark.parametrize("wide", [False, True])
+def test_graded_values_of_far_entries(rng, power, wide):
+    """σ_30 = 1e-6: Golub–Kahan, whose products pass through images that are not scaled yet."""
+    A = with_values(np.append(np.logspace(0.0, -6.0, 30), np.full(270, 1e-9)), 420, 300)
+    A = np.ascontiguousarray(A.T if wide else A) / np.abs(A).max()
+    near, far = krylov(A, 30, tol=1e-10), krylov(A * power, 30, tol=1e-10)
+    assert near.status == far.status == "converged"
+    assert "Golub–Kahan" in far.method
+    rounding = 1e-14 if power > 1e-305 else 1e-12  # of subnormal entries
+    assert np.abs(far.s / power - near.s).max() < (near.tol + rounding) * near.s[0]
+
+
+@pytest.mark.parametrize("size", [1e37, 1e-40])
+@pytest.mark.parametrize("wide", [False, True])
+def test_graded_values_of_far_entries_in_float32(rng, size, wide):
+    A = with_values(np.logspace(0.0, -4.0, 300), 420, 300)
+    A = np.ascontiguousarray((A.T if wide else A) / np.abs(A).max() * size, dtype=np.float32)
+    result = krylov(A, 30)
+    assert result.status == "converged"
+    exact = np.linalg.svd(A.astype(float), compute_uv=False)
+    assert np.abs(result.s - exact[:30]).max() < result.tol * exact[0]
+
+
+def test_values_beyond_float64_are_refused():
+    for A in (np.full((40, 30), 1.7e308), np.full((300, 300), 1.7e308)):
+        with pytest.raises(ValueError, match="singular values beyond float64"):
+            fc.top_svd(A, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("sizes", [1e300, 1e-300, [1e-30, 1.0, 1e30]])
+def test_only_the_directions_of_start_vectors_count(rng, dtype, sizes):
+    A = rng.standard_normal((400, 300)).astype(dtype)
+    start = np.linalg.svd(A.astype(float))[2][:3].T * sizes
+    warm, cold = krylov(A, 3, v0=start), krylov(A, 3)
+    assert warm.reads < cold.reads
+    assert np.abs(warm.s - cold.s).max() < cold.tol * cold.s[0]

@@ -243,10 +243,12 @@ class _Run:
             v0=self._start(name, matrix.shape[1]),
             largest=size.largest,
         )
+        if self.tol is not None and found.tol > self.tol:
+            self.notes.append(f"tol {self.tol:g} is below what {run.operator.dtype} attains; {found.tol:g} was used")
         top = Triplets.of(found)
         spectral, values = float(top.svd.s[0]), top.svd.s.astype(float)
-        known, edge = spectral > 0.0, noise_edge(values, frobenius, matrix.shape)
-        rank = effective_rank(found, run) if known and self._ranks else Estimate(math.nan, 0.0)
+        known, edge = spectral > 0.0, noise_edge(values, frobenius, matrix.shape, found.tol * spectral)
+        rank = effective_rank(found, run, frobenius) if known and self._ranks else Estimate(math.nan, 0.0)
         tail = tail_of(values, frobenius) if known else math.nan
         self.right[name] = read_only(top.svd.Vt)
         if name in self._waiting:

@@ -49,13 +49,20 @@ def chain_of(checkpoint: Checkpoint, structure: Structure, any_size: bool = Fals
     ------
     NotAChainError
         Names of another family, widths that do not match, a single layer or too much work (but for `any_size`), entries
-        whose products leave float64.
+        whose products leave float64, whatever else the file's own reader or :class:`flatcore.LinearChain` refuses.
     BrokenChainError
         NaN or Inf, tensors that cannot be read, or that an index promises in vain.
-    ValueError
-        As :class:`flatcore.LinearChain`.
 
     """
+    try:
+        return _read(checkpoint, structure, any_size)
+    except NotAChainError:
+        raise
+    except ValueError as error:
+        raise NotAChainError(str(error)) from None
+
+
+def _read(checkpoint: Checkpoint, structure: Structure, any_size: bool) -> tuple[ModelFile, LinearChain]:
     if not structure.is_plain:
         raise NotAChainError(f"{checkpoint.path}: its names are those of {structure.family}")
     for name, reason in checkpoint.missing.items():

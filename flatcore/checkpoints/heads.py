@@ -204,7 +204,14 @@ def composition_chance(width: int, e: int) -> tuple[float, float]:
 
 
 def _draw(rng: np.random.Generator, d: int, e: int) -> float:
-    """One score, from e × e matrices alone: Bartlett's roots of the Gram matrices and two random frames."""
+    """One score, from e × e matrices alone: Bartlett's roots of the Gram matrices and two random frames.
+
+    Heads that are larger than the width have no frame in it: their factors are drawn.
+    """
+    if e > d:
+        q, k, o, v = rng.standard_normal((4, e, d))
+        M, W = matmul(k.T, q), matmul(o.T, v)
+        return norm(matmul(M, W)) / (norm(M) * norm(W))
     Q, K, O, V = (_wishart_root(rng, d, e) for _ in range(4))  # noqa: E741
     M, W = matmul(K, Q.T), matmul(O, V.T)
     return norm(matmul(matmul(M, _frame_overlap(rng, d, e)), W)) / (norm(M) * norm(W))

@@ -6,7 +6,9 @@ smaller side N is short, or the search found them, all σ are known. Elsewhere S
 ΩᵀfΩ, by block Lanczos quadrature. The search has such a block already: its last probe, in the complement of what it
 found; a few more steps make it a rule for these functions. √λ makes Gauss's rule an upper bound of S and Gauss–Radau's
 with nodes at 0 a lower one; the middle of both effective ranks is reported, and half their distance is part of the
-error beside the standard error over random blocks.
+error beside the standard error over random blocks. The sum of the squares of all σ is known: what the block sees of it
+corrects what it sees of S and L (a control variate), without which a strong direction that is not among the triplets
+known, and that a block hardly meets, goes unnoticed.
 
 cost    M·N² flops; or what the probe's 6 or 14 steps lack of 24 at most, each a read of the matrix with 4 rows.
 source  Roy & Vetterli (2007); Golub & Meurant (1994); Ubaru, Chen & Saad (2017).
@@ -21,7 +23,7 @@ import numpy as np
 import scipy.linalg
 
 from flatcore import _core
-from flatcore._checks import FloatArray, chunks
+from flatcore._checks import FloatArray, as_float_array, chunks
 from flatcore.checkpoints.products import effective_rank_of
 from flatcore.results import SvdResult
 from flatcore.spectral._small import eigh
@@ -36,6 +38,7 @@ _LOST = 1e-290  # a mean square 10¹⁰ times those that vanish, or larger, lost
 _EXACT_SIDE, _EXACT_FLOPS = 1024, 1e9
 _LEAST_STEPS, _MOST_STEPS = SHORT_PROBE, LONGEST_PROBE
 _TRACY_WIDOM_99 = 2.0234  # its 99 % quantile for real entries (β = 1)
+_KNOWN = 1e3  # errors of a difference that has three digits
 _CLOSE = 0.01  # relative distance of the two rules below which more steps are not worth their reads
 
 
@@ -55,6 +58,14 @@ class Estimate(NamedTuple):
     reads: int = 0
 
 
+class _Known(NamedTuple):
+    """Singular values found, and how many others there are, with the sum of their squares (NaN: lost in rounding)."""
+
+    values: FloatArray
+    squares: float
+    others: int
+
+
 class Edge(NamedTuple):
     """Where the singular values of noise would end, and how many lie beyond it."""
 
@@ -64,18 +75,20 @@ class Edge(NamedTuple):
 
 def survey(array: FloatArray) -> Survey:
     """One pass over an array of any shape: its norm in float64, its largest entry, and which ones are not finite."""
-    flat = array.ravel(order="K")
+    flat = as_float_array("array", array, array.ndim, keep_half=True).ravel(order="K")
     largest, squares = _core.magnitude(flat[None])
     if not math.isfinite(largest):
         return Survey(math.nan, math.nan, _fault(array))
     lost = squares < _LOST * flat.size or math.isinf(squares)
-    return Survey(_careful_norm(flat) if lost else math.sqrt(squares), largest)
+    norm = _careful_norm(flat) if lost else math.sqrt(squares)
+    return Survey(norm, largest, "" if math.isfinite(norm) else "its norm is beyond float64")
 
 
 def _careful_norm(flat: FloatArray) -> float:
     """The same where squares vanish or overflow."""
     panels = (flat[part].astype(np.float64) for part in chunks(flat.size, _PANEL_ENTRIES))
-    return float(scipy.linalg.norm([scipy.linalg.norm(panel, check_finite=False) for panel in panels]))
+    norms = [scipy.linalg.norm(panel, check_finite=False) for panel in panels]
+    return float(scipy.linalg.norm(norms, check_finite=False))
 
 
 def _fault(array: FloatArray) -> str:
@@ -96,12 +109,12 @@ def _fault(array: FloatArray) -> str:
     return f"{' and '.join(texts)}, the first at {list(first or ())}"
 
 
-def noise_edge(values: FloatArray, frobenius: float, shape: tuple[int, int]) -> Edge:
+def noise_edge(values: FloatArray, frobenius: float, shape: tuple[int, int], least: float = 0.0) -> Edge:
     """The level that the largest singular value of Gaussian noise of the same size exceeds once in a hundred.
 
     s(√m + √n) and a little more, by the Tracy–Widom law as Johnstone (2001) centres and scales it. s² is the mean
     square of the entries without the values beyond the edge, which are taken out until no more are: one strong
-    direction alone would raise the edge above all others.
+    direction alone would raise the edge above all others. Values up to `least` were not resolved, and count as none.
     """
     m, n = shape
     root = math.sqrt(max(m, n) - 1 or 1) + math.sqrt(min(m, n))
@@ -111,19 +124,21 @@ def noise_edge(values: FloatArray, frobenius: float, shape: tuple[int, int]) -> 
     sizes, total, outliers = values / largest, frobenius / largest, 0
     while True:
         edge = unit * math.sqrt(max(total**2 - float((sizes[:outliers] ** 2).sum()), 0.0))
-        beyond = int((sizes > edge * (1.0 + 1e-6)).sum())
+        beyond = int((sizes > max(edge * (1.0 + 1e-6), least / largest)).sum())
         if beyond <= outliers:
             return Edge(edge * largest, outliers)
         outliers = beyond
 
 
-def effective_rank(found: SvdResult, run: SvdRun) -> Estimate:
+def effective_rank(found: SvdResult, run: SvdRun, frobenius: float) -> Estimate:
     """The effective rank of a matrix that is not zero, after the search for its top triplets.
 
     Parameters
     ----------
     found, run
         What :func:`flatcore.spectral._top_svd.search` returned.
+    frobenius
+        ‖A‖_F.
 
     """
     operator = run.operator
@@ -132,8 +147,13 @@ def effective_rank(found: SvdResult, run: SvdRun) -> Estimate:
         return Estimate(effective_rank_of(run.all_values), 0.0)
     if N <= _EXACT_SIDE and float(M) * N * N <= _EXACT_FLOPS:
         return Estimate(effective_rank_of(values_from_gram(operator)), 0.0, 1)
+    known, residuals = (operator.scale * values.astype(float) for values in (found.s, found.residuals))
+    total = (operator.scale * frobenius) ** 2
+    rest = total - float(np.square(known).sum())
+    if rest < _KNOWN * (float(np.square(residuals).sum()) + np.finfo(float).eps * total):
+        rest = math.nan
     process = run.probe or _fresh_probe(found, run)
-    return _estimate(process, found.s.astype(float) * operator.scale, operator)
+    return _estimate(process, _Known(known, rest, N - len(known)), operator)
 
 
 def _fresh_probe(found: SvdResult, run: SvdRun) -> KrylovProcess:
@@ -142,50 +162,68 @@ def _fresh_probe(found: SvdResult, run: SvdRun) -> KrylovProcess:
     return FusedLanczos(run.operator, PROBE_BLOCK * (_MOST_STEPS + 1), PROBE_BLOCK, run.seeds, locked=(right, left))
 
 
-def _estimate(process: KrylovProcess, known: FloatArray, operator: StoredOperator) -> Estimate:
+def _estimate(process: KrylovProcess, known: _Known, operator: StoredOperator) -> Estimate:
     """Steps until both rules agree, and no more than pay; their distance falls about as the square of the steps."""
     before, target = operator.reads, _LEAST_STEPS
     while True:
         while process.steps < target and not process.exhausted:
             process.step()
-        estimate, apart = _bracketed(process, known, operator.cols - len(known))
+        estimate, apart = _bracketed(process, known)
         excess = apart / (_CLOSE * estimate.value)
         if excess <= 1.0 or process.steps >= _MOST_STEPS or process.exhausted:
             return estimate._replace(reads=operator.reads - before)
         target = min(math.ceil(process.steps * max(math.sqrt(excess), 1.05)), _MOST_STEPS)
 
 
-def _bracketed(process: KrylovProcess, known: FloatArray, N: int) -> tuple[Estimate, float]:
+def _bracketed(process: KrylovProcess, known: _Known) -> tuple[Estimate, float]:
     """The middle of both rules' effective ranks with its error, and half their distance."""
     T, C = process.projected
     theta, Y = eigh(T)
     if process.exhausted:
-        return Estimate(effective_rank_of(np.append(known, np.sqrt(np.maximum(theta, 0.0)))), 0.0), 0.0
+        return Estimate(effective_rank_of(np.append(known.values, np.sqrt(np.maximum(theta, 0.0)))), 0.0), 0.0
     inverse = np.divide(1.0, theta, out=np.zeros_like(theta), where=theta > np.finfo(float).eps * theta[-1])
     corner = (C.T @ Y * inverse) @ (Y.T @ C)  # with it the smallest eigenvalues are 0
     extended, extended_Y = eigh(np.block([[T, C], [C.T, corner]]))
-    upper = _of_rule(theta, Y[: process.block], known, N)
-    lower = _of_rule(extended, extended_Y[: process.block], known, N)
+    upper = _of_rule(theta, Y[: process.block], known)
+    lower = _of_rule(extended, extended_Y[: process.block], known)
     apart = abs(upper.value - lower.value) / 2.0
     error = math.hypot(max(upper.error, lower.error), apart)
     return Estimate((upper.value + lower.value) / 2.0, error), apart
 
 
-def _of_rule(theta: FloatArray, rows: FloatArray, known: FloatArray, N: int) -> Estimate:
+def _of_rule(theta: FloatArray, rows: FloatArray, known: _Known) -> Estimate:
     """Exp H, and its standard error over random blocks, from nodes θ and the block's rows (b, r) of their vectors.
 
     Of a function f the block sees F = ΩᵀfΩ (b × b), whose mean is its mean value on the diagonal and zero elsewhere.
     Turning Ω changes nothing, so an entry beside the diagonal has half the variance of one on it: all of them tell the
-    error of tr F, with (b − 1)(b + 2)/2 degrees of freedom.
+    error of tr F, with (b − 1)(b + 2)/2 degrees of freedom, one of which goes to the slope on the squares.
+    That slope is one of the directions which the block met; what it corrects counts as an error of as many freedoms.
     """
     sigma, b = np.sqrt(np.maximum(theta, 0.0)), len(rows)
-    of_sum, of_entropy = (N * (rows * f) @ rows.T for f in (sigma, _xlogx(sigma)))
-    S = float(known.sum()) + float(of_sum.trace()) / b
-    L = float(_xlogx(known).sum()) + float(of_entropy.trace()) / b
+    of_sum, of_entropy, of_squares = (known.others * (rows * f) @ rows.T for f in (sigma, _xlogx(sigma), theta))
+    excess = float(of_squares.trace()) / b - known.squares
+    excess = 0.0 if math.isnan(excess) else excess
+    control = _centred(of_squares)
+    sum_slope, entropy_slope = (_slope(F, control) if excess else 0.0 for F in (of_sum, of_entropy))
+    S = float(known.values.sum()) + max(float(of_sum.trace()) / b - sum_slope * excess, 0.0)
+    L = float(_xlogx(known.values).sum()) + float(of_entropy.trace()) / b - entropy_slope * excess
     value = math.exp(math.log(S) - L / S)
-    moved = of_sum * ((1.0 + L / S) / S) - of_entropy / S  # how each direction moves H
-    spread = float(np.linalg.norm(moved - np.eye(b) * (moved.trace() / b)))
-    return Estimate(value, value * spread / math.sqrt(b * (b - 1) * (b + 2) / 2.0))
+    by_sum, by_entropy = (1.0 + L / S) / S, -1.0 / S  # how H moves with S and L
+    by_squares = by_sum * sum_slope + by_entropy * entropy_slope
+    left = _centred(by_sum * of_sum + by_entropy * of_entropy) - by_squares * control
+    freedom = (b - 1) * (b + 2) / 2.0 - (excess != 0.0)
+    error = math.hypot(float(np.linalg.norm(left)) / math.sqrt(b), by_squares * excess) / math.sqrt(freedom)
+    return Estimate(value, value * error)
+
+
+def _centred(F: FloatArray) -> FloatArray:
+    return np.asarray(F - np.eye(len(F)) * (F.trace() / len(F)))
+
+
+def _slope(F: FloatArray, control: FloatArray) -> float:
+    """Of F's entries on those of the control."""
+    size = float(np.square(control).sum())
+    return float((F * control).sum()) / size if size > 0.0 else 0.0
 
 
 def _xlogx(x: FloatArray) -> FloatArray:

@@ -2,6 +2,8 @@
 
 The smaller side is the one to work on, so a wide matrix is read as its transpose: here A is M × N with M ≥ N. Products
 carry a power of two s that makes max |s·a_ij| about 1: squares neither overflow nor vanish whatever the entries' size.
+Its root goes to the vectors before a product and to the image after it; where s itself is too far from 1 for the kernel
+of both products in one read, they are two.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from flatcore._linalg import matmul
 
 _PANEL_ENTRIES = 1 << 22  # of a matrix that is converted or gathered panel by panel
 _CONVERTED_ENTRIES = 1 << 20  # to float64
+_FAR = {np.dtype(np.float32): 60, np.dtype(np.float64): 500}  # powers of two: s times a vector loses digits beyond
 _LARGEST_EXPONENT = {np.dtype(np.float32): 126, np.dtype(np.float64): 1000}
 
 
@@ -59,12 +62,16 @@ class StoredOperator:
             largest, self.reads = self._largest_modulus(), 1
             if not math.isfinite(largest):
                 check_finite(name, matrix)
-        exponent = -math.frexp(largest)[1] if largest > 0.0 else 0
         bound = _LARGEST_EXPONENT[self.dtype]
-        self.scale = 2.0 ** min(max(exponent, -bound), bound)
+        exponent = min(max(-math.frexp(largest)[1], -bound), bound) if largest > 0.0 else 0
+        self.scale = 2.0**exponent
+        self._before, self._after = 2.0 ** (exponent // 2), 2.0 ** (exponent - exponent // 2)
+        self._far = abs(exponent) > _FAR[self.dtype]
 
     def normal(self, X: FloatArray) -> FloatArray:
         """s² X AᵀA for rows X (b, N), with one read."""
+        if self._far:
+            return self.backward(self.forward(X))
         out = np.empty_like(X)
         for rows, panel in self._panels():
             target = out if rows.start == 0 else np.empty_like(X)
@@ -77,21 +84,23 @@ class StoredOperator:
     def forward(self, X: FloatArray) -> FloatArray:
         """The image s X Aᵀ (b, M) of rows X (b, N)."""
         out = np.empty((len(X), self.rows), X.dtype)
+        X = X * X.dtype.type(self._before)
         for rows, panel in self._panels():
             _core.stored_product(X, panel.T, out[:, rows])
-        out *= X.dtype.type(self.scale)
+        out *= X.dtype.type(self._after)
         self._count(len(X))
         return out
 
     def backward(self, Y: FloatArray) -> FloatArray:
         """The adjoint s Y A (b, N) of rows Y (b, M)."""
         out = np.empty((len(Y), self.cols), Y.dtype)
+        Y = Y * Y.dtype.type(self._before)
         for rows, panel in self._panels():
             target = out if rows.start == 0 else np.empty_like(out)
             _core.stored_product(Y[:, rows], panel, target)
             if target is not out:
                 out += target
-        out *= Y.dtype.type(self.scale)
+        out *= Y.dtype.type(self._after)
         self._count(len(Y))
         return out
 

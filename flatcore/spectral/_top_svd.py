@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -153,7 +155,10 @@ def search(
     used_tol, limited = checked_tol(tol, operator.dtype)
     start = _checked_start(v0, A.shape[1], operator)
     run = SvdRun(operator, k, used_tol, DEFAULT_STEPS if steps is None else steps, callback, seeds(seed), cancel)
-    found, certificate = solve(run, start)
+    with np.errstate(over="ignore"):  # of values that are refused below
+        found, certificate = solve(run, start)
+    if math.log2(max(found.s[0], 1.0)) - math.log2(operator.scale) >= sys.float_info.max_exp:
+        raise ValueError(f"{name} has singular values beyond float64; scale it")
     converged = found.residuals <= used_tol * found.s[0]
     left, right = (found.V, found.U) if operator.transposed else (found.U, found.V)
     result = SvdResult(
@@ -182,7 +187,9 @@ def _checked_start(v0: Any, n: int, operator: StoredOperator) -> FloatArray | No
     if array.shape[0] != n or array.size == 0:
         raise ValueError(f"v0 has shape {array.shape}; expected ({n},) or ({n}, b)")
     check_finite("v0", array)
-    rows = np.ascontiguousarray(array.reshape(n, -1).T, dtype=operator.dtype)[: operator.cols]
+    vectors = array.reshape(n, -1).T[: operator.cols].astype(float)
+    sizes = np.exp2(np.frexp(np.abs(vectors).max(axis=1, keepdims=True))[1].clip(-1000, 1000))  # directions matter
+    rows = np.ascontiguousarray(vectors / sizes, dtype=operator.dtype)
     return operator.backward(rows) if operator.transposed else rows
 
 
