@@ -355,9 +355,9 @@ class _Comparison:
     def _spectrum(self, svd: SvdResult, frobenius: float) -> TopSpectrum:
         """Its values beside those of noise of the same size."""
         found = self._values(svd, frobenius)
-        edge = noise_edge(found.values, frobenius, (svd.U.shape[0], svd.Vt.shape[1]))
-        resolved = int((found.values > svd.tol * found.values[0]).sum())
-        return replace(found, edge=edge.edge, outliers=min(edge.outliers, resolved))
+        shape = svd.U.shape[0], svd.Vt.shape[1]
+        edge = noise_edge(found.values, frobenius, shape, svd.tol * float(found.values[0]))
+        return replace(found, edge=edge.edge, outliers=edge.outliers)
 
     def _values(self, svd: Found, frobenius: float) -> TopSpectrum:
         """Without an edge: noise of full rank says nothing about products of low rank."""
