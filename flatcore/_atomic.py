@@ -52,6 +52,17 @@ def check_target(path: PathLike) -> Path:
 
 
 @contextmanager
+def _naming(path: PathLike) -> Iterator[None]:
+    """What the system says of writes, as that a disk is full, with the file's name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
+
+
+@contextmanager
 def atomic_file(path: PathLike, *, durable: bool = True) -> Iterator[IO[bytes]]:
     """A binary file that replaces `path` when the block ends well, and leaves no trace when it does not.
 
@@ -74,13 +85,13 @@ def atomic_file(path: PathLike, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
     """
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        with open(path, "wb") as handle:
+        with _naming(path), open(path, "wb") as handle:
             yield handle
         return
     target = check_target(path)
     temporary = target.with_name(f".flatcore-{secrets.token_hex(8)}.tmp")
     try:
-        with open(temporary, "xb") as handle:
+        with _naming(path), open(temporary, "xb") as handle:
             yield handle
             if durable:
                 handle.flush()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -208,9 +210,21 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def as_path(name: str, value: Any, or_what: str = "") -> Path:
+    """A path, given as one or as text."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError(f"{name} is {value!r}; expected {or_what}a path")
+    return Path(value)
+
+
 def abridged(text: str, most: int = 100) -> str:
     """The text, its middle left out where it is long."""
     return text if len(text) <= most else f"{text[: most // 2]}…{text[-((most - 1) // 2) :]}"
+
+
+def of_short_words(text: str, most: int = 200) -> str:
+    """The text, the middle of its long words left out: names in it are as long as strangers like."""
+    return " ".join(abridged(word, most) for word in text.split(" "))
 
 
 def counted(count: int, what: str) -> str:

@@ -33,6 +33,14 @@ def divided(array: FloatArray, exponents: Any) -> FloatArray:
     return out
 
 
+def ratio(value: float, unit: float) -> float:
+    """Value/unit of finite numbers; NaN for unit 0, and where `multiplied` is."""
+    if unit == 0.0:
+        return math.nan
+    (above, p), (below, q) = math.frexp(value), math.frexp(unit)
+    return multiplied(above / below, p - q)
+
+
 def multiplied(value: float, exponent: int) -> float:
     """A number times 2^exponent; NaN where that is beyond float64, or so small that digits are lost."""
     if value == 0.0 or not math.isfinite(value):

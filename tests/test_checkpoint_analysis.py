@@ -12,7 +12,7 @@ from checkpoint_files import save_safetensors
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flatcore.checkpoints import PairRule, Rules, analyze_checkpoint, recognise
+from flatcore.checkpoints import PairRule, Rules, analyze_checkpoint, compare_checkpoints, recognise
 from flatcore.checkpoints.heads import composition_chance
 from flatcore.checkpoints.ranks import effective_rank, noise_edge, survey
 from flatcore.checkpoints.rules import texts_of
@@ -278,6 +278,15 @@ def test_nn_linear_of_the_same_names_is_not_transposed(tmp_path):
     assert not any("stored (in, out)" in part.matrix for part in plain.tensors)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tails_that_are_rounding_are_zero(tmp_path, rng, dtype):
+    """All values are among the k: nothing is beyond them."""
+    tensors = {f"layers.{j}.weight": rng.standard_normal((4 + j, 4)).astype(dtype) for j in range(12)}
+    a, b = (saved(tmp_path, {n: f * W for n, W in tensors.items()}, f"{f}.safetensors") for f in (1, 3))
+    assert {t.tail for t in analyze_checkpoint(a, k=4).tensors} == {0.0}
+    assert {s.tail for t in compare_checkpoints(a, b, k=4).tensors for s in (t.before, t.after, t.update)} == {0.0}
+
+
 # -- adapters ---------------------------------------------------------------------------------------------------
 
 
@@ -314,6 +323,28 @@ def test_an_adapter_of_zero_and_one_alone(tmp_path):
     assert part.note == "no alpha beside it: the scaling is not known, 1 was taken"
     assert any("without a partner" in note and "v_proj.lora_B" in note for note in found.notes)
     assert found.certified
+
+
+def test_what_scales_adapters_is_known_and_an_alpha_that_is_not_finite_is_told(tmp_path, rng):
+    tensors = {
+        f"{module}.{name}": value
+        for module, alpha in (("lora_unet_a", 4.0), ("lora_unet_b", np.nan))
+        for name, value in {
+            "lora_up.weight": rng.standard_normal((6, 2)),
+            "lora_down.weight": rng.standard_normal((2, 5)),
+            "alpha": np.array(alpha),
+            "lora_magnitude_vector": rng.standard_normal(6),
+        }.items()
+    }
+    found = analyze_checkpoint(saved(tmp_path, tensors), k=2)
+    assert found.unknown == ()
+    assert set(dict(found.not_analysed).values()) == {"an adapter's α", "an adapter's magnitudes"}
+    parts = by_name(found.products)
+    assert parts["lora_unet_a"].scaling == 2.0  # α = 4 over rank 2
+    assert parts["lora_unet_b"].scaling == 1.0
+    why = "lora_unet_b.alpha is nan, not finite: the scaling is not known, 1 was taken"
+    assert parts["lora_unet_b"].note == why
+    assert f"1 adapter: {why}" in found.notes
 
 
 def test_adapters_of_convolutions_and_embeddings_with_their_own_alpha(tmp_path, rng):
@@ -690,7 +721,7 @@ def test_roles_and_storage_by_rules(tmp_path, rng):
         ("headz = 3", "unknown key 'headz'; expected heads, kv_heads"),
         ("heads = 0", "heads is 0; expected at least 1"),
         ('heads = "4"', "heads is '4'; expected an integer"),
-        ("kv_heads = 4", "kv_heads is 4 and heads None"),
+        ("kv_heads = 4", "kv_heads is 4, and heads is not given; expected both"),
         ("heads = 6\nkv_heads = 4", "expected a multiple of kv_heads"),
         ('storage = "sideways"', "'sideways'; expected one of in_out, out_in"),
         ('[roles]\n"a" = "engine"', "'a' is 'engine'; expected one of embedding"),

@@ -392,6 +392,11 @@ def test_a_triplet_that_is_not_certified_is_exit_3(torch_files, monkeypatch):
         (["analyze", "MODEL", "--json", "x", "--out", "x"], "x is given twice"),
         (["analyze", "MODEL", "--out", "model.safetensors"], "is named as part of a checkpoint"),
         (["analyze", "MODEL", "--json", "config.json"], "is named as part of a checkpoint"),
+        (
+            ["analyze", "MODEL", "--parquet", "t.csv"],
+            "--parquet t.csv: the ending is another format's; expected a name",
+        ),
+        (["compare", "MODEL", "MODEL", "--parquet", "t.HTML"], "--parquet t.HTML: the ending is another format's"),
     ],
 )
 def test_bad_input_is_exit_2_with_a_short_message_and_no_files(files, tmp_path, monkeypatch, arguments, message):
@@ -625,6 +630,13 @@ def test_a_full_disk_behind_standard_output_is_exit_2(tmp_path):
         process = start("doctor", stdout=full, cwd=tmp_path)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (2, "flatcore: standard output: No space left on device\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("option", ["--json", "--parquet"])
+def test_a_full_disk_behind_a_file_is_told_with_its_name(files, option):
+    result = run("analyze", files[0], option, "/dev/full")
+    assert (result.exit_code, result.stderr) == (2, "flatcore: /dev/full: No space left on device\n")
 
 
 @pytest.mark.parametrize("json_file", ["a.json", "-"])

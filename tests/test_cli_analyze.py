@@ -147,7 +147,7 @@ def test_pairs_and_rules_on_the_command_line(tmp_path, rng):
         (["--pair", "a.*"], "expected 'lower=upper'"),
         (["--pair", "x.*=y.*"], "no tensor fits 'x.*'"),
         (["--heads", "0"], "heads is 0; expected at least 1"),
-        (["--kv-heads", "2"], "kv_heads is 2 and heads None"),
+        (["--kv-heads", "2"], "kv_heads is 2, and heads is not given; expected both"),
         (["--rules", tmp_path / "none.toml"], "expected a TOML file of rules"),
     ):
         refused = run(tmp_path / "m.npz", *arguments)

@@ -15,8 +15,9 @@ from scipy.linalg import subspace_angles
 from typer.testing import CliRunner
 
 from flatcore import cli
-from flatcore.checkpoints import compare_checkpoints
+from flatcore.checkpoints import analyze_checkpoint, compare_checkpoints
 from flatcore.checkpoints.matching import match_names
+from flatcore.io import open_checkpoint
 from flatcore.weights import angle_chance
 
 TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -354,7 +355,8 @@ def test_exit_codes(files, tmp_path, rng, monkeypatch):
     result = run(files[0], broken, "--parquet", tmp_path / "c.pq")
     assert result.exit_code == 3
     assert "B: 48 entries are NaN" in result.stdout
-    assert result.stderr == "flatcore: not certified: a tensor failed\n"
+    why = "layers.1.weight: B: 48 entries are NaN, the first at [0, 0]; expected finite numbers"
+    assert result.stderr == f"flatcore: not certified: {why}\n"
     assert pyarrow.parquet.read_table(tmp_path / "c.pq").column("reason").to_pylist()[0] is None
     for arguments, message in (
         ((files[0], tmp_path / "none"), "none"),
@@ -373,6 +375,33 @@ def test_exit_codes(files, tmp_path, rng, monkeypatch):
     result = run(*big, "-k", 2)
     assert result.exit_code == 3
     assert "a singular triplet misses the tolerance" in result.stderr
+
+
+def test_names_that_match_in_two_ways_are_told_where_nothing_else_is_shared(tmp_path, rng):
+    W = rng.standard_normal((3, 3))
+    a, b = save(tmp_path / "a.safetensors", {"W1": W}), save(tmp_path / "b.safetensors", {"x.W1": W, "y.W1": W})
+    with pytest.raises(ValueError, match=r"share no matrix \(names may match without 'x.' in B .*ambiguous.*; W1"):
+        compare_checkpoints(a, b)
+
+
+def test_updates_of_which_all_values_are_known_are_not_called_of_low_rank(tmp_path, rng):
+    found = compared(tmp_path, {"W1": rng.standard_normal((9, 3))}, {"W1": rng.standard_normal((9, 3))}, k=3)
+    found.report(str(tmp_path / "c.html"))
+    assert "low rank" not in (tmp_path / "c.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda path: compare_checkpoints(path, None), "b is None; expected a checkpoint or a path"),
+        (lambda path: compare_checkpoints(7, path), "a is 7; expected a checkpoint or a path"),
+        (lambda _: analyze_checkpoint(3), "checkpoint is 3; expected a checkpoint or a path"),
+        (lambda _: open_checkpoint(5), "path is 5; expected a path"),
+    ],
+)
+def test_what_is_no_path_is_told_by_its_name(files, call, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        call(files[0])
 
 
 def interrupted(*_, **__):
@@ -410,3 +439,21 @@ def test_what_an_index_promises_in_vain_has_failed(tmp_path, rng):
         ("W1", "B: the index has it in '1.safetensors', which does not hold it")
     ]
     assert found["not_compared"] == []
+
+
+@pytest.mark.filterwarnings("error")
+def test_ratios_beyond_float64_are_undefined(tmp_path, rng):
+    """Denormal numbers beside 1e200: no quotient of the two is a float64, in either direction."""
+    W = rng.standard_normal((6, 5))
+    a, b = (
+        save(tmp_path / f"{name}.safetensors", {"W1": scale * W}, "F64")
+        for name, scale in (("a", 1e-310), ("b", 1e200))
+    )
+    for first, second in ((a, b), (b, a)):
+        found = compare_checkpoints(first, second, k=2)
+        found.report(str(tmp_path / "c.html"))
+        assert "inf" not in re.findall(r"<td[^>]*>([^<]*)</td>", (tmp_path / "c.html").read_text(encoding="utf-8"))
+    (change,) = compare_checkpoints(a, b, k=2).tensors
+    assert np.isnan(change.relative_change)
+    assert change.status == "computed; ‖B − A‖_F/‖A‖_F is beyond float64"
+    assert "‖B − A‖_F/‖A‖_F is undefined" in change.summary()

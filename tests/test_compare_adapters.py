@@ -154,3 +154,53 @@ def test_tables_have_products_tensors_and_what_failed(tmp_path, rng):
     assert found.frame()["ranks"] == [[2, 2], None, None, None, None]
     assert found.frame("products")["name"] == names[:1]
     assert found.frame("tensors")["name"] == names[1:]
+
+
+def test_other_factors_of_the_same_update_differ_by_rounding(tmp_path, rng):
+    """B·S and S⁻¹·A with any S: what is left is rounding, and neither a change nor of a rank."""
+    B, A, S = rng.standard_normal((9, 2)), rng.standard_normal((2, 7)), rng.standard_normal((2, 2))
+    a, b = adapter(tmp_path / "a", B, A), adapter(tmp_path / "b", B @ S, np.linalg.inv(S) @ A)
+    found = compare_checkpoints(a, b, k=3)
+    (change,) = found.products
+    assert (change.relative_change, change.update.frobenius, change.update.outliers) == (0.0, 0.0, 0)
+    np.testing.assert_array_equal(change.update.values, np.zeros(3))
+    assert change.certified
+    assert change.status == "the same up to rounding"
+    assert "update's rank" not in change.summary()
+    found.report(str(tmp_path / "c.html"))
+    (words,) = re.findall(r"What stands out in the updates.*?</section>", page_of(tmp_path / "c.html"), re.DOTALL)
+    assert f"The same up to rounding, of other factors: {MODULE}." in words
+    assert "changed most" not in words
+    assert "low rank" not in words
+
+
+def page_of(path):
+    return path.read_text(encoding="utf-8")
+
+
+def test_values_beyond_the_rank_of_an_update_are_zero(tmp_path, rng):
+    """The same factors scaled otherwise, and a fresh adapter with B = 0: updates of rank 2, not of 4."""
+    B, A = rng.standard_normal((9, 2)), rng.standard_normal((2, 7))
+    a, b = (adapter(tmp_path / name, B, A, {"lora_alpha": alpha}) for name, alpha in (("a", 2), ("b", 3)))
+    fresh = adapter(tmp_path / "c", 0.0 * B, rng.standard_normal((2, 7)))
+    for first, second in ((a, b), (fresh, b)):
+        values = compare_checkpoints(first, second, k=4).products[0].update.values
+        assert (values[:2] > 0.0).all()
+        np.testing.assert_array_equal(values[2:], np.zeros(2))
+
+
+def test_updates_stand_beside_the_rank_they_can_have_not_beside_noise(two, tmp_path):
+    """With k = 1 most of ‖B − A‖_F² is beyond the values, though no update has a rank above 4 + 3."""
+    a, b, first, second = two
+    found = compare_checkpoints(a, b, k=1)
+    (change,) = found.products
+    for spectrum in (change.before, change.after, change.update):
+        assert np.isnan(spectrum.edge)
+        assert spectrum.outliers == 0
+    assert "noise" not in change.summary()
+    found.report(str(tmp_path / "c.html"))
+    page = page_of(tmp_path / "c.html")
+    assert "no update is of low rank" not in page
+    assert "above noise" not in page
+    s = np.linalg.svd(second - first, compute_uv=False)
+    assert f"in {MODULE}: {(s @ s) / s[0] ** 2:.4g} of 7." in page

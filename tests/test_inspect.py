@@ -135,7 +135,10 @@ LORA = {
     "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight": ((D, 2), "LoRA B"),
     "model.layers.0.self_attn.q_proj.lora_A.default.weight": ((2, D), "LoRA A"),
     "lora_unet_down_blocks_0.lora_up.weight": ((D, 2), "LoRA B"),
-    "lora_unet_down_blocks_0.alpha": ((), "unknown"),
+    "lora_unet_down_blocks_0.alpha": ((), "LoRA alpha"),
+    "other.alpha": ((), "unknown"),
+    "model.layers.0.self_attn.q_proj.lora_magnitude_vector": ((D,), "DoRA magnitudes"),
+    "model.layers.0.self_attn.k_proj.lora_magnitude_vector.default.weight": ((D,), "DoRA magnitudes"),
 }
 OTHERS = {
     "W1": ((3, 4), "linear weight"),

@@ -188,6 +188,22 @@ def test_names_of_strangers_stay_text(tmp_path):
         assert len(max(re.findall(r"<!--(.*?)-->", svg), key=len)) < 200
 
 
+def test_long_names_are_whole_in_tables_alone(tmp_path):
+    name = "n" * 3000 + ".weight"
+    page = page_of(hostile(name), tmp_path)
+    assert f">{name}</th>" in page
+    around = re.sub(r"<(table|svg).*?</\1>", "", page, flags=re.DOTALL)
+    assert "n" * 80 + "…" in around
+    assert "n" * 200 not in around
+
+
+def test_a_caption_about_outliers_ends_where_there_are_none(tmp_path):
+    noise = [tensor("a.0.weight", "linear weight", np.eye(6))]
+    spectra = captions(page_of(analysis(noise), tmp_path))["spectra"]
+    assert "0 of 4 singular values lie above the edge where noise of the same size and norm would end." in spectra
+    assert "most in one tensor" not in spectra
+
+
 def test_a_page_of_a_large_model_stays_small(tmp_path):
     """400 tensors in 32 layers of 32 heads, compositions of all pairs of layers."""
     record = transformer(32, 32, extra=175)

@@ -28,7 +28,7 @@ from flatcore.checkpoints.ranks import survey
 from flatcore.io import Checkpoint
 from flatcore.spectral._small import orthonormal_columns, svd
 
-_ROUNDING = 1e-14  # of a product in float64, in units of |s|·‖B‖_F·‖A‖_F
+_ROUNDING = 1e-14  # twice that of a product in float64, in units of |s|·‖B‖_F·‖A‖_F: of its values and its residuals
 
 
 class Factors(NamedTuple):
@@ -101,7 +101,8 @@ def adapter_triplets(first: Factors, second: Factors, count: int, tol: float) ->
     first, second
         Products of one shape (m, n), of any ranks.
     count
-        Triplets, fewer where m, n or the sum of both ranks is smaller. Beyond a product's rank its values are zero.
+        Triplets, fewer where m, n or the sum of both ranks is smaller. Values beyond a product's rank and those that
+        are rounding are zero; where all are, so is the norm.
     tol
         In units of σ₁: a residual above it and above the rounding of the products has not converged.
 
@@ -136,16 +137,18 @@ def _triplets(
     """Of a sum of products with coefficients, in the coordinates of both frames."""
     core: Any = sum(c * f.scaling * matmul(matmul(left.T, f.B), matmul(f.A, right)) for c, f in terms)
     u, s, vt = (part[..., :count] if place < 2 else part[:count] for place, part in enumerate(svd(core)))
-    s = np.where(np.arange(len(s)) < sum(f.A.shape[0] for _, f in terms), s, 0.0)
+    rounding = _ROUNDING * sum(abs(c) * f.size for c, f in terms)
+    known = (np.arange(len(s)) < sum(f.A.shape[0] for _, f in terms)) & (s > rounding / 2.0)
+    s = np.where(known, s, 0.0)
     U, V = matmul(left, u), matmul(right, vt.T)
     forward: Any = sum(c * f.image(V) for c, f in terms)
     backward: Any = sum(c * f.transposed_image(U) for c, f in terms)
     residuals = np.maximum(np.linalg.norm(forward - U * s, axis=0), np.linalg.norm(backward - V * s, axis=0))
-    rounding = _ROUNDING * sum(abs(c) * f.size for c, f in terms)
     converged = residuals <= max(tol * float(s[0]), rounding)
     status = "converged" if converged.all() else f"{int((~converged).sum())} residuals are above the tolerance"
     values, errors = _unscaled(s, exponent), _unscaled(residuals, exponent)
-    size = float(_unscaled(np.array([scipy.linalg.norm(core)]), exponent)[0])
+    whole = scipy.linalg.norm(core) if s[0] > 0.0 else 0.0
+    size = float(_unscaled(np.array([whole]), exponent)[0])
     return ProductTriplets(U, values, V.T, errors, converged, status, tol, size)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -27,7 +28,8 @@ from flatcore.results import ProductSpectrum
 
 # The last of these in a name says that it is a B, and what the A beside it is called.
 _PARTNERS = {"lora_B": "lora_A", "lora_up": "lora_down", "lora_embedding_B": "lora_embedding_A"}
-_NO_ALPHA = "no alpha beside it: the scaling is not known, 1 was taken"
+_UNKNOWN = "the scaling is not known, 1 was taken"
+_NO_ALPHA = f"no alpha beside it: {_UNKNOWN}"
 _T = TypeVar("_T")
 
 
@@ -72,9 +74,8 @@ def find_adapters(
             notes.append(f"{module}: rank {rank} by its shape; adapter_config.json says {expected}")
         found.append(Adapter(module, name, A, rank, *_scaling(checkpoint, module, rank, config)))
     alone += [name for name, role in roles.items() if role == LORA_A and name not in partners]
-    unknown = sum(adapter.note == _NO_ALPHA for adapter in found)
-    if unknown:
-        notes.append(f"{counted(unknown, 'adapter')}: {_NO_ALPHA}")
+    for note, count in Counter(adapter.note for adapter in found if adapter.note.endswith(_UNKNOWN)).items():
+        notes.append(f"{counted(count, 'adapter')}: {note}")
     if alone:
         notes.append(f"LoRA factors without a partner that fits: {listed(alone)}")
     return tuple(found), notes
@@ -135,7 +136,9 @@ def _scaling(checkpoint: Checkpoint, module: str, rank: int, config: AdapterConf
     stored = checkpoint.get(f"{module}.alpha")
     if stored is not None and stored.entries == 1:
         value = float(np.asarray(stored.load(), dtype=float).ravel()[0])
-        alpha, source = value if math.isfinite(value) else None, stored.name
+        if not math.isfinite(value):
+            return 1.0, f"{stored.name} is {value}, not finite: {_UNKNOWN}"
+        alpha, source = value, stored.name
     if alpha is None:
         return 1.0, _NO_ALPHA
     by = "√r" if config.rank_stabilised else "r"

@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from flatcore._atomic import PathLike
-from flatcore._checks import FloatArray, as_float_array, check_count, check_finite, check_flags, check_progress
+from flatcore._checks import FloatArray, as_float_array, as_path, check_count, check_finite, check_flags, check_progress
 from flatcore._threads import limit_threads
 from flatcore.checkpoints.adapters import analyze_adapter
 from flatcore.checkpoints.heads import Heads, compositions, head_products
+from flatcore.checkpoints.products import tail_of
 from flatcore.checkpoints.ranks import Estimate, Survey, effective_rank, noise_edge, survey
 from flatcore.checkpoints.rules import Rules
 from flatcore.checkpoints.structure import Attention, Consecutive, Part, Structure, extents_of, recognise
@@ -111,6 +112,8 @@ def analyze_checkpoint(
     check_flags(spectra_only=spectra_only)
     check_progress(progress)
     vectors = _checked_starts(starts)
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = as_path("checkpoint", checkpoint, "a checkpoint or ")
     opened = nullcontext(checkpoint) if isinstance(checkpoint, Checkpoint) else open_checkpoint(checkpoint)
     with opened as found, limit_threads(threads):
         structure = recognise(found, rules)
@@ -246,7 +249,7 @@ class _Run:
         spectral, values = float(top.svd.s[0]), top.svd.s.astype(float)
         known, edge = spectral > 0.0, noise_edge(values, frobenius, matrix.shape, found.tol * spectral)
         rank = effective_rank(found, run, frobenius) if known and self._ranks else Estimate(math.nan, 0.0)
-        tail = max(0.0, 1.0 - float(((values / frobenius) ** 2).sum())) if known else math.nan
+        tail = tail_of(values, frobenius) if known else math.nan
         self.right[name] = read_only(top.svd.Vt)
         if name in self._waiting:
             self._tops[name] = top

@@ -17,17 +17,20 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from flatcore._atomic import PathLike
-from flatcore._checks import FloatArray, check_count, check_progress, chunks, common_type
+from flatcore._checks import FloatArray, as_path, check_count, check_progress, chunks, common_type
+from flatcore._linalg import ratio
 from flatcore._memory import check_memory
 from flatcore._threads import limit_threads
 from flatcore.checkpoints.adapter_triplets import Factors, adapter_triplets
 from flatcore.checkpoints.adapters import Adapter
 from flatcore.checkpoints.matching import match_names
+from flatcore.checkpoints.products import tail_of
 from flatcore.checkpoints.ranks import noise_edge, survey
 from flatcore.checkpoints.rotation import Found, Turn, no_turn, overlap, turn_between
 from flatcore.checkpoints.structure import Structure, extents_of, recognise
@@ -48,6 +51,7 @@ from flatcore.spectral._tolerance import checked_tol
 Progress = Callable[[str, float], None]
 _PANEL_ENTRIES = 1 << 20
 LORA_UPDATE = "LoRA s·B·A"  # the role of a product
+_RATIO_BEYOND = "‖B − A‖_F/‖A‖_F is beyond float64"
 
 
 def compare_checkpoints(
@@ -104,8 +108,13 @@ def compare_checkpoints(
     checked_tol(tol, np.dtype(np.float32))
     check_progress(progress)
     with ExitStack() as stack, limit_threads(threads):
-        opened = [c if isinstance(c, Checkpoint) else stack.enter_context(open_checkpoint(c)) for c in (a, b)]
+        sides = (("a", a), ("b", b))
+        opened = [c if isinstance(c, Checkpoint) else stack.enter_context(_open(name, c)) for name, c in sides]
         return _Comparison(opened[0], opened[1], k, tol, seed, progress).result()
+
+
+def _open(name: str, path: PathLike) -> Checkpoint:
+    return open_checkpoint(as_path(name, path, "a checkpoint or "))
 
 
 class _Side(NamedTuple):
@@ -140,12 +149,13 @@ class _Measured(NamedTuple):
     def fields(self) -> dict[str, Any]:
         """Those of a change."""
         before, after, update, turn = self
-        norm = before.frobenius
+        relative_change = ratio(update.frobenius, before.frobenius)
+        beyond = before.frobenius > 0.0 and math.isnan(relative_change)
         return {
             "before": before,
             "after": after,
             "update": update,
-            "relative_change": update.frobenius / norm if norm > 0.0 else math.nan,
+            "relative_change": relative_change,
             "rank": turn.rank,
             "left_angles": read_only(turn.left),
             "right_angles": read_only(turn.right),
@@ -154,7 +164,7 @@ class _Measured(NamedTuple):
             "left_chance": turn.left_chance,
             "right_chance": turn.right_chance,
             "angle_error": turn.error,
-            "status": turn.status,
+            "status": f"{turn.status}; {_RATIO_BEYOND}" if beyond else turn.status,
         }
 
 
@@ -178,7 +188,8 @@ class _Comparison:
         began, (a, b) = time.perf_counter(), (self.a.checkpoint, self.b.checkpoint)
         products = tuple(self._products())
         if not (self.pairs or products):
-            why = "; ".join(f"{name}: {reason}" for name, reason in list(self.not_compared.items())[:4])
+            reasons = [f"{name}: {reason}" for name, reason in list(self.not_compared.items())[:4]]
+            why = "; ".join(text for text in (self.matching.note, *reasons) if text)
             raise ValueError(f"{a.path} and {b.path} share no matrix ({why}); expected the same names and shapes")
         tensors = tuple(self._tensors())
         self._missing()
@@ -242,8 +253,9 @@ class _Comparison:
             same = _not_computed(first.frobenius)
             measured = _Measured(same, same, _zero_spectrum(k), no_turn(shared, size))
         else:
-            before, after, change = (self._spectrum(found, found.frobenius) for found in (first, second, update))
-            measured = _Measured(before, after, change, turn_between(first, second, shared))
+            before, after, change = (self._values(found, found.frobenius) for found in (first, second, update))
+            turn = turn_between(first, second, shared)
+            measured = _Measured(before, after, change, turn if change.frobenius > 0.0 else _same_up_to_rounding(turn))
         texts = [f"{adapter.scaling:.5g}·B·A of rank {adapter.rank}" for adapter in both]
         sources = dict.fromkeys(adapter.note for adapter in both if adapter.note)
         return ProductChange(
@@ -340,9 +352,16 @@ class _Comparison:
         assert isinstance(svd, SvdResult)
         return svd
 
-    def _spectrum(self, svd: Found, frobenius: float) -> TopSpectrum:
+    def _spectrum(self, svd: SvdResult, frobenius: float) -> TopSpectrum:
+        """Its values beside those of noise of the same size."""
+        found = self._values(svd, frobenius)
+        shape = svd.U.shape[0], svd.Vt.shape[1]
+        edge = noise_edge(found.values, frobenius, shape, svd.tol * float(found.values[0]))
+        return replace(found, edge=edge.edge, outliers=edge.outliers)
+
+    def _values(self, svd: Found, frobenius: float) -> TopSpectrum:
+        """Without an edge: noise of full rank says nothing about products of low rank."""
         values = svd.s[: self.k].astype(float)
-        edge = noise_edge(values, frobenius, (svd.U.shape[0], svd.Vt.shape[1]))
         known = values[0] > 0.0
         return TopSpectrum(
             values=read_only(values),
@@ -351,9 +370,9 @@ class _Comparison:
             status=svd.status,
             frobenius=frobenius,
             stable_rank=(frobenius / values[0]) ** 2 if known else math.nan,
-            tail=max(0.0, 1.0 - float(((values / frobenius) ** 2).sum())) if known else math.nan,
-            edge=edge.edge,
-            outliers=min(edge.outliers, int((values > svd.tol * values[0]).sum())),  # smaller ones are not resolved
+            tail=tail_of(values, frobenius) if known else math.nan,
+            edge=math.nan,
+            outliers=0,
         )
 
 
@@ -392,6 +411,11 @@ def _update(name: str, A: FloatArray, B: FloatArray) -> FloatArray:
 def _not_computed(frobenius: float) -> TopSpectrum:
     no = np.zeros(0)
     return TopSpectrum(no, no, no.astype(bool), "identical", frobenius, math.nan, math.nan, math.nan, 0)
+
+
+def _same_up_to_rounding(turn: Turn) -> Turn:
+    status = "the same up to rounding"
+    return turn._replace(status=status if turn.status == "computed" else f"{status}; {turn.status}")
 
 
 def _zero_spectrum(k: int) -> TopSpectrum:

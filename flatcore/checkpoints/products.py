@@ -25,6 +25,7 @@ from flatcore.spectral._small import eigh
 from flatcore.weights.pairs import GAP_BEYOND
 
 _PANEL_ENTRIES = 1 << 21  # converted to float64 together
+_TAIL_ROUNDING = 1e-14  # of one minus squares that sum to one, with values exact to some units in the last place
 _SMALL, _LARGE = 1e-9, 1e9  # of squared norms whose products of four stay within float32
 
 
@@ -121,6 +122,12 @@ def product_spectrum(
 def norm(matrix: FloatArray) -> float:
     """‖matrix‖_F of a small one; NumPy's own wakes the threads of a second BLAS."""
     return math.sqrt(float(np.square(matrix).sum()))
+
+
+def tail_of(values: FloatArray, frobenius: float) -> float:
+    """The share of ‖W‖_F² > 0 outside the values given; 0 where it is no more than their rounding."""
+    share = 1.0 - float(((values / frobenius) ** 2).sum())
+    return share if share > _TAIL_ROUNDING else 0.0
 
 
 def effective_rank_of(values: FloatArray) -> float:

@@ -124,7 +124,9 @@ class Rules:
         for name in ("heads", "kv_heads"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
-        if self.kv_heads is not None and (self.heads is None or self.heads % self.kv_heads):
+        if self.kv_heads is not None and self.heads is None:
+            raise ValueError(f"kv_heads is {self.kv_heads}, and heads is not given; expected both")
+        if self.kv_heads is not None and self.heads is not None and self.heads % self.kv_heads:
             raise ValueError(f"kv_heads is {self.kv_heads} and heads {self.heads}; expected a multiple of kv_heads")
 
     @classmethod

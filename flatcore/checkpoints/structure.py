@@ -5,7 +5,7 @@ files where these agree with the shapes, and by the user's rules, which win. Not
 nothing about is analysed by its shape and listed.
 
 An attention *unit* is what has one name up to its first part with "att" in it, a *block* what has one name up to that.
-Consecutive layers are, at most nine pairs a block:
+Consecutive layers are, at most eight pairs a block:
 
     up → down, gate → down, value → output (where every head has its own value),
     output → up or gate of the same block, down → query, key and value of the next: writers and readers of the residual;
@@ -31,12 +31,14 @@ from flatcore.io.parametrized import parametrized_of, why_set_aside
 from flatcore.io.roles import (
     BIAS,
     BUFFER,
+    DORA,
     DOWN,
     EMBEDDING,
     GATE,
     GATE_UP,
     KEY,
     LORA_A,
+    LORA_ALPHA,
     LORA_B,
     NORM,
     OUTPUT,
@@ -50,6 +52,7 @@ from flatcore.io.roles import (
 )
 
 _ATTENTION, _MLP = (QUERY, KEY, VALUE, OUTPUT, QKV), (UP, GATE, DOWN, GATE_UP)
+_SHORT = {NORM: "a norm's vector", LORA_ALPHA: "an adapter's α", DORA: "an adapter's magnitudes"}  # not analysed
 _CONV1D = re.compile(r"(?:.*[./])?(c_attn|c_proj|c_fc|q_attn)\.weight", re.DOTALL)
 _INTERLEAVED = re.compile(r"(?:.*[./])?query_key_value\.weight", re.DOTALL)
 _MOST_NOTES = 20
@@ -258,7 +261,7 @@ class _Recogniser:
         if 0 in tensor.shape:
             return "no entries"
         if len(extents) < 2:
-            return "a norm's vector" if role == NORM else "a number" if not extents else "a vector"
+            return _SHORT.get(role) or ("a vector" if extents else "a number")
         if len(extents) > 5:
             return f"{len(extents)} extents: no matrix and no kernel of one to three offsets"
         return ""

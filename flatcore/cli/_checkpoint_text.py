@@ -8,9 +8,15 @@ from itertools import groupby, takewhile
 import numpy as np
 
 from flatcore._checks import abridged, counted
-from flatcore.results import CheckpointAnalysis, ProductSpectrum, number, percent
+from flatcore.results import CheckpointAnalysis, FailedTensor, ProductSpectrum, number, percent
 
 Lines = list[tuple[str, str]]
+
+
+def failed_words(failed: Sequence[FailedTensor]) -> str:
+    """The first of what failed, why, and how many more there are."""
+    others = f", and {counted(len(failed) - 1, 'more tensor')} failed" if len(failed) > 1 else ""
+    return f"{abridged(failed[0].name)}: {failed[0].reason}{others}"
 
 
 def groups_of(result: CheckpointAnalysis) -> Iterator[tuple[str, Lines]]:

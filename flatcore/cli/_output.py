@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from flatcore._checks import abridged, one_line
+from flatcore._checks import abridged, of_short_words, one_line
 from flatcore.io import check_target, write_text_atomic
 from flatcore.io.checkpoints import ENDINGS
 from flatcore.results import plain
@@ -23,7 +23,7 @@ from flatcore.results import plain
 Lines = Iterable[tuple[str, str]]
 
 
-_LONGEST_WORD = 200  # of texts that hold names; paths of files are rarely longer
+_OTHER_FORMATS = (".csv", ".json", ".jsonl", ".html", ".htm", ".txt")
 _CONFIGURATIONS = ("config.json", ".index.json")  # ends of names
 
 
@@ -35,10 +35,15 @@ def text_stream(json_file: str | None) -> TextIO:
     return sys.stderr if json_file == "-" else sys.stdout
 
 
-def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path | None]) -> None:
-    """Refuse, before anything is computed, results that would have no place or would overwrite something read."""
+def check_outputs(inputs: Iterable[Path | None], outputs: Iterable[Path | None], parquet: Path | None = None) -> None:
+    """Refuse, before anything is computed, results that would have no place or would overwrite something read.
+
+    A Parquet file is refused the ending of another format.
+    """
+    if parquet is not None and parquet.suffix.lower() in _OTHER_FORMATS:
+        raise ValueError(f"--parquet {parquet}: the ending is another format's; expected a name such as t.parquet")
     taken = {Path(os.path.realpath(path)) for path in inputs if path is not None}  # which loops of links do not stop
-    for path in outputs:
+    for path in (*outputs, parquet):
         if path is None:
             continue
         place = check_target(path)
@@ -59,8 +64,8 @@ def write_json(file: str, content: Any) -> None:
 
 def show(stream: TextIO, title: str, lines: Lines) -> None:
     """Lines under a title: a table in a terminal, aligned text elsewhere. Long names are abridged."""
-    title = one_line(_of_short_words(title))
-    rows = [(one_line(abridged(label)), one_line(_of_short_words(text))) for label, text in lines]
+    title = one_line(of_short_words(title))
+    rows = [(one_line(abridged(label)), one_line(of_short_words(text))) for label, text in lines]
     console = Console(file=stream, highlight=False)
     if not console.is_terminal:
         width = max((len(label) for label, _ in rows), default=0)
@@ -73,10 +78,6 @@ def show(stream: TextIO, title: str, lines: Lines) -> None:
         console.print()
         console.print(table)
     emit(stream, captured.get().removesuffix("\n"))
-
-
-def _of_short_words(text: str) -> str:
-    return " ".join(abridged(word, _LONGEST_WORD) for word in text.split(" "))
 
 
 def emit(stream: TextIO, text: str) -> None:

@@ -15,10 +15,10 @@ from typing import Annotated, Any, TextIO
 import typer
 
 import flatcore as fc
-from flatcore._checks import abridged, counted, one_line
+from flatcore._checks import counted, one_line
 from flatcore.checkpoints import BrokenChainError, Rules, analyze_checkpoint, chain_of, recognise
 from flatcore.cli._app import JsonOption, ParquetOption, ReportOption, SeedOption, ThreadsOption, TolOption, app
-from flatcore.cli._checkpoint_text import groups_of
+from flatcore.cli._checkpoint_text import failed_words, groups_of
 from flatcore.cli._failures import NOT_CERTIFIED
 from flatcore.cli._output import (
     check_outputs,
@@ -66,7 +66,7 @@ def analyze(
     A file that is one linear chain: its balance, coupling and gains, with data its sharpness too.
     """
     is_target = bool(_TARGET.fullmatch(model)) and not Path(model).exists()
-    check_outputs([None if is_target else Path(model), data, rules], [out, result_file(json_file), parquet])
+    check_outputs([None if is_target else Path(model), data, rules], [out, result_file(json_file)], parquet)
     said = rules_of(rules, pair, heads, kv_heads)
     stream = text_stream(json_file)
     if is_target:
@@ -98,9 +98,7 @@ def analyze(
 
 def _why(result: Any) -> str:
     if isinstance(result, CheckpointAnalysis) and result.failed:
-        more = len(result.failed) - 1
-        others = f", and {counted(more, 'more tensor')} failed" if more else ""
-        return f"{abridged(result.failed[0].name)}: {result.failed[0].reason}{others}"
+        return failed_words(result.failed)
     what = "an eigenpair" if isinstance(result, Analysis) else "a singular triplet"
     return f"{what} misses the tolerance; its status says why"
 

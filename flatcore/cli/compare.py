@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 import flatcore as fc
+from flatcore._checks import one_line
 from flatcore.checkpoints import compare_checkpoints
 from flatcore.cli._app import JsonOption, ParquetOption, ReportOption, SeedOption, ThreadsOption, TolOption, app
+from flatcore.cli._checkpoint_text import failed_words
 from flatcore.cli._failures import NOT_CERTIFIED
 from flatcore.cli._output import check_outputs, emit, progress_bar, result_file, show, text_stream, write_json
 from flatcore.io import load_opener
@@ -29,7 +31,7 @@ def compare(
     threads: ThreadsOption = None,
 ) -> None:
     """What changed from checkpoint A to B: spectra side by side, rotation of singular subspaces, rank of the update."""
-    check_outputs([a, b], [out, result_file(json_file), parquet])
+    check_outputs([a, b], [out, result_file(json_file)], parquet)
     load_opener(a, b)
     stream = text_stream(json_file)
     with progress_bar() as progress:
@@ -46,6 +48,7 @@ def compare(
         head = {"flatcore": fc.__version__, "certified": result.certified}
         write_json(json_file, {**head, "comparison": result.to_dict()})
     if not result.certified:
-        what = "a tensor failed" if result.failed else "a singular triplet misses the tolerance; its status says why"
-        print(f"flatcore: not certified: {what}", file=sys.stderr)
+        missed = "a singular triplet misses the tolerance; its status says why"
+        what = failed_words(result.failed) if result.failed else missed
+        print(one_line(f"flatcore: not certified: {what}"), file=sys.stderr)
         raise typer.Exit(NOT_CERTIFIED)

@@ -21,13 +21,13 @@ EMBEDDING, LINEAR, CONVOLUTION, BIAS, NORM, BUFFER = (
 )
 QUERY, KEY, VALUE, OUTPUT, QKV = (f"attention {part}" for part in ("query", "key", "value", "output", "q, k and v"))
 UP, GATE, DOWN, GATE_UP = (f"MLP {part}" for part in ("up", "gate", "down", "gate and up"))
-LORA_A, LORA_B = "LoRA A", "LoRA B"
+LORA_A, LORA_B, LORA_ALPHA, DORA = "LoRA A", "LoRA B", "LoRA alpha", "DoRA magnitudes"
 UNKNOWN = "unknown"
 ROLES = (
     *(EMBEDDING, LINEAR, CONVOLUTION, BIAS, NORM, BUFFER),
     *(QUERY, KEY, VALUE, OUTPUT, QKV),
     *(UP, GATE, DOWN, GATE_UP),
-    *(LORA_A, LORA_B, UNKNOWN),
+    *(LORA_A, LORA_B, LORA_ALPHA, DORA, UNKNOWN),
 )
 
 _LONGEST = 500  # characters of a name that is looked at
@@ -41,6 +41,7 @@ _TABLE: tuple[tuple[str, tuple[int, ...], str], ...] = (
     # adapters
     (r"lora_A(\.\w+)?\.weight|lora_down\.weight|lora_embedding_A(\.\w+)?", (2, 4), LORA_A),
     (r"lora_B(\.\w+)?\.weight|lora_up\.weight|lora_embedding_B(\.\w+)?", (2, 4), LORA_B),
+    (r"lora_magnitude_vector(\.\w+)?(\.weight)?", (1,), DORA),
     # embeddings, class tokens among them
     (r"(wte|wpe|embed_tokens|embed_positions)\.weight", (2,), EMBEDDING),
     (r"((word|position|token_type)_embeddings|emb\w*|tok_embeddings)\.weight", (2,), EMBEDDING),
@@ -79,7 +80,7 @@ def role_of(name: str, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, .
         As its file says.
     shapes
         Shapes of all tensors of the file: what stands beside running statistics belongs to a norm, and so do vectors
-        ``n.weight`` and ``n.bias`` of one length.
+        ``n.weight`` and ``n.bias`` of one length; a number ``n.alpha`` beside ``n.lora_up.weight`` scales an adapter.
 
     Returns
     -------
@@ -96,6 +97,8 @@ def role_of(name: str, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, .
         return UNKNOWN
     if len(shape) == 1 and _is_of_norm(name, shape, shapes or {}):
         return NORM
+    if _is_alpha(name, shape, shapes or {}):
+        return LORA_ALPHA
     for pattern, extents, role in _PATTERNS:
         if len(shape) in extents and pattern.fullmatch(name):
             return role
@@ -106,6 +109,13 @@ def roles_of(tensors: Mapping[str, StoredTensor]) -> dict[str, str]:
     """What each tensor of a checkpoint is taken for, by name."""
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     return {name: role_of(name, shape, shapes) for name, shape in shapes.items()}
+
+
+def _is_alpha(name: str, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a number is the α of the adapter beside it."""
+    module, dot, last = name.rpartition(".")
+    beside = (f"{module}.{B}" for B in ("lora_up.weight", "lora_B.weight", "lora_embedding_B"))
+    return dot + last == ".alpha" and shape in ((), (1,)) and any(B in shapes for B in beside)
 
 
 def _is_of_norm(name: str, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> bool:

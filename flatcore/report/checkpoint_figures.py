@@ -67,10 +67,11 @@ def spectra_figure(tensors: Sequence[TensorSpectrum]) -> Figure:
         svg = svg_text(canvas)
     above = sum(t.outliers for t in tensors)
     most = max(tensors, key=lambda t: t.outliers)
+    where = f"; the most in one tensor are {most.outliers}, in {most.name}" if above else ""
     lines = [
         "One line a tensor, from dark to light in the order of the tables.",
         f"{above} of {sum(len(t.values) for t in tensors)} singular values lie above the edge where noise of the same "
-        f"size and norm would end; the most in one tensor are {most.outliers}, in {most.name}.",
+        f"size and norm would end{where}.",
     ]
     if len(shown) < len(roles):
         lines.append(f"The {len(shown)} roles with the most tensors are drawn, of {len(roles)}; the tables have all.")

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from flatcore._checks import counted, listed
+from flatcore._linalg import ratio
 from flatcore.report.checkpoints import failed_sections
 from flatcore.report.depth import Panel, depth_svg, depths
 from flatcore.report.figures import COLOURS, Figure, panel_grid, short_names, svg_text
 from flatcore.report.page import Cell, Section, Table, numeric, render_page
-from flatcore.results import CheckpointComparison, TensorChange, number, numbers
+from flatcore.results import CheckpointComparison, ProductChange, TensorChange, number, numbers
 
 _MOST_SPECTRA = 12  # panels of spectra side by side
 _FEW = 0.05  # share of the update outside the k values, below which it is called of low rank
@@ -57,6 +58,9 @@ def _lead(c: CheckpointComparison) -> list[str]:
 def _findings(changes: Sequence[TensorChange], changed: Sequence[TensorChange], what: str) -> Iterator[str]:
     if not changed and changes:
         yield f"All {what}s compared are identical."
+    if same := [t.name for t in changed if t.update.frobenius == 0.0]:
+        yield f"The same up to rounding, of other factors: {listed(same)}."
+    changed = [t for t in changed if t.update.frobenius > 0.0]
     known = [t for t in changed if np.isfinite(t.relative_change)]
     if known:
         most = max(known, key=lambda t: t.relative_change)
@@ -69,9 +73,9 @@ def _findings(changes: Sequence[TensorChange], changed: Sequence[TensorChange], 
     if turned:
         most = min(turned, key=_kept)
         yield f"The top singular subspaces turned most in {most.name}: {_turned_words(most)}."
-    low = [t for t in changed if t.update.tail <= _FEW]
-    yield from _low_rank_words(low, changed, what)
-    moved = [t.name for t in changed if t.status != "computed"]
+    products = [t for t in changed if isinstance(t, ProductChange)]
+    yield from _rank_words(products) if products else _low_rank_words(changed, what)
+    moved = [t.name for t in changed if "tied" in t.status]
     if moved:
         yield f"Singular values are tied, or too close, where subspaces were to end: {listed(moved)}; see the table."
 
@@ -89,9 +93,21 @@ def _turned_words(t: TensorChange) -> str:
     )
 
 
-def _low_rank_words(low: Sequence[TensorChange], changed: Sequence[TensorChange], what: str) -> Iterator[str]:
+def _rank_words(changed: Sequence[ProductChange]) -> Iterator[str]:
+    """Beside the rank that updates of adapters have at most."""
+    most = {t.name: min(sum(t.ranks), *t.size) for t in changed}
+    least = min(changed, key=lambda t: t.update.stable_rank / most[t.name])
+    yield (
+        f"Beside the rank that both adapters allow, the stable rank of B − A is lowest in {least.name}: "
+        f"{number(least.update.stable_rank, 4)} of {most[least.name]}."
+    )
+
+
+def _low_rank_words(changed: Sequence[TensorChange], what: str) -> Iterator[str]:
+    changed = [t for t in changed if len(t.update.values) < min(t.size)]  # all values hold all of every update
     if not changed:
         return
+    low = [t for t in changed if t.update.tail <= _FEW]
     head = f"In {len(low)} of {counted(len(changed), f'changed {what}')} the top singular values hold at least "
     if low:
         least = min(low, key=lambda t: t.update.stable_rank)
@@ -186,8 +202,8 @@ def _spectra(changed: Sequence[TensorChange], name: str) -> Figure:
         svg = svg_text(canvas)
     which = ", of those that changed most" if len(most) < len(changed) else ""
     lines = [f"Singular values of A, of B and of the update B − A{which}."]
-    ratios = [(float(t.after.values[0] / t.before.values[0]), t.name) for t in changed if t.before.values[0] > 0.0]
-    if ratios:
+    ratios = [(ratio(float(t.after.values[0]), float(t.before.values[0])), t.name) for t in changed]
+    if ratios := [pair for pair in ratios if np.isfinite(pair[0])]:
         (low, lowest), (high, highest) = min(ratios), max(ratios)
         lines.append(f"σ_1 of B over that of A: from {number(low, 4)} ({lowest}) to {number(high, 4)} ({highest}).")
     return Figure(name, "Spectra side by side", svg, tuple(lines))
@@ -209,17 +225,19 @@ def _tables(changes: Sequence[TensorChange], changed: Sequence[TensorChange], wh
 
 
 def _changes_table(changed: Sequence[TensorChange], what: str) -> Table:
+    above = [] if what == "update" else ["above noise"]  # products of low rank are not beside noise of full rank
     header = (
         what, "taken for", "shape", "dtypes", "‖B − A‖/‖A‖", "stable rank A", "stable rank B", "change",
-        "update's stable rank", "update's tail", "above noise", "dimensions", "left overlap", "left largest °",
+        "update's stable rank", "update's tail", *above, "dimensions", "left overlap", "left largest °",
         "right overlap", "right largest °", "± at most °", "name in B", "status",
     )  # fmt: skip
-    rows = [
+    rows: list[tuple[str | Cell, ...]] = [
         (
             t.name, t.role, " × ".join(map(str, t.shape)),
             ", ".join(dict.fromkeys(t.dtypes)), numeric(t.relative_change), numeric(t.before.stable_rank),
             numeric(t.after.stable_rank), numeric(t.stable_rank_change, 3), numeric(t.update.stable_rank),
-            numeric(t.update.tail, 3), numeric(t.update.outliers), numeric(t.rank), numeric(t.left_overlap),
+            numeric(t.update.tail, 3), *(numeric(t.update.outliers) for _ in above), numeric(t.rank),
+            numeric(t.left_overlap),
             numeric(_degrees(t.left_angles), 3), numeric(t.right_overlap), numeric(_degrees(t.right_angles), 3),
             numeric(float(np.degrees(t.angle_error)), 2), "" if t.other == t.name else t.other, t.status,
         )
@@ -234,8 +252,7 @@ def _values_table(changed: Sequence[TensorChange], what: str) -> Table:
     rows: list[tuple[str | Cell, ...]] = []
     for t in changed:
         a, b = t.before.values, t.after.values
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = np.where(a > 0.0, b / a, np.nan)
+        ratios = [ratio(float(y), float(x)) for x, y in zip(a, b, strict=True)]
         tops = (numeric(float(x)) for x in (a[0], b[0], ratios[0], t.update.values[0]))
         texts = (numbers(x, 3, most=8) for x in (a, b, ratios, t.update.values))
         rows.append((t.name, *tops, *texts))

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from flatcore._checks import of_short_words
 from flatcore.report.figures import Figure
 from flatcore.results import number
 
@@ -179,12 +180,12 @@ _TEMPLATE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{{ policy }}">
-<title>{{ title }}</title>
+<title>{{ title | short }}</title>
 <style>{{ style | safe }}</style>
 </head>
 <body>
-<h1>{{ title }}</h1>
-{% for line in lead %}<p>{{ line }}</p>
+<h1>{{ title | short }}</h1>
+{% for line in lead %}<p>{{ line | short }}</p>
 {% endfor %}
 {% for section in sections %}
 <section{% if section.alert %} class="alert"{% endif %}>
@@ -193,9 +194,9 @@ _TEMPLATE = """<!doctype html>
 <figure id="{{ picture.name }}">
 <h3>{{ picture.title }}</h3>
 <div class="scroll" tabindex="0" role="img"
-     aria-label="{{ picture.title }}. {{ picture.caption | join(' ') }}">
+     aria-label="{{ picture.title }}. {{ picture.caption | join(' ') | short }}">
 <div aria-hidden="true">{{ picture.svg | safe }}</div></div>
-<figcaption>{% for line in picture.caption %}<p>{{ line }}</p>{% endfor %}</figcaption>
+<figcaption>{% for line in picture.caption %}<p>{{ line | short }}</p>{% endfor %}</figcaption>
 </figure>
 {% endfor %}
 {% for table in section.tables %}
@@ -209,7 +210,7 @@ _TEMPLATE = """<!doctype html>
 {%- else %}<td data-value{{ cell | sortable }}>{{ cell.text }}</td>{% endif %}{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% endfor %}
-{% for line in section.text %}<p>{{ line }}</p>
+{% for line in section.text %}<p>{{ line | short }}</p>
 {% endfor %}
 </section>
 {% endfor %}
@@ -231,11 +232,15 @@ def _visible(value: object) -> object:
 def render_page(
     title: str, lead: Sequence[str], sections: Sequence[Section], footer: str = "Written by flatcore."
 ) -> str:
-    """The page as text, without sections that hold nothing; all strings but the figures' SVG are escaped."""
+    """The page as text, without sections that hold nothing; all strings but the figures' SVG are escaped.
+
+    Long names stand whole in tables alone.
+    """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_visible
     )
     environment.filters["sortable"] = _value
+    environment.filters["short"] = of_short_words
     environment.filters["wrapped"] = lambda text: Markup(' class="wrap"') if len(text) > _LONG else ""
     script = _SCRIPT if any(table.sortable for section in sections for table in section.tables) else ""
     page = environment.from_string(_TEMPLATE).render(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -49,10 +50,11 @@ class TopSpectrum(Record):
         yield "singular values", numbers(self.values, 6)
         yield "residuals", f"{numbers(self.residuals, 2)} ({self.status})"
         yield "size", f"‖·‖_F {number(self.frobenius)}, stable rank {number(self.stable_rank, 4)}"
-        yield (
-            "tail",
-            f"{percent(self.tail)} of ‖·‖_F² beyond them; {self.outliers} above {number(self.edge, 4)}",
-        )
+        yield "tail", f"{percent(self.tail)} of ‖·‖_F² beyond them{self._above()}"
+
+    def _above(self, what: str = "") -> str:
+        """How many values lie above the edge; nothing where there is none."""
+        return "" if math.isnan(self.edge) else f"; {self.outliers} above {number(self.edge, 4)}{what}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,7 +64,7 @@ class TensorChange(Record):
     ``name`` in A, ``other`` in B; ``dtypes`` as stored in A and B; ``matrix`` which matrix was decomposed, of
     ``size`` (out, in). ``before``
     and ``after`` are the spectra in A and B, ``update`` that of W_B − W_A. ``relative_change`` is
-    ‖W_B − W_A‖_F/‖W_A‖_F, NaN for W_A = 0.
+    ‖W_B − W_A‖_F/‖W_A‖_F, NaN for W_A = 0 and, as ``status`` then says, where it is beyond float64.
 
     ``rank`` is the largest r ≤ k at which both spectra have a gap, and ``left_angles``, ``right_angles`` (r,) the
     principal angles, ascending in radians, between the spans of the first r left and right singular vectors of W_A and
@@ -131,16 +133,18 @@ class TensorChange(Record):
         yield "in A", f"{numbers(self.before.values, 5)} ({self.before.status})"
         yield "in B", f"{numbers(self.after.values, 5)} ({self.after.status})"
         yield "stable rank", f"{number(self.before.stable_rank, 4)}, then {number(self.after.stable_rank, 4)}"
-        yield "change", f"‖B − A‖_F is {number(self.relative_change, 4)} of ‖A‖_F"
+        yield "change", f"‖B − A‖_F/‖A‖_F is {number(self.relative_change, 4)}"
         yield "update", f"{numbers(self.update.values, 5)} ({self.update.status})"
-        yield (
-            "update's rank",
-            f"stable {number(self.update.stable_rank, 4)}; {percent(self.update.tail)} of ‖B − A‖_F² beyond "
-            f"these values; {self.update.outliers} above {number(self.update.edge, 4)}, where noise would end",
-        )
+        if self.update.frobenius > 0.0:
+            yield "update's rank", self._update_rank()
         for side in ("left", "right"):
             yield f"{side} rotation", self._rotation(side)
         yield "status", self.status
+
+    def _update_rank(self) -> str:
+        u = self.update
+        text = f"stable {number(u.stable_rank, 4)}; {percent(u.tail)} of ‖B − A‖_F² beyond these values"
+        return text + u._above(", where noise would end")
 
     def _rotation(self, side: str) -> str:
         angles, chance = getattr(self, f"{side}_angles"), getattr(self, f"{side}_chance")
@@ -160,7 +164,9 @@ class ProductChange(TensorChange):
     As :class:`TensorChange`, of the products (out, in): ``name`` is the module, ``dtypes`` those of the factors B,
     ``factors`` the names of B and A in checkpoint A, ``ranks`` their inner extents and ``scalings`` s in A and in B;
     ``note`` says where these came from. Values are those of LAPACK in float64 in reduced coordinates; ``converged``
-    are also those whose residual is the rounding of the products themselves, 1e-14·|s|·‖B‖_F·‖A‖_F.
+    are also those whose residual is the rounding of the products themselves, 1e-14·|s|·‖B‖_F·‖A‖_F. Values below half
+    of that are zero; where all those of the update are, ``status`` begins with "the same up to rounding". An update has
+    at most the rank r_A + r_B; edges of noise of full rank say nothing of it: they are NaN, and no value an outlier.
     """
 
     factors: tuple[str, str]

@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 
 from flatcore._atomic import PathLike
+from flatcore._checks import as_path
 from flatcore.io.checkpoints.checkpoint import Checkpoint, StoredTensor
 from flatcore.io.checkpoints.folders import INDEX, find_file, open_located
 from flatcore.io.checkpoints.openers import ENDINGS, TORCH_ENDINGS, register_opener
@@ -30,8 +31,8 @@ def open_checkpoint(path: PathLike) -> Checkpoint:
     FileNotFoundError
         No such file or shard.
     ValueError
-        Another kind of file, a damaged one, headers that their files do not bear out, Python objects, archives that
-        inflate without measure, shards outside the folder.
+        No path, another kind of file, a damaged one, headers that their files do not bear out, Python objects, archives
+        that inflate without measure, shards outside the folder.
 
     Examples
     --------
@@ -43,7 +44,7 @@ def open_checkpoint(path: PathLike) -> Checkpoint:
     ['W1', 'b1'] F64 [0. 0.]
 
     """
-    return open_located(Path(path))
+    return open_located(as_path("path", path))
 
 
 def load_opener(*paths: PathLike) -> None:
