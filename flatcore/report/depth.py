@@ -97,8 +97,18 @@ def _draw_lines(ax: Any, where: Depths, panel: Panel) -> None:
             color=COLOURS[number % len(COLOURS)],
             label=figure_text(line.role),
         )
-    ax.set(title=panel.title, ylim=panel.limits)
+    ax.set(title=panel.title, ylim=_with_room(panel.limits, heights))
     ax.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _with_room(
+    limits: tuple[float, float | None] | None, heights: NDArray[np.float64]
+) -> tuple[float, float | None] | None:
+    """Limits with room above the largest value where they have no upper end."""
+    if limits is None or limits[1] is not None:
+        return limits
+    top = float(np.max(heights, initial=0.0, where=np.isfinite(heights)))
+    return limits[0], 1.05 * top if top > limits[0] else None
 
 
 def _role_legend(canvas: Any, ax: Any) -> None:

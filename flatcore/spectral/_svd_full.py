@@ -25,8 +25,8 @@ from flatcore.spectral._small import eigh
 from flatcore.spectral._svd_operator import StoredOperator
 from flatcore.spectral._svd_run import SvdRun, Triplets, measured
 
-# Flop/s of one core: Gram matrices, their eigenproblems (measured at sizes from 64 to 1024, right to a factor of three),
-# LAPACK's products with the matrix and the rest of it (100 to 20,000, a factor of two).
+# Flop/s of one core: Gram matrices and their eigenproblems (measured at sizes from 64 to 1024, right to a factor of
+# three), LAPACK's products with the matrix and the rest of it (from 100 to 20,000, a factor of two).
 _GRAM_RATE, _EIGEN_RATE, _REDUCTION_RATE, _LAPACK_RATE = 4e10, 2e10, 2e10, 5e10
 _SERIAL_FLOPS = 2e9  # up to which LAPACK's threads cost more than they save: 2048 × 64 took twice as long with two
 _MOST_BYTES = 8e9  # beyond which a full decomposition is not considered
