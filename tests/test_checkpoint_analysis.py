@@ -543,6 +543,15 @@ def test_standard_errors_of_effective_ranks(rng, values):
     assert np.mean([error for _, error, _ in estimates]) < 0.1 * exact
 
 
+def test_values_below_the_rounding_of_squares_count_as_an_error(rng):
+    """σ of 1 and 999 times 5e-7: all of them are rounding of squares, and add 0.8 % to the effective rank."""
+    U, V = (np.linalg.qr(rng.standard_normal((1000, 1000)))[0] for _ in range(2))
+    s = np.append(1.0, np.full(999, 5e-7))
+    value, error, _ = ranked((U * s) @ V, k=2)
+    assert value == pytest.approx(1.0, abs=1e-6)
+    assert 0.0 < entropy_rank(s) - value < error < 0.05
+
+
 def test_the_sum_of_all_squares_corrects_what_a_block_sees(rng):
     """Of σ of two levels, squares tell everything: S and L are linear in them. The error keeps its share."""
     matrix = of_values(rng, np.where(np.arange(1100) % 2, 1.0, 9.0))

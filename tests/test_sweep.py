@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from checkpoint_files import BROKEN, save_safetensors, save_shards
-from sweep_workers import dies_always, dies_once
+from sweep_workers import dies_always, dies_once, takes_a_minute
 from typer.testing import CliRunner
 
 from flatcore import cli
@@ -1122,3 +1122,52 @@ def test_one_is_no_plural(tmp_path):
     assert "everything is done: 1 checkpoint, 2 rows" in again.stdout
     plan = run_cli(tmp_path / "m.npz", "--out", tmp_path / "all.csv", "--dry-run", "--restart").stdout
     assert not re.search(r"\b1 (checkpoints|segments|workers|rows)\b", first.stderr + again.stdout + plan)
+
+
+def test_patterns_pass_over_a_sweep_s_own_files(tmp_path):
+    make_runs(tmp_path / "runs", (30, 20), 2)
+    vectors = tmp_path / "runs/t.csv.sweep/start-1.npz"
+    vectors.parent.mkdir()
+    np.savez(vectors, V=np.eye(3))
+    for pattern in ("**/*.npz", "*"):
+        assert not any("t.csv" in item.path for item in discover(f"{tmp_path}/runs/{pattern}").items)
+    assert [item.path for item in discover(f"{vectors.parent}/*.npz").items] == [str(vectors)]
+
+
+def test_numbers_beyond_64_bits_are_no_steps(tmp_path):
+    np.savez(tmp_path / "ckpt_98437598347598347598347.npz", W=np.eye(3))
+    np.savez(tmp_path / f"ckpt_{2**63 - 1}.npz", W=np.eye(3))
+    assert sorted((item.step for item in discover(tmp_path).items), key=str) == [2**63 - 1, None]
+    sweep(tmp_path, tmp_path / "t.parquet", k=1)
+    assert (tmp_path / "t.parquet").exists()
+
+
+def test_the_table_takes_trajectories_as_they_are_now(tmp_path):
+    for epoch in (1, 2):
+        folder = tmp_path / f"epoch{epoch}"
+        folder.mkdir()
+        np.savez(folder / "v2.npz", W=np.eye(3) * epoch)
+        sweep(f"{tmp_path}/epoch*/v2.npz", tmp_path / "t.jsonl", k=1)
+    rows = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+    assert {(row["trajectory"], row["step"]) for row in rows} == {(f"{tmp_path}/epoch#/v2.npz", n) for n in (1, 2)}
+
+
+def test_what_a_progress_raises_is_no_checkpoint_s_fault(tmp_path):
+    def hears(*_):
+        raise BrokenPipeError("gone")
+
+    np.savez(tmp_path / "m.npz", W=np.eye(30))
+    pool = pools.Here(lambda task: hears)
+    with pytest.raises(BrokenPipeError, match="gone"):
+        pool.submit(work.Task(str(tmp_path / "m.npz"), None, {"k": 1}))
+
+
+def test_processes_are_killed_before_they_have_begun():
+    pool = pools.LocalProcesses(1, function=takes_a_minute)
+    pool.submit(None)
+    began = time.monotonic()
+    children = [child for process in pool._processes for child in process.executor._processes.values()]
+    pool.kill()
+    for child in children:
+        child.join()
+    assert time.monotonic() - began < 5.0

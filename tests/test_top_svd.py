@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flatcore as fc
-from flatcore.spectral import _svd_operator, _svd_process, _svd_solver, _tolerance, _top_svd
+from flatcore.spectral import _svd_full, _svd_operator, _svd_process, _svd_solver, _tolerance, _top_svd
 from flatcore.spectral._certificate import certified_gap
 
 
@@ -688,3 +688,12 @@ def test_only_the_directions_of_start_vectors_count(rng, dtype, sizes):
     warm, cold = krylov(A, 3, v0=start), krylov(A, 3)
     assert warm.reads < cold.reads
     assert np.abs(warm.s - cold.s).max() < cold.tol * cold.s[0]
+
+
+def test_full_decompositions_ask_for_what_measuring_takes():
+    """Of 2,000,000 × 500 with all triplets that is 48 GB, though the Gram matrix is small."""
+    operator = object.__new__(_svd_operator.StoredOperator)
+    operator.rows, operator.cols, operator.dtype = 2_000_000, 500, np.dtype(np.float32)
+    assert _svd_full.full_cost(operator, 500).bytes > 4e10
+    assert not _svd_full.full_cost(operator, 500).affordable
+    assert _svd_full.full_cost(operator, 4).affordable

@@ -144,9 +144,9 @@ def effective_rank(found: SvdResult, run: SvdRun, frobenius: float) -> Estimate:
     operator = run.operator
     M, N = operator.rows, operator.cols
     if run.all_values is not None:
-        return Estimate(effective_rank_of(run.all_values), 0.0)
+        return _of_all(run.all_values, run.hidden)
     if N <= _EXACT_SIDE and float(M) * N * N <= _EXACT_FLOPS:
-        return Estimate(effective_rank_of(values_from_gram(operator)), 0.0, 1)
+        return _of_all(*values_from_gram(operator))._replace(reads=1)
     known, residuals = (operator.scale * values.astype(float) for values in (found.s, found.residuals))
     total = (operator.scale * frobenius) ** 2
     rest = total - float(np.square(known).sum())
@@ -154,6 +154,12 @@ def effective_rank(found: SvdResult, run: SvdRun, frobenius: float) -> Estimate:
         rest = math.nan
     process = run.probe or _fresh_probe(found, run)
     return _estimate(process, _Known(known, rest, N - len(known)), operator)
+
+
+def _of_all(values: FloatArray, hidden: float) -> Estimate:
+    """Of all values, zeros among which may be as large as `hidden`."""
+    value = effective_rank_of(values)
+    return Estimate(value, abs(effective_rank_of(np.where(values > 0.0, values, hidden)) - value))
 
 
 def _fresh_probe(found: SvdResult, run: SvdRun) -> KrylovProcess:

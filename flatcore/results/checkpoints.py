@@ -19,7 +19,8 @@ class TensorSpectrum(Record):
     in). ``values`` (k,) descending, ``residuals`` (k,), ``converged`` (k,) and ``status`` are those of
     :func:`flatcore.top_svd`. ``spectral`` is ‖W‖₂, ``frobenius`` ‖W‖_F, ``stable_rank`` ‖W‖_F²/‖W‖₂².
     ``effective_rank`` is exp of the entropy of σ/Σσ (Roy & Vetterli 2007), ``effective_rank_error`` its standard error
-    with half the distance of two quadratures that bracket it, 0 where all singular values were computed. ``tail`` is
+    with half the distance of two quadratures that bracket it; where all singular values were computed, what those
+    below the rounding of their squares could add, 0 where there are none. ``tail`` is
     the share of ‖W‖_F² outside the k values. ``edge`` is where the singular values of noise of the same size would end
     (exceeded once in a hundred), ``outliers`` how many of the k lie above it: s(√m + √n) with the Tracy–Widom law's
     margin, s² the mean square of the entries without the outliers. ``reads`` are passes over the matrix of the search,

@@ -23,7 +23,7 @@ from flatcore._memory import check_memory
 from flatcore._threads import serial_blas
 from flatcore.spectral._small import eigh
 from flatcore.spectral._svd_operator import StoredOperator
-from flatcore.spectral._svd_run import SvdRun, Triplets, measured
+from flatcore.spectral._svd_run import MEASURED_BYTES, SvdRun, Triplets, measured
 
 # Flop/s of one core: Gram matrices and their eigenproblems (measured at sizes from 64 to 1024, right to a factor of
 # three), LAPACK's products with the matrix and the rest of it (from 100 to 20,000, a factor of two).
@@ -45,12 +45,13 @@ class Cost(NamedTuple):
         return self.bytes <= _MOST_BYTES
 
 
-def full_cost(operator: StoredOperator) -> Cost:
-    """From the Gram matrix in single precision, by LAPACK in double."""
+def full_cost(operator: StoredOperator, k: int) -> Cost:
+    """From the Gram matrix in single precision, with k triplets measured; by LAPACK in double."""
     M, N = float(operator.rows), float(operator.cols)
     if operator.dtype == np.float32:
-        gram, rest = 2.0 * M * N * N, 9.0 * N**3
-        return Cost(gram + rest, gram / _GRAM_RATE + rest / _EIGEN_RATE, int(8 * 4 * N * N))
+        gram, rest, measuring = 2.0 * M * N * N, 9.0 * N**3, 6.0 * M * k * k
+        seconds = gram / _GRAM_RATE + rest / _EIGEN_RATE + measuring / _LAPACK_RATE
+        return Cost(gram + rest + measuring, seconds, int(8 * 4 * N * N + MEASURED_BYTES * k * M))
     return _lapack_cost(operator)
 
 
@@ -77,21 +78,23 @@ def decompose(run: SvdRun) -> tuple[Triplets, float]:
 
 def _from_gram(run: SvdRun) -> tuple[Triplets, float]:
     operator = run.operator
+    check_memory(f"the full decomposition of {operator.cols} columns", full_cost(operator, run.k).bytes)
     G = _gram(operator)
     squares, Y = eigh(G)
     error = _rounding(G, operator.rows)
-    run.all_values = _roots(squares, error)
+    run.all_values, run.hidden = _roots(squares, error), float(np.sqrt(error))
     found = measured(run, Y[:, ::-1][:, : run.k])
     last = float(found.s[-1])
     return found, float(np.sqrt(last**2 + error)) - last
 
 
-def values_from_gram(operator: StoredOperator) -> FloatArray:
-    """All singular values, scaled and descending, in any precision; those that are rounding of the squares are zero."""
+def values_from_gram(operator: StoredOperator) -> tuple[FloatArray, float]:
+    """All singular values, scaled and descending, in any precision; zeros may be values up to the second result."""
     G = _gram(operator)
     with serial_blas():
         squares = scipy.linalg.eigvalsh(G, check_finite=False)
-    return _roots(squares, _rounding(G, operator.rows))
+    error = _rounding(G, operator.rows)
+    return _roots(squares, error), float(np.sqrt(error))
 
 
 def _gram(operator: StoredOperator) -> FloatArray:
@@ -114,7 +117,7 @@ def _by_lapack(run: SvdRun) -> Triplets:
     check_memory(f"the full decomposition of a {operator.rows} × {operator.cols} matrix", cost.bytes)
     with _threads_for(cost.flops):
         U, s, Vt = _core.thin_svd(operator.dense())
-    run.all_values = s
+    run.all_values, run.hidden = s, 0.0
     u, v = np.ascontiguousarray(U[:, :k].T, dtype=operator.dtype), Vt[:k].astype(operator.dtype)
     s = s[:k].copy()
     left = np.linalg.norm(operator.forward(v.astype(np.float64)) - s[:, None] * u, axis=1)

@@ -15,6 +15,8 @@ from flatcore.spectral._small import svd
 from flatcore.spectral._svd_operator import StoredOperator
 from flatcore.spectral._svd_process import KrylovProcess
 
+MEASURED_BYTES = 48  # of `measured` for each entry of k vectors of the longer side, most of it in float64
+
 Callback = Callable[[SolverState], "bool | None"]
 
 
@@ -48,7 +50,8 @@ class SvdRun:
     method: str = ""
     hits: int = 0
     probe: KrylovProcess | None = None  # the one that found nothing
-    all_values: FloatArray | None = None  # where a full decomposition found them
+    all_values: FloatArray | None = None  # where a full decomposition found them,
+    hidden: float = 0.0  # and up to where zeros among them may be values
 
     def advance(self, process: KrylovProcess) -> None:
         """One step; another thread may have cancelled the run."""

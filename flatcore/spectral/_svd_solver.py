@@ -21,7 +21,7 @@ from flatcore.spectral._small import orthonormal_columns
 from flatcore.spectral._svd_full import decompose, full_cost
 from flatcore.spectral._svd_operator import StoredOperator
 from flatcore.spectral._svd_process import FusedLanczos, GolubKahan, KrylovProcess
-from flatcore.spectral._svd_run import SvdRun, Triplets, measured
+from flatcore.spectral._svd_run import MEASURED_BYTES, SvdRun, Triplets, measured
 
 PROBE_BLOCK = 4
 SHORT_PROBE, LONG_PROBE, LONGEST_PROBE = 6, 14, 24
@@ -32,7 +32,6 @@ _SHARPER = (0.75, 0.2)  # what the recurrence must reach, in units of the tolera
 
 # The cost model of a search: flop/s of one core in products with a few rows, seconds of bookkeeping a step.
 _SKINNY_RATE, _STEP_SECONDS = 4e10, 1e-4
-_REFINED_BYTES = 48  # of `measured` for each entry of k vectors of the longer side, most of it in float64
 _TYPICAL_STEPS = 50  # k = 16: between planted values (33) and a Gaussian bulk (92)
 
 
@@ -70,7 +69,7 @@ def _full_is_cheaper(operator: StoredOperator, k: int) -> tuple[bool, str]:
     """Whether a full decomposition costs less than a typical run, and both predictions in words."""
     M, N = float(operator.rows), float(operator.cols)
     capacity, block = _sizes(k, None)
-    full = full_cost(operator)
+    full = full_cost(operator, k)
     steps = _TYPICAL_STEPS * max(1.0, k / 16.0)
     step = 4.0 * block * M * N + 8.0 * block * N * min(capacity, N)
     krylov = steps * (step / _SKINNY_RATE + _STEP_SECONDS)
@@ -81,7 +80,7 @@ def _full_is_cheaper(operator: StoredOperator, k: int) -> tuple[bool, str]:
 def _krylov_bytes(run: SvdRun, start: FloatArray | None) -> int:
     """The fused basis beside what fresh products hold of k long vectors; or the probe's basis beside k triplets."""
     M, N, k, itemsize = run.operator.rows, run.operator.cols, run.k, run.operator.dtype.itemsize
-    search = min(sum(_sizes(k, start)), N) * N * itemsize + _REFINED_BYTES * k * max(M, N)
+    search = min(sum(_sizes(k, start)), N) * N * itemsize + MEASURED_BYTES * k * max(M, N)
     probe = min(k + PROBE_BLOCK * (LONGEST_PROBE + 2), N) * N * itemsize + k * (M + N) * itemsize
     return int(max(search, probe))
 

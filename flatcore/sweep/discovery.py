@@ -32,6 +32,7 @@ _NUMBER = re.compile(
     r"|(?:width|depth|lr)[-_=]?[0-9]*\.?[0-9]+(?:e[-+]?[0-9]+)?"
     r"|(?P<mark>[-_=]?)(?P<number>[0-9]+)"
 )
+_LARGEST_STEP = 2**63 - 1
 _STEP = re.compile(r"(?i)(?:step|steps|iter|iteration|checkpoint|ckpt|update)[-_=]?([0-9]+)")
 
 
@@ -40,7 +41,8 @@ class Item:
     """One checkpoint to analyse.
 
     ``path`` is absolute. ``trajectory`` is the path with ``#`` for the numbers that count, ``step`` the number that
-    does (the one after step, iter, checkpoint or update, else the first), None where the path has none.
+    does (the one after step, iter, checkpoint or update, else the first), None where the path has none that 64 bits
+    hold.
     """
 
     path: str
@@ -150,7 +152,8 @@ def _trajectory(path: str, alike: Sequence[str]) -> tuple[str, int | None]:
         return path, None
     counts = parts[places[0]]
     step = _STEP.search(counts)
-    return _unnumbered(path, places[0]), int(step[1] if step else _numbers(counts)[0])
+    number = int(step[1] if step else _numbers(counts)[0])
+    return _unnumbered(path, places[0]), number if number <= _LARGEST_STEP else None
 
 
 def _numbers(component: str) -> list[str]:
@@ -175,7 +178,10 @@ def files_of(path: str) -> list[Path]:
     if not file.name.endswith(INDEX):
         return [file]
     ending = Path(file.name.removesuffix(INDEX)).suffix
-    return [file, *sorted(beside for beside in file.parent.iterdir() if beside.suffix == ending)]
+    try:
+        return [file, *sorted(beside for beside in file.parent.iterdir() if beside.suffix == ending)]
+    except OSError:
+        return [file]
 
 
 def identity(path: str) -> str:
@@ -185,7 +191,7 @@ def identity(path: str) -> str:
     """
     files = files_of(path)
     beside = [files[0].parent / name for name in CONFIGURATIONS]
-    try:
+    try:  # also of is_file: a folder may be closed
         stats = [(file.name, file.stat()) for file in (*files, *(file for file in beside if file.is_file()))]
     except OSError:
         return ""

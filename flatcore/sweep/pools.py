@@ -16,7 +16,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -47,6 +47,14 @@ class Pool(Protocol):
         """End what is under way, at once."""
 
 
+class _OfProgress(BaseException):
+    """What a progress raised, past everything that takes an exception for a checkpoint's."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class Here:
     """The process itself: a task is done when it has been submitted."""
 
@@ -56,9 +64,20 @@ class Here:
         self._progress = progress
 
     def submit(self, task: Task) -> Future[Outcome]:
-        """Run the task."""
+        """Run the task; what its progress raises is no fault of the checkpoint, and goes on to the caller."""
+        hears = self._progress(task)
+
+        def heard(what: str, fraction: float) -> None:
+            try:
+                hears(what, fraction)
+            except Exception as error:
+                raise _OfProgress(error) from error
+
         future: Future[Outcome] = Future()
-        future.set_result(analyse(task, self._progress(task)))
+        try:
+            future.set_result(analyse(task, heard))
+        except _OfProgress as stopped:
+            raise stopped.error from None
         return future
 
     def kill(self) -> None:
@@ -138,10 +157,10 @@ class LocalProcesses:
     def kill(self) -> None:
         """Kill all processes."""
         for process in self._processes:
+            spawned = list((process.executor._processes or {}).values())  # public from Python 3.14 on: kill_workers
             process.executor.shutdown(wait=False, cancel_futures=True)
-            if process.started.done() and process.started.exception() is None:
-                with suppress(ProcessLookupError):
-                    os.kill(process.started.result(), signal.SIGKILL)
+            for child in spawned:
+                child.kill()
 
     def _spawned(self) -> _Process:
         executor = ProcessPoolExecutor(1, mp_context=self._context, initializer=_end_with_parent)

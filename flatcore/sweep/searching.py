@@ -38,7 +38,7 @@ class Search:
         if os.path.lexists(path):
             yield from self._searched(path) if os.path.isdir(path) else [_whole(path)]
             return
-        for match in _by_place(glob.glob(path, recursive=True)):
+        for match in _by_place(match for match in glob.glob(path, recursive=True) if not _is_of_a_sweep(match, path)):
             if os.path.isdir(match):
                 yield from self._searched(match)
             else:
@@ -71,6 +71,11 @@ class Search:
             self.left_aside[os.path.abspath(file)] = None
         elif file.endswith((*ENDINGS, INDEX)) or not os.path.exists(os.path.realpath(file)):
             yield _whole(file)
+
+
+def _is_of_a_sweep(match: str, pattern: str) -> bool:
+    """Whether a match lies in the journal of a sweep that the pattern does not name."""
+    return any(part.endswith(FOLDER) for part in set(match.split(os.sep)).difference(pattern.split(os.sep)))
 
 
 def _by_place(matches: Iterable[str]) -> list[str]:

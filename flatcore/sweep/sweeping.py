@@ -230,11 +230,12 @@ class _Job:
 
     def _write(self, journal: Journal) -> int:
         """The table of everything in the journal; says how many rows."""
-        found = journal.entries
+        now = {item.path: item for item in self.items}  # what others are there may have changed a trajectory's name
+        found = {path: now.get(path, entry) for path, entry in journal.entries.items()}
         order = sorted(found, key=lambda p: (natural_key(found[p].trajectory), by_step(found[p]), natural_key(p)))
         made = journal.folder / f"table{self.out.suffix}"
         try:
-            count = write_table(made, _rows(journal, order), columns(self.options["k"]))
+            count = write_table(made, _rows(journal, order, found), columns(self.options["k"]))
             os.replace(made, self.out)
         except OSError as error:
             reason = f"{error.strerror or error}; what is finished is kept in the journal"
@@ -242,10 +243,11 @@ class _Job:
         return count
 
 
-def _rows(journal: Journal, order: Iterable[str]) -> Iterator[Row]:
+def _rows(journal: Journal, order: Iterable[str], found: Mapping[str, Item | Entry]) -> Iterator[Row]:
     for record in journal.records(order):
-        shared = {name: record[name] for name in ("trajectory", "step", "path") if record[name] is not None}
-        shared = {name: writable(value) for name, value in shared.items()}
+        known = found[record["path"]]
+        shared = {"trajectory": known.trajectory, "step": known.step, "path": record["path"]}
+        shared = {name: writable(value) for name, value in shared.items() if value is not None}
         yield from ({**shared, **row} for row in record["rows"])
 
 
