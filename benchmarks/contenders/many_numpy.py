@@ -57,8 +57,9 @@ class NarrowEnd:
     def rounded(self) -> NarrowEnd:
         """The same in float32."""
         out = NarrowEnd.__new__(NarrowEnd)
-        out.W, out.S2, out.spare = self.W.astype(np.float32), self.S2.astype(np.float32), self.spare.astype(np.float32)
-        out.near, out.far, out.down = ([A.astype(np.float32) for A in m] for m in (self.near, self.far, self.down))
+        out.W, out.S2 = self.W.astype(np.float32), self.S2.astype(np.float32)
+        out.near, out.far = ([A.astype(np.float32) for A in m] for m in (self.near, self.far))
+        out.down, out.spare = [np.empty_like(W) for W in out.W], np.empty_like(out.W[0])
         return out
 
     def product(self, D: Array, out: Array) -> None:
