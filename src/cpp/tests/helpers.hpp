@@ -10,6 +10,7 @@
 
 #include "core/errors.hpp"
 #include "core/lapack.hpp"
+#include "core/matrix_product.hpp"
 #include "core/parallel.hpp"
 #include "core/views.hpp"
 
@@ -69,6 +70,13 @@ class Stored {
     std::vector<T> memory_;
     MatrixView<T> view_;
 };
+
+// As kernels read it, whatever its precision.
+template <class S>
+StoredMatrix as_stored(const Stored<S>& stored) {
+    const auto view = stored.read();
+    return {view.data, scalar_of<S>(), view.rows, view.cols, view.row_stride, view.col_stride};
+}
 
 template <class T>
 Dense dense(MatrixView<T> A) {

@@ -17,9 +17,8 @@ namespace {
 
 template <class S>
 Magnitude magnitude_of(const Stored<S>& stored) {
-    const auto view = stored.read();
     RunControl control;
-    return magnitude({view.data, scalar_of<S>(), view.rows, view.cols, view.row_stride, view.col_stride}, control);
+    return magnitude(as_stored(stored), control);
 }
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();

@@ -8,12 +8,6 @@ using namespace flatcore::testing;
 
 namespace {
 
-template <class S>
-StoredMatrix as_stored(const Stored<S>& stored) {
-    const auto view = stored.read();
-    return {view.data, scalar_of<S>(), view.rows, view.cols, view.row_stride, view.col_stride};
-}
-
 // Independent entries of size 1: an image has entries of size √n, and both sums together m·n terms; (m + n + 4)·eps
 // times their number bounds the rounding generously.
 template <class T, class S>
