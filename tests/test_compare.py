@@ -135,7 +135,7 @@ def test_large_tensors_are_searched_and_angles_within_their_bound(tmp_path, rng)
 
 
 def test_identical_tensors_are_not_decomposed(tmp_path, rng, monkeypatch):
-    monkeypatch.setattr("flatcore.checkpoints.comparison.top_svd", None)
+    monkeypatch.setattr("flatcore.checkpoints.comparison.search", None)
     A = rng.integers(-8, 8, (12, 9)).astype(float)  # the same numbers in every precision
     c = compared(tmp_path, {"W1": A, "W2": A.T}, {"W1": A, "W2": A.T}, dtypes=("BF16", "F64"))
     assert c.identical == ("W1", "W2")

@@ -31,7 +31,7 @@ from flatcore.checkpoints.adapter_triplets import Factors, adapter_triplets
 from flatcore.checkpoints.adapters import Adapter
 from flatcore.checkpoints.matching import match_names
 from flatcore.checkpoints.products import tail_of
-from flatcore.checkpoints.ranks import noise_edge, survey
+from flatcore.checkpoints.ranks import Survey, noise_edge, survey
 from flatcore.checkpoints.rotation import Found, Turn, no_turn, overlap, turn_between
 from flatcore.checkpoints.structure import Structure, extents_of, recognise
 from flatcore.io import Checkpoint, natural_key, open_checkpoint
@@ -45,8 +45,8 @@ from flatcore.results import (
     TopSpectrum,
     read_only,
 )
-from flatcore.spectral import top_svd
 from flatcore.spectral._tolerance import checked_tol
+from flatcore.spectral._top_svd import search
 
 Progress = Callable[[str, float], None]
 _PANEL_ENTRIES = 1 << 20
@@ -329,28 +329,27 @@ class _Comparison:
 
     def _measured(self, name: str, other: str) -> _Measured:
         A, B = self.a.stored(name), self.b.stored(other)
-        norm_a = _norm("A", A)
+        size_a = _surveyed("A", A)
         transposed = name in self.a.structure.in_out
         if _identical(A, B):
             k = min(self.k, *A.shape)
-            same = _not_computed(norm_a)
+            same = _not_computed(size_a.frobenius)
             return _Measured(same, same, _zero_spectrum(k), no_turn(k, self._size(name)))
-        norm_b = _norm("B", B)
-        first = self._top(A.T if transposed else A)
-        second = self._top(B.T if transposed else B, first.Vt.T)
+        size_b = _surveyed("B", B)
+        first = self._top(A.T if transposed else A, size_a)
+        second = self._top(B.T if transposed else B, size_b, first.Vt.T)
         turn = turn_between(first, second, self.k)
         update = _update(name, A, B)
         del A, B  # what had to be copied into memory is given back
-        norm = _norm("B − A", update)
-        before, after = self._spectrum(first, norm_a), self._spectrum(second, norm_b)
-        last = self._top(update.T if transposed else update)
-        return _Measured(before, after, self._spectrum(last, norm), turn)
+        size = _surveyed("B − A", update)
+        before, after = self._spectrum(first, size_a.frobenius), self._spectrum(second, size_b.frobenius)
+        last = self._top(update.T if transposed else update, size)
+        return _Measured(before, after, self._spectrum(last, size.frobenius), turn)
 
-    def _top(self, matrix: FloatArray, start: FloatArray | None = None) -> SvdResult:
+    def _top(self, matrix: FloatArray, size: Survey, start: FloatArray | None = None) -> SvdResult:
         """One triplet more than asked for, which tells whether the last span ends in a gap."""
-        svd = top_svd(matrix, min(self.k + 1, *matrix.shape), tol=self.tol, seed=self.seed, v0=start)
-        assert isinstance(svd, SvdResult)
-        return svd
+        k = min(self.k + 1, *matrix.shape)
+        return search("matrix", matrix, k=k, tol=self.tol, seed=self.seed, v0=start, largest=size.largest)[0]
 
     def _spectrum(self, svd: SvdResult, frobenius: float) -> TopSpectrum:
         """Its values beside those of noise of the same size."""
@@ -379,12 +378,12 @@ class _Comparison:
 # -- one pair of matrices --------------------------------------------------------------------------------------------
 
 
-def _norm(label: str, matrix: FloatArray) -> float:
-    """‖matrix‖_F; refused where it is not finite."""
+def _surveyed(label: str, matrix: FloatArray) -> Survey:
+    """Norm and largest entry; refused where they are not finite."""
     found = survey(matrix)
     if found.fault:
         raise ValueError(f"{label}: {found.fault}; expected finite numbers")
-    return found.frobenius
+    return found
 
 
 def _panels(matrix: FloatArray) -> Iterator[slice]:

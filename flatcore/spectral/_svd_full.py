@@ -90,6 +90,7 @@ def _from_gram(run: SvdRun) -> tuple[Triplets, float]:
 
 def values_from_gram(operator: StoredOperator) -> tuple[FloatArray, float]:
     """All singular values, scaled and descending, in any precision; zeros may be values up to the second result."""
+    check_memory(f"the Gram matrix of {operator.cols} columns", 8 * 4 * operator.cols**2)
     G = _gram(operator)
     with serial_blas():
         squares = scipy.linalg.eigvalsh(G, check_finite=False)
@@ -98,7 +99,6 @@ def values_from_gram(operator: StoredOperator) -> tuple[FloatArray, float]:
 
 
 def _gram(operator: StoredOperator) -> FloatArray:
-    check_memory(f"the Gram matrix of {operator.cols} columns", 8 * 4 * operator.cols**2)
     with _threads_for(2.0 * operator.rows * operator.cols**2):
         return operator.gram()
 
